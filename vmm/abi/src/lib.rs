@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Placeholder.
+//! What pinbed's parts say to each other, defined once.
+//!
+//! - [`wire`]: the virtio device's format, between the driver `pinbed.ko` and the engine;
+//! - [`uapi`]: the driver's own ioctls, between the driver and the guest tests;
+//! - [`report`] (feature `report`): results and plans, between the guest's PID 1 and the runner.
+//!
+//! The driver's C header `guest-kernel-config/driver/pinbed_abi.h` is made from [`wire`] and [`uapi`]; a test of this
+//! crate fails when the two differ.
+#![no_std]
+
+#[cfg(feature = "report")]
+extern crate std;
+
+#[cfg(feature = "report")]
+pub mod report;
+pub mod uapi;
+pub mod wire;
