@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `pinbed run`: from the command line to the exit code.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pinbed_abi::report::{Plan, TestInfo};
+
+use crate::baseline::Baseline;
+use crate::cli::{AccelArg, RunArgs};
+use crate::exit::Exit;
+use crate::output::ktap::Ktap;
+use crate::output::table::Table;
+use crate::output::{Output, junit};
+use crate::session::Session;
+use crate::setup::{Directory, Setup};
+use crate::vm::Console;
+use crate::watch::Limits;
+use crate::{guest, suite};
+
+/// Runs the tests.
+///
+/// # Errors
+/// When the run does not come to begin, or its results cannot be written.
+pub fn run(args: &RunArgs) -> Result<Exit> {
+    let began = Instant::now();
+    let setup = Setup::new(&args.vm)?;
+    let all = guest::list(&setup.programs)?;
+    ensure!(!all.is_empty(), "the guest has no tests");
+    let chosen = suite::select(&all, &args.filters)?;
+    let baseline = match &setup.baseline {
+        Some(path) => Some(Baseline::load(
+            path,
+            all.iter().map(|test| test.name.as_str()),
+        )?),
+        None => None,
+    };
+    // Opened now, so that a path that does not work costs no run.
+    let json = create(args.json.as_ref())?;
+    let junit = create(args.junit.as_ref())?;
+
+    let tests: Vec<TestInfo> = (0..args.repeat)
+        .flat_map(|_| chosen.iter().cloned())
+        .collect();
+    let plan = Plan::Tests {
+        names: tests.iter().map(|test| test.name.clone()).collect(),
+        timeout_s: args.timeout,
+    };
+    let directory = Directory::new(args.keep)?;
+    let machine = setup.machine(&args.vm, Console::Runner, directory.files(), &plan)?;
+
+    let rerun = rerun_command(args);
+    let mut output: Box<dyn Output> = if args.ktap {
+        Box::new(Ktap::new(io::stdout(), rerun))
+    } else {
+        Box::new(Table::new(
+            chosen.iter().map(|test| test.name.as_str()),
+            args.verbose,
+            rerun,
+        ))
+    };
+    let session = Session::new(
+        tests,
+        baseline,
+        setup.environment(&args.vm),
+        output.as_mut(),
+        began,
+    );
+    let (record, exit) = session.run(
+        &machine,
+        setup.qemu.command(),
+        directory.files(),
+        limits(args.timeout),
+    )?;
+
+    if let Some(file) = json {
+        serde_json::to_writer_pretty(file, &record).context("cannot write the JSON file")?;
+    }
+    if let Some(file) = junit {
+        io::Write::write_all(&mut &file, junit::document(&record)?.as_bytes())
+            .context("cannot write the JUnit file")?;
+    }
+    directory.tell();
+    Ok(exit)
+}
+
+/// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
+/// lost, not to measure one that goes well.
+fn limits(timeout: u64) -> Limits {
+    Limits {
+        boot: Duration::from_secs(60),
+        between: Duration::from_secs(30),
+        // The guest ends the test at its time and says so; then it looks at what is left behind.
+        test: Duration::from_secs(timeout.saturating_add(20)),
+        power_off: Duration::from_secs(15),
+        settle: Duration::from_secs(2),
+    }
+}
+
+fn create(path: Option<&PathBuf>) -> Result<Option<File>> {
+    path.map(|path| File::create(path).with_context(|| format!("cannot create {}", path.display())))
+        .transpose()
+}
+
+/// Makes the command that runs one test the way this run does.
+fn rerun_command(args: &RunArgs) -> Box<dyn Fn(&str) -> String> {
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "pinbed".to_owned());
+    let mut options = String::new();
+    let vm = &args.vm;
+    match vm.accel {
+        AccelArg::Auto => {}
+        AccelArg::Kvm => options += " --accel kvm",
+        AccelArg::Tcg => options += " --accel tcg",
+    }
+    if vm.memory != crate::cli::DEFAULT_MEMORY {
+        options += &format!(" --memory {}M", vm.memory);
+    }
+    if vm.cpus != crate::cli::DEFAULT_CPUS {
+        options += &format!(" --cpus {}", vm.cpus);
+    }
+    Box::new(move |test| format!("{program} run {test}{options}"))
+}
