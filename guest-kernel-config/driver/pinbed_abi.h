@@ -194,6 +194,7 @@ struct pinbed_config {
 	__le32 max_segments;
 	__le64 max_length;
 };
+
 static_assert(sizeof(struct pinbed_config) == 24);
 
 /**
@@ -208,6 +209,7 @@ struct pinbed_request_header {
 	__le32 reserved;
 	__le64 cookie;
 };
+
 static_assert(sizeof(struct pinbed_request_header) == 16);
 
 /**
@@ -223,6 +225,7 @@ struct pinbed_response_header {
 	__le32 reserved;
 	__le64 cookie;
 };
+
 static_assert(sizeof(struct pinbed_response_header) == 16);
 
 /**
@@ -234,6 +237,7 @@ struct pinbed_segment {
 	__le64 address;
 	__le64 length;
 };
+
 static_assert(sizeof(struct pinbed_segment) == 16);
 
 /**
@@ -250,6 +254,7 @@ struct pinbed_attach_request {
 	__le32 segment_count;
 	__le64 length;
 };
+
 static_assert(sizeof(struct pinbed_attach_request) == 32);
 
 /**
@@ -261,6 +266,7 @@ struct pinbed_attach_response {
 	struct pinbed_response_header header;
 	__le64 handle;
 };
+
 static_assert(sizeof(struct pinbed_attach_response) == 24);
 
 /**
@@ -272,6 +278,7 @@ struct pinbed_detach_request {
 	struct pinbed_request_header header;
 	__le64 handle;
 };
+
 static_assert(sizeof(struct pinbed_detach_request) == 24);
 
 /**
@@ -287,6 +294,7 @@ struct pinbed_query_request {
 	__le32 flags;
 	__le32 first_segment;
 };
+
 static_assert(sizeof(struct pinbed_query_request) == 32);
 
 /**
@@ -310,6 +318,7 @@ struct pinbed_query_response {
 	__le32 returned;
 	__le32 reserved;
 };
+
 static_assert(sizeof(struct pinbed_query_response) == 48);
 
 /**
@@ -323,6 +332,7 @@ struct pinbed_range {
 	__le64 offset;
 	__le64 length;
 };
+
 static_assert(sizeof(struct pinbed_range) == 24);
 
 /**
@@ -335,6 +345,7 @@ struct pinbed_checksum_request {
 	struct pinbed_request_header header;
 	struct pinbed_range range;
 };
+
 static_assert(sizeof(struct pinbed_checksum_request) == 40);
 
 /**
@@ -350,6 +361,7 @@ struct pinbed_fault {
 	struct pinbed_range range;
 	__le64 address;
 };
+
 static_assert(sizeof(struct pinbed_fault) == 40);
 
 /**
@@ -365,6 +377,7 @@ struct pinbed_checksum_response {
 	__le32 crc;
 	__le32 reserved;
 };
+
 static_assert(sizeof(struct pinbed_checksum_response) == 64);
 
 /**
@@ -381,6 +394,7 @@ struct pinbed_inject_request {
 	__le32 count;
 	__le64 argument;
 };
+
 static_assert(sizeof(struct pinbed_inject_request) == 32);
 
 /**
@@ -404,6 +418,7 @@ struct pinbed_status_response {
 	__le64 faults;
 	__le64 events_lost;
 };
+
 static_assert(sizeof(struct pinbed_status_response) == 64);
 
 /**
@@ -421,6 +436,7 @@ struct pinbed_format {
 	__le32 height;
 	__le32 stride;
 };
+
 static_assert(sizeof(struct pinbed_format) == 16);
 
 /**
@@ -443,6 +459,7 @@ struct pinbed_job_request {
 	__le32 pattern;
 	__le32 reserved;
 };
+
 static_assert(sizeof(struct pinbed_job_request) == 104);
 
 /**
@@ -473,6 +490,7 @@ struct pinbed_job_response {
 	__le32 src_returned;
 	__le32 dst_returned;
 };
+
 static_assert(sizeof(struct pinbed_job_response) == 96);
 
 /**
@@ -488,6 +506,7 @@ struct pinbed_event {
 	__le64 cookie;
 	struct pinbed_fault fault;
 };
+
 static_assert(sizeof(struct pinbed_event) == 56);
 
 /*
@@ -539,6 +558,7 @@ struct pinbed_exec {
 	__u32 queue;
 	__u32 reserved;
 };
+
 static_assert(sizeof(struct pinbed_exec) == 32);
 
 /**
@@ -553,6 +573,7 @@ struct pinbed_ballast {
 	__u64 leave;
 	__u64 held;
 };
+
 static_assert(sizeof(struct pinbed_ballast) == 16);
 
 /* struct pinbed_buffer.flags: the device holds the buffer; handle is valid. */
@@ -588,6 +609,7 @@ struct pinbed_buffer {
 	__u32 job_crc;
 	__u32 reserved;
 };
+
 static_assert(sizeof(struct pinbed_buffer) == 48);
 
 #endif /* PINBED_ABI_H */

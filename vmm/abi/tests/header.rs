@@ -217,7 +217,7 @@ impl Abi {
         let size = self.size(name);
         writeln!(
             out,
-            "}};\nstatic_assert(sizeof({}) == {size});",
+            "}};\n\nstatic_assert(sizeof({}) == {size});",
             c_struct(name)
         )
         .unwrap();
