@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{Process, Terminal};
+use crate::provision::Context;
+use crate::provision::qemu::Qemu;
 
 /// How long the ROM may take. It takes a fraction of a second where KVM works.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -75,9 +77,8 @@ struct Remembered {
     kvm: Kvm,
 }
 
-/// Finds out whether KVM runs a guest; `qemu` makes the command without arguments, `identity` tells one QEMU from another, and `cache` is
-/// a file to remember the answer in until the host boots or QEMU changes.
-pub fn probe(qemu: impl FnOnce() -> Command, identity: &str, cache: &Path) -> Kvm {
+/// Finds out whether KVM runs a guest under this QEMU. The answer is remembered until the host boots or QEMU changes.
+pub fn probe(qemu: &Qemu, context: &Context) -> Kvm {
     if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
         // Not remembered: a new group or a loaded module shows at once.
         return Kvm::Fails(match error.kind() {
@@ -89,50 +90,40 @@ pub fn probe(qemu: impl FnOnce() -> Command, identity: &str, cache: &Path) -> Kv
         });
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let known = fs::read(cache)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok());
-    if let Some(known) = known
+    let identity = format!("{} {}", qemu.program.display(), qemu.version);
+    let entry = context.cache.entry("kvm", "probe");
+    if let Some(known) = entry.record::<Remembered>()
         && known.boot == boot
         && known.qemu == identity
     {
         return known.kvm;
     }
-    let kvm = match run_rom(qemu()) {
+    let kvm = match run_rom(qemu.command(), Accel::Kvm) {
         Ok(kvm) => kvm,
         Err(error) => return Kvm::Fails(format!("the probe of KVM could not be run: {error}")),
     };
     let remembered = Remembered {
         boot,
-        qemu: identity.to_owned(),
-        kvm: kvm.clone(),
+        qemu: identity,
+        kvm,
     };
-    if let Err(error) = remember(&remembered, cache) {
-        log::warn!(
-            "cannot remember whether KVM works in {}: {error}",
-            cache.display()
-        );
+    if let Err(error) = entry
+        .lock(&context.progress)
+        .and_then(|entry| entry.publish(&remembered))
+    {
+        log::warn!("cannot remember whether KVM works: {error}");
     }
-    kvm
+    remembered.kvm
 }
 
-fn remember(what: &Remembered, cache: &Path) -> std::io::Result<()> {
-    let directory = cache.parent().ok_or(ErrorKind::InvalidInput)?;
-    fs::create_dir_all(directory)?;
-    let file = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer(&file, what)?;
-    file.persist(cache)?;
-    Ok(())
-}
-
-fn run_rom(qemu: Command) -> std::io::Result<Kvm> {
+fn run_rom(qemu: Command, accel: Accel) -> std::io::Result<Kvm> {
     let directory = tempfile::tempdir()?;
     let rom = directory.path().join("rom");
     fs::write(&rom, rom::bytes())?;
-    run(qemu, &rom)
+    run(qemu, &rom, accel)
 }
 
-fn run(mut qemu: Command, rom: &PathBuf) -> std::io::Result<Kvm> {
+fn run(mut qemu: Command, rom: &Path, accel: Accel) -> std::io::Result<Kvm> {
     qemu.args([
         "-nodefaults",
         "-no-user-config",
@@ -144,12 +135,7 @@ fn run(mut qemu: Command, rom: &PathBuf) -> std::io::Result<Kvm> {
         "-m",
         "64M",
     ]);
-    qemu.args([
-        "-accel",
-        Accel::Kvm.qemu_accel(),
-        "-cpu",
-        Accel::Kvm.qemu_cpu(),
-    ]);
+    qemu.args(["-accel", accel.qemu_accel(), "-cpu", accel.qemu_cpu()]);
     qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios"])
         .arg(rom);
     let (stderr, theirs) = std::io::pipe()?;

@@ -37,6 +37,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run the device alone, for any vhost-user front end
     Device(DeviceArgs),
+    /// Provide all that a run needs (packages, QEMU, kernel, driver, guest programs), and show it
+    Setup(SetupArgs),
 }
 
 /// Arguments of `pinbed run`.
@@ -88,6 +90,13 @@ pub struct ShellArgs {
     pub vm: VmArgs,
 }
 
+/// Arguments of `pinbed setup`.
+#[derive(Debug, Args)]
+pub struct SetupArgs {
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
 /// Arguments of `pinbed device`.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
@@ -99,6 +108,18 @@ pub struct DeviceArgs {
 /// What the virtual machine is made of.
 #[derive(Debug, Args)]
 pub struct VmArgs {
+    /// The kernel to test, one of guest-kernel-config/kernels.toml
+    #[arg(long, value_name = "VERSION")]
+    pub kernel: Option<String>,
+    /// Build and test this kernel source tree instead; it is not changed
+    #[arg(long, value_name = "DIR")]
+    pub kernel_src: Option<PathBuf>,
+    /// Add a configuration fragment of guest-kernel-config/fragments, such as debug (may be repeated)
+    #[arg(long = "fragment", value_name = "NAME")]
+    pub fragments: Vec<String>,
+    /// The QEMU to use, 10.2 or newer [default: the system's if it will do, else a private copy]
+    #[arg(long, value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
     /// Who runs the guest's code: auto takes KVM where it is shown to work
     #[arg(long, value_enum, default_value_t = AccelArg::Auto)]
     pub accel: AccelArg,

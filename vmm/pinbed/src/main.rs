@@ -8,8 +8,11 @@ mod events;
 mod exit;
 mod guest;
 mod initramfs;
+mod kernel;
 mod output;
 mod process;
+mod progress;
+mod provision;
 mod qmp;
 mod record;
 mod run;
@@ -36,6 +39,10 @@ fn main() -> Exit {
         Command::Run(args) => run::run(&args),
         Command::List(args) => list(&args),
         Command::Shell(args) => shell::shell(&args),
+        Command::Setup(args) => setup::Setup::new(&args.vm).map(|setup| {
+            println!("{setup}");
+            Exit::Green
+        }),
         Command::Device(args) => pinbed_device::serve(&args.socket_path)
             .map(|()| Exit::Green)
             .map_err(Into::into),
@@ -87,7 +94,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<suite::Error>() || error.is::<baseline::Error>() {
+    if let Some(error) = error.downcast_ref::<provision::Error>() {
+        error.exit()
+    } else if error.is::<suite::Error>() || error.is::<baseline::Error>() {
         Exit::Usage
     } else if error.is::<guest::BuildFailed>() {
         Exit::Provisioning

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a machine needs before it can be started: QEMU, a kernel with its driver, the guest's programs, and a directory.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use pinbed_abi::report::{PLAN_PATH, Plan};
@@ -12,22 +12,17 @@ use crate::accel::{self, Accel, Kvm};
 use crate::cli::{AccelArg, VmArgs};
 use crate::guest::{self, Programs};
 use crate::initramfs::{self, Content};
+use crate::kernel::{self, Kernel};
+use crate::provision::qemu::Qemu;
+use crate::provision::{self, interrupt, packages};
 use crate::record::Environment;
 use crate::vm::{Console, Files, Machine};
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
 
-/// TEMPORARY until provisioning is merged.
-pub struct Qemu;
-impl Qemu {
-    /// The command without arguments.
-    pub fn command(&self) -> Command {
-        Command::new(std::env::var_os("PINBED_QEMU").unwrap_or_default())
-    }
-}
-
 /// All that runs share.
+#[derive(Debug)]
 pub struct Setup {
     /// QEMU.
     pub qemu: Qemu,
@@ -35,7 +30,7 @@ pub struct Setup {
     pub programs: Programs,
     /// The kernel's baseline, if it has one.
     pub baseline: Option<PathBuf>,
-    kernel: PathBuf,
+    kernel: Kernel,
     driver: PathBuf,
     accel: Accel,
     accel_reason: Option<String>,
@@ -45,34 +40,37 @@ impl Setup {
     /// Provides everything.
     ///
     /// # Errors
-    /// When something cannot be had or built.
+    /// When something cannot be had or built, or on a signal.
     pub fn new(args: &VmArgs) -> Result<Self> {
-        let programs = guest::build(&workspace())?;
-        let qemu = Qemu;
+        interrupt::install().context("cannot watch for signals")?;
+        let context = provision::Context::of_user()?;
+        packages::ensure(&context, &packages::KERNEL)?;
+        let qemu = Qemu::provide(&context, args.qemu.as_deref())?;
+        let workspace = workspace();
+        let config = workspace.join("guest-kernel-config");
+        let request = kernel::Request {
+            name: args.kernel.clone(),
+            tree: args.kernel_src.clone(),
+            fragments: args.fragments.clone(),
+        };
+        let kernel = kernel::provide(&context, &config, &request)?;
+        let driver = kernel::module(&context, &kernel, &config.join("driver"))?;
+        let programs = guest::build(&workspace)?;
         let (accel, accel_reason) = match args.accel {
             AccelArg::Kvm => (Accel::Kvm, None),
             AccelArg::Tcg => (Accel::Tcg, None),
-            AccelArg::Auto => {
-                let cache = PathBuf::from(std::env::var_os("HOME").unwrap_or_default())
-                    .join(".cache/pinbed/kvm.json");
-                match accel::probe(|| qemu.command(), "dev", &cache) {
-                    Kvm::Works => (Accel::Kvm, None),
-                    Kvm::Fails(why) => (Accel::Tcg, Some(why)),
-                }
-            }
+            AccelArg::Auto => match accel::probe(&qemu, &context) {
+                Kvm::Works => (Accel::Kvm, None),
+                Kvm::Fails(why) => (Accel::Tcg, Some(why)),
+            },
         };
-        let path = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .unwrap_or_default()
-        };
-        let baseline = Some(workspace().join("images/baselines/6.12.toml"));
+        let baseline = baseline_of(&kernel, &workspace);
         Ok(Setup {
             qemu,
             programs,
             baseline,
-            kernel: path("PINBED_KERNEL"),
-            driver: path("PINBED_DRIVER"),
+            kernel,
+            driver,
             accel,
             accel_reason,
         })
@@ -83,8 +81,8 @@ impl Setup {
         Environment {
             release: None,
             version: None,
-            kernel: "6.12".to_owned(),
-            qemu: "dev".to_owned(),
+            kernel: self.kernel.release.clone(),
+            qemu: self.qemu.version.to_string(),
             accel: self.accel,
             accel_reason: self.accel_reason.clone(),
             memory_mib: args.memory,
@@ -128,13 +126,53 @@ impl Setup {
         let initramfs = files.initramfs();
         initramfs::write(&initramfs, &entries).context("cannot write the guest's initramfs")?;
         Ok(Machine {
-            kernel: self.kernel.clone(),
+            kernel: self.kernel.vmlinux.clone(),
             initramfs,
             accel: self.accel,
             memory: args.memory,
             cpus: args.cpus,
             console,
         })
+    }
+}
+
+/// The baseline that fits a kernel: its recipe's, if it is of the version that this is named after. (The recipe of a user's own tree is
+/// the nearest one, and what is known of another version says nothing.)
+fn baseline_of(kernel: &Kernel, workspace: &Path) -> Option<PathBuf> {
+    let rest = kernel.release.strip_prefix(&kernel.name)?;
+    let path = workspace
+        .join("images/baselines")
+        .join(format!("{}.toml", kernel.baseline));
+    (!rest.starts_with(|c: char| c.is_ascii_digit()) && path.exists()).then_some(path)
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accel = match &self.accel_reason {
+            Some(why) => format!("{}, not KVM: {why}", self.accel.name()),
+            None => self.accel.name().to_owned(),
+        };
+        writeln!(
+            f,
+            "kernel    {} ({})",
+            self.kernel.release,
+            self.kernel.vmlinux.display()
+        )?;
+        writeln!(f, "driver    {}", self.driver.display())?;
+        writeln!(
+            f,
+            "QEMU      {} ({})",
+            self.qemu.version,
+            self.qemu.program.display()
+        )?;
+        writeln!(f, "machine   {accel}")?;
+        write!(
+            f,
+            "baseline  {}",
+            self.baseline
+                .as_ref()
+                .map_or("none".to_owned(), |path| path.display().to_string())
+        )
     }
 }
 
