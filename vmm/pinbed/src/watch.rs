@@ -430,14 +430,14 @@ mod tests {
         Event::Console("[    1.2] Kernel panic - not syncing: Attempted to kill init!".to_owned())
     }
 
-    /// Plays events one second apart. `None` at the end stands for silence.
+    /// Plays events a tenth of a second apart. `None` at the end stands for silence.
     fn play(events: &[Option<Event>]) -> Option<End> {
         let mut now = Instant::now();
         let mut watch = Watch::new(LIMITS, now);
         for event in events {
             let end = match event {
                 Some(event) => {
-                    now += Duration::from_secs(1);
+                    now += Duration::from_millis(100);
                     assert!(now < watch.deadline(), "{event:?} comes too late");
                     watch.on(event, now)
                 }

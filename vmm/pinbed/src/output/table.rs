@@ -24,7 +24,6 @@ const WIDEST: usize = 120;
 
 /// The table, on standard output.
 pub struct Table {
-    out: Term,
     width: usize,
     name_width: usize,
     live: Option<ProgressBar>,
@@ -42,8 +41,7 @@ impl Table {
         verbose: bool,
         rerun: Box<dyn Fn(&str) -> String>,
     ) -> Self {
-        let out = Term::stdout();
-        let width = out
+        let width = Term::stdout()
             .size_checked()
             .map_or(100, |(_, columns)| usize::from(columns))
             .min(WIDEST);
@@ -62,7 +60,6 @@ impl Table {
         });
         let name_width = longest.min(width.saturating_sub(INDENT.len() + 10));
         Table {
-            out,
             width,
             name_width,
             live,
