@@ -43,6 +43,7 @@ impl Test {
             name: self.name.into(),
             correct: self.correct.into(),
             source: self.source.into(),
+            timeout_s: self.timeout_s,
         }
     }
 }
