@@ -73,7 +73,7 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
         &machine,
         setup.qemu.command(),
         directory.files(),
-        limits(args.timeout),
+        limits(args.timeout, &chosen),
     )?;
 
     if let Some(file) = json {
@@ -89,12 +89,18 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
 /// lost, not to measure one that goes well.
-fn limits(timeout: u64) -> Limits {
+fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
+    // The guest ends a test at its time and says so; then it looks at what is left behind.
+    let with_judging = |timeout: u64| Duration::from_secs(timeout.saturating_add(20));
+    let slow_tests = tests.iter().filter(|test| test.timeout_s > timeout);
     Limits {
         boot: Duration::from_secs(60),
-        between: Duration::from_secs(30),
-        // The guest ends the test at its time and says so; then it looks at what is left behind.
-        test: Duration::from_secs(timeout.saturating_add(20)),
+        // The guest gives the driver 30 s to load.
+        between: Duration::from_secs(45),
+        test: with_judging(timeout),
+        slow_tests: slow_tests
+            .map(|test| (test.name.clone(), with_judging(test.timeout_s)))
+            .collect(),
         power_off: Duration::from_secs(15),
         settle: Duration::from_secs(2),
     }

@@ -119,6 +119,7 @@ mod tests {
             name: name.to_owned(),
             correct: String::new(),
             source: String::new(),
+            timeout_s: 0,
         })
         .into()
     }

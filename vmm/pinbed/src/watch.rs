@@ -2,6 +2,7 @@
 //! The judge of how a run goes: it hears everything that happens around the guest, in order, and says what it means and when the run
 //! is over. It does no I/O and reads no clock, so that scripted runs can test it.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ pub enum Event {
 }
 
 /// How long things may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// From QEMU's start to Hello.
     pub boot: Duration,
@@ -44,11 +45,19 @@ pub struct Limits {
     pub between: Duration,
     /// A test, with its judging: the guest itself ends a test that takes too long, so this is longer than that.
     pub test: Duration,
+    /// The same for tests that ask for more.
+    pub slow_tests: BTreeMap<String, Duration>,
     /// From Done to the end of QEMU.
     pub power_off: Duration,
     /// From the first sign of an end until all that belongs to it must have been heard: a panic's text, the exit status of the
     /// process that died first.
     pub settle: Duration,
+}
+
+impl Limits {
+    fn of_test(&self, name: &str) -> Duration {
+        self.slow_tests.get(name).copied().unwrap_or(self.test)
+    }
 }
 
 /// How a run ended.
@@ -157,9 +166,9 @@ impl Watch {
     /// A run that begins now: QEMU and the device have just been started.
     pub fn new(limits: Limits, now: Instant) -> Self {
         Watch {
+            deadline: now + limits.boot,
             limits,
             phase: Phase::Booting,
-            deadline: now + limits.boot,
             settling: false,
             panic: None,
             reset: false,
@@ -235,9 +244,9 @@ impl Watch {
                 };
             }
             Phase::Between => format!("no test began for {}", seconds(self.limits.between)),
-            Phase::Testing(_) => format!(
+            Phase::Testing(test) => format!(
                 "the test did not end within {}, and the guest did not end it",
-                seconds(self.limits.test)
+                seconds(self.limits.of_test(test))
             ),
             Phase::Finished => format!(
                 "the tests ended, but the guest did not power off within {}",
@@ -259,7 +268,7 @@ impl Watch {
                 });
             }
             (Phase::Between, Message::Start { name }) => {
-                (Phase::Testing(name.clone()), self.limits.test)
+                (Phase::Testing(name.clone()), self.limits.of_test(name))
             }
             (Phase::Testing(test), Message::End { name, .. }) if test == name => {
                 (Phase::Between, self.limits.between)
@@ -382,13 +391,16 @@ mod tests {
     use super::*;
     use pinbed_abi::report::Outcome;
 
-    const LIMITS: Limits = Limits {
-        boot: Duration::from_secs(30),
-        between: Duration::from_secs(20),
-        test: Duration::from_secs(40),
-        power_off: Duration::from_secs(10),
-        settle: Duration::from_secs(2),
-    };
+    fn limits() -> Limits {
+        Limits {
+            boot: Duration::from_secs(30),
+            between: Duration::from_secs(20),
+            test: Duration::from_secs(40),
+            slow_tests: BTreeMap::from([("slow".to_owned(), Duration::from_secs(80))]),
+            power_off: Duration::from_secs(10),
+            settle: Duration::from_secs(2),
+        }
+    }
 
     fn code(code: i32) -> ExitStatus {
         ExitStatus::from_raw(code << 8)
@@ -433,7 +445,7 @@ mod tests {
     /// Plays events a tenth of a second apart. `None` at the end stands for silence.
     fn play(events: &[Option<Event>]) -> Option<End> {
         let mut now = Instant::now();
-        let mut watch = Watch::new(LIMITS, now);
+        let mut watch = Watch::new(limits(), now);
         for event in events {
             let end = match event {
                 Some(event) => {
@@ -504,13 +516,15 @@ mod tests {
     #[test]
     fn each_report_starts_its_own_clock() {
         let start_of_run = Instant::now();
-        let mut watch = Watch::new(LIMITS, start_of_run);
+        let mut watch = Watch::new(limits(), start_of_run);
         let later = start_of_run + Duration::from_secs(7);
         for (event, limit) in [
-            (hello(), LIMITS.between),
-            (start("a"), LIMITS.test),
-            (end("a"), LIMITS.between),
-            (done(), LIMITS.power_off),
+            (hello(), limits().between),
+            (start("a"), limits().test),
+            (end("a"), limits().between),
+            (start("slow"), limits().slow_tests["slow"]),
+            (end("slow"), limits().between),
+            (done(), limits().power_off),
         ] {
             watch.on(&event, later);
             assert_eq!(watch.deadline(), later + limit, "{event:?}");
