@@ -3,7 +3,7 @@
 
 use crate::Broken;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// /dev/kmsg, read to its end each time.
@@ -31,17 +31,11 @@ impl News {
 }
 
 impl Log {
-    /// Opens the log; what is in it already is passed over by the first [`Log::news`].
+    /// Opens the log behind what is in it already: what a kernel complains of while it boots is on the console.
     pub fn open() -> Result<Self, Broken> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg")
-            .map_err(|error| {
-                Broken(format!(
-                    "the kernel log cannot be read, so no test could be judged: /dev/kmsg: {error}"
-                ))
-            })?;
+        let unreadable = |error| Broken(format!("the kernel log cannot be read, so no test could be judged: /dev/kmsg: {error}"));
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").map_err(unreadable)?;
+        file.seek(SeekFrom::End(0)).map_err(unreadable)?;
         Ok(Self { file })
     }
 
@@ -95,8 +89,7 @@ const COMPLAINTS: [&str; 17] = [
 
 /// Whether the line says that something is wrong with the kernel.
 pub fn is_complaint(line: &str) -> bool {
-    // SLUB writes "BUG kmalloc-64 (Tainted: …): Poison overwritten" under a line of '='. Boot messages of DMA-API debugging are no
-    // complaints, but they come before any test.
+    // SLUB writes "BUG kmalloc-64 (Tainted: …): Poison overwritten" under a line of '='.
     COMPLAINTS.iter().any(|complaint| line.contains(complaint)) || line.starts_with("BUG ")
 }
 

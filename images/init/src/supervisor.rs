@@ -34,10 +34,15 @@ pub fn run_all(
     timeout: Duration,
 ) -> Result<(), Broken> {
     let mut stuck = Vec::new();
+    let mut at_load = aftermath::complaints(&log.news());
+    for finding in &mut at_load {
+        finding.text.insert_str(0, "while the driver was loaded, before this test, ");
+    }
     for name in names {
         port.send(&Message::Start { name: name.clone() });
         let start = Instant::now();
         let mut case = Case::default();
+        case.findings.append(&mut at_load);
         let before = bounded::run("looking at the system before a test", LOOK, prepare)??;
         run_one(name, timeout, &mut case, &mut stuck)?;
         let (leaks, before) =
