@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who runs the guest's code: KVM where it is shown to work, TCG elsewhere.
 //!
-//! That /dev/kvm is there and opens proves little: in some virtual machines it does, and the guest stops at its first steps. So a ROM of
-//! ours is run the way the guest will be, and has to get through real mode, protected mode and long mode.
+//! That /dev/kvm is there and opens proves little, and so does a small guest that KVM runs: in some virtual machines KVM runs thousands of
+//! instructions and stops at one that it has to emulate and cannot, or gets on so slowly that TCG is faster. So the proof is a boot of
+//! the kernel under test that reports in soon. Its outcome is remembered until the host boots or QEMU changes.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::ErrorKind;
+use std::time::Duration;
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Process, Terminal};
-use crate::provision::Context;
+use crate::kernel::Kernel;
 use crate::provision::qemu::Qemu;
+use crate::provision::{self, Context};
+use crate::watch::{End, Limits};
 
-/// How long the ROM may take. It takes a fraction of a second where KVM works.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// What the ROM writes to the exit port.
-const ALIVE: i32 = 0x10;
+/// How long the trial's guest may take to report in. Under KVM a kernel of ours takes well under a second, under TCG two.
+const TRIAL_BOOT: Duration = Duration::from_secs(6);
+/// How long anything else in the trial may take.
+const TRIAL_STEP: Duration = Duration::from_secs(10);
 
 /// Who runs the guest's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,42 +68,65 @@ pub enum Kvm {
     Fails(String),
 }
 
-/// What the last probe found, and what that holds for.
+/// What a trial showed, and what that holds for.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
+    /// The host's boot.
     boot: String,
+    /// QEMU's path and version.
     qemu: String,
+    /// The kernel's fingerprint, where the kernel itself may be to blame.
+    kernel: Option<String>,
     kvm: Kvm,
 }
 
-/// Finds out whether KVM runs a guest under this QEMU. The answer is remembered until the host boots or QEMU changes.
-pub fn probe(qemu: &Qemu, context: &Context) -> Kvm {
+/// Finds out whether KVM runs this kernel. `trial` boots it under KVM with nothing to do.
+///
+/// # Errors
+/// When the trial cannot be started, or is interrupted.
+pub fn probe(
+    qemu: &Qemu,
+    kernel: &Kernel,
+    context: &Context,
+    trial: impl FnOnce(Limits) -> Result<End>,
+) -> Result<Kvm> {
     if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
         // Not remembered: a new group or a loaded module shows at once.
-        return Kvm::Fails(match error.kind() {
+        return Ok(Kvm::Fails(match error.kind() {
             ErrorKind::NotFound => "there is no /dev/kvm".to_owned(),
             ErrorKind::PermissionDenied => {
                 "you may not open /dev/kvm; join the group kvm".to_owned()
             }
             _ => format!("/dev/kvm does not open: {error}"),
-        });
+        }));
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let identity = format!("{} {}", qemu.program.display(), qemu.version);
-    let entry = context.cache.entry("kvm", "probe");
+    let entry = context.cache.entry("kvm", "trial");
     if let Some(known) = entry.record::<Remembered>()
-        && known.boot == boot
-        && known.qemu == identity
+        && (&known.boot, &known.qemu) == (&boot, &identity)
+        && known
+            .kernel
+            .as_ref()
+            .is_none_or(|kernel_then| *kernel_then == kernel.fingerprint)
     {
-        return known.kvm;
+        return Ok(known.kvm);
     }
-    let kvm = match run_rom(qemu.command(), Accel::Kvm) {
-        Ok(kvm) => kvm,
-        Err(error) => return Kvm::Fails(format!("the probe of KVM could not be run: {error}")),
+    context.progress.say("trying whether KVM works here");
+    let limits = Limits {
+        boot: TRIAL_BOOT,
+        between: TRIAL_STEP,
+        test: TRIAL_STEP,
+        slow_tests: [].into(),
+        power_off: TRIAL_STEP,
+        settle: Duration::from_secs(2),
     };
+    let (kvm, certain) = judge(trial(limits)?)?;
+    let kernel = (!certain).then(|| kernel.fingerprint.clone());
     let remembered = Remembered {
         boot,
         qemu: identity,
+        kernel,
         kvm,
     };
     if let Err(error) = entry
@@ -113,166 +135,64 @@ pub fn probe(qemu: &Qemu, context: &Context) -> Kvm {
     {
         log::warn!("cannot remember whether KVM works: {error}");
     }
-    remembered.kvm
+    Ok(remembered.kvm)
 }
 
-fn run_rom(qemu: Command, accel: Accel) -> std::io::Result<Kvm> {
-    let directory = tempfile::tempdir()?;
-    let rom = directory.path().join("rom");
-    fs::write(&rom, rom::bytes())?;
-    run(qemu, &rom, accel)
-}
-
-fn run(mut qemu: Command, rom: &Path, accel: Accel) -> std::io::Result<Kvm> {
-    qemu.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-machine",
-        "q35",
-        "-m",
-        "64M",
-    ]);
-    qemu.args(["-accel", accel.qemu_accel(), "-cpu", accel.qemu_cpu()]);
-    qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios"])
-        .arg(rom);
-    let (stderr, theirs) = std::io::pipe()?;
-    qemu.stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(theirs);
-    let mut process = Process::spawn(&mut qemu, vec![], Terminal::Apart)?;
-    // Else it holds a writing end of the pipe, which then never ends.
-    drop(qemu);
-
-    let (to, lines) = channel();
-    thread::spawn(move || {
-        BufReader::new(stderr)
-            .lines()
-            .map_while(Result::ok)
-            .try_for_each(|line| to.send(line))
-    });
-    let begin = Instant::now();
-    let mut last = String::new();
-    loop {
-        match lines.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) {
-            // QEMU stops the guest, but does not end.
-            Ok(line) if line.contains("KVM internal error") => {
-                return Ok(Kvm::Fails(
-                    "/dev/kvm opens, but KVM stops a small guest with an internal error".to_owned(),
-                ));
-            }
-            Ok(line) => last = line,
-            Err(RecvTimeoutError::Timeout) => {
-                return Ok(Kvm::Fails(format!(
-                    "a small guest did not finish within {} s",
-                    PATIENCE.as_secs()
-                )));
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    let status = process.reap()?;
-    // isa-debug-exit makes it odd, so that it cannot be taken for a clean end.
-    Ok(match status.code() {
-        Some(code) if code == ALIVE << 1 | 1 => Kvm::Works,
-        _ if last.is_empty() => Kvm::Fails(format!(
-            "a small guest ended QEMU with {}",
-            crate::watch::describe(status)
-        )),
-        _ => Kvm::Fails(
-            last.rsplit_once("qemu-system-x86_64: ")
-                .map_or(last.as_str(), |(_, said)| said)
-                .to_owned(),
+/// What a trial's end says of KVM, and whether that is certain for other kernels, too.
+fn judge(end: End) -> Result<(Kvm, bool), provision::Error> {
+    let fails = |why: String| Kvm::Fails(format!("/dev/kvm opens, but {why}"));
+    Ok(match end {
+        End::Interrupted { .. } => return Err(provision::Error::Interrupted),
+        End::Done => (Kvm::Works, true),
+        End::AccelBroken => (
+            fails("KVM stops the guest with an internal error".to_owned()),
+            true,
         ),
+        End::QemuDied { status, .. } => (fails(format!("QEMU dies with it ({status})")), true),
+        End::NeverUp { reason } => (
+            fails(format!("a guest under it does not come up: {reason}")),
+            false,
+        ),
+        // KVM ran the guest up to there; what is wrong with it will show.
+        End::Broken { .. }
+        | End::Panic { .. }
+        | End::Hang { .. }
+        | End::DeviceDied { .. }
+        | End::Unexpected { .. } => (Kvm::Works, false),
     })
 }
 
-/// The ROM.
-mod rom {
-    use std::arch::global_asm;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// QEMU takes no smaller one. Its last 64 KiB lie below 1 MiB too, at F000:0000, and its last 16 bytes are where the CPU starts.
-    const SIZE: usize = 0x10000;
-    const RESET_VECTOR: usize = SIZE - 16;
-
-    global_asm!(
-        ".pushsection .rodata.pinbed_rom, \"a\"",
-        ".globl pinbed_rom_begin",
-        ".globl pinbed_rom_end",
-        "pinbed_rom_begin:",
-        // Real mode, at F000:0000.
-        ".code16",
-        "cli",
-        "lgdtl %cs:0xe0",
-        "movl %cr0, %eax",
-        "orl $1, %eax",
-        "movl %eax, %cr0",
-        "ljmpl $0x08, $0xf0020",
-        // Protected mode. Maps the first 2 MiB: PML4 at 1000, PDPT at 2000, PD at 3000.
-        ".org pinbed_rom_begin + 0x20",
-        ".code32",
-        "movw $0x10, %ax",
-        "movw %ax, %ds",
-        "movw %ax, %es",
-        "movw %ax, %ss",
-        "xorl %eax, %eax",
-        "movl $0x1000, %edi",
-        "movl $0xc00, %ecx",
-        "cld",
-        "rep stosl",
-        "movl $0x2003, 0x1000",
-        "movl $0x3003, 0x2000",
-        "movl $0x83, 0x3000",
-        "movl $0x1000, %eax",
-        "movl %eax, %cr3",
-        // CR4.PAE, EFER.LME, CR0.PG
-        "movl %cr4, %eax",
-        "orl $0x20, %eax",
-        "movl %eax, %cr4",
-        "movl $0xc0000080, %ecx",
-        "rdmsr",
-        "orl $0x100, %eax",
-        "wrmsr",
-        "movl %cr0, %eax",
-        "orl $0x80000000, %eax",
-        "movl %eax, %cr0",
-        "ljmpl $0x18, $0xf00a0",
-        // Long mode: done.
-        ".org pinbed_rom_begin + 0xa0",
-        ".code64",
-        "movb ${alive}, %al",
-        "outb %al, $0xf4",
-        "2: hlt",
-        "jmp 2b",
-        // The GDT: code 08 and data 10 of 32 bits, code 18 of 64.
-        ".org pinbed_rom_begin + 0xc0",
-        ".quad 0",
-        ".quad 0x00cf9b000000ffff",
-        ".quad 0x00cf93000000ffff",
-        ".quad 0x00af9b000000ffff",
-        ".word 31",
-        ".long 0xf00c0",
-        "pinbed_rom_end:",
-        ".popsection",
-        alive = const super::ALIVE,
-        options(att_syntax)
-    );
-
-    unsafe extern "C" {
-        static pinbed_rom_begin: u8;
-        static pinbed_rom_end: u8;
-    }
-
-    pub fn bytes() -> Vec<u8> {
-        let (begin, end) = (&raw const pinbed_rom_begin, &raw const pinbed_rom_end);
-        // SAFETY: both labels are in one section, in this order, and everything between them is initialised and never written.
-        let code = unsafe { std::slice::from_raw_parts(begin, end.addr() - begin.addr()) };
-        let mut rom = vec![0; SIZE];
-        rom[..code.len()].copy_from_slice(code);
-        // ljmp f000:0000
-        rom[RESET_VECTOR..][..5].copy_from_slice(&[0xea, 0x00, 0x00, 0x00, 0xf0]);
-        rom
+    #[test]
+    fn kvm_works_only_if_a_guest_got_somewhere() {
+        assert_eq!(judge(End::Done).unwrap(), (Kvm::Works, true));
+        let panic = End::Panic {
+            line: String::new(),
+            test: None,
+        };
+        assert_eq!(judge(panic).unwrap(), (Kvm::Works, false));
+        for (end, certain) in [
+            (End::AccelBroken, true),
+            (
+                End::QemuDied {
+                    status: String::new(),
+                    test: None,
+                },
+                true,
+            ),
+            (
+                End::NeverUp {
+                    reason: String::new(),
+                },
+                false,
+            ),
+        ] {
+            let (kvm, sure) = judge(end.clone()).unwrap();
+            assert!(matches!(kvm, Kvm::Fails(_)) && sure == certain, "{end:?}");
+        }
+        assert!(judge(End::Interrupted { signal: 2 }).is_err());
     }
 }

@@ -24,7 +24,7 @@ use crate::watch::{End, Event, Limits, Watch};
 /// Lines of the console that are kept as evidence.
 const CONSOLE: usize = 200;
 /// Lines of a process's log that are kept as evidence.
-const LOG: usize = 10;
+const LOG: usize = 30;
 /// How long QEMU may take to print a hanging guest's registers.
 const REGISTERS: Duration = Duration::from_secs(2);
 

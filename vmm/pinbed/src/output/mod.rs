@@ -23,3 +23,24 @@ pub trait Output {
     /// The run is over.
     fn end(&mut self, record: &Record) -> io::Result<()>;
 }
+
+/// Nobody.
+pub struct Silent;
+
+impl Output for Silent {
+    fn begin(&mut self, _: &Environment, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn start(&mut self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn verdict(&mut self, _: &Judged) -> io::Result<()> {
+        Ok(())
+    }
+    fn console(&mut self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn end(&mut self, _: &Record) -> io::Result<()> {
+        Ok(())
+    }
+}

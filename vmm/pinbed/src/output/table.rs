@@ -17,6 +17,8 @@ use crate::watch::End;
 
 /// Where the details of a verdict begin.
 const INDENT: &str = "         ";
+/// Findings shown under a failure.
+const FINDINGS: usize = 8;
 /// Lines of dmesg shown under a failure; all of them are in the JSON file.
 const DMESG: usize = 15;
 /// Wider lines are harder to read.
@@ -115,10 +117,27 @@ impl Table {
         Ok(())
     }
 
+    /// Findings, equal ones once.
     fn findings(&self, findings: &[Finding], style: &Style) -> io::Result<()> {
-        findings
-            .iter()
-            .try_for_each(|finding| self.detail(eye(finding), style, &finding.text))
+        let mut distinct: Vec<(&Finding, usize)> = Vec::new();
+        for finding in findings {
+            match distinct.iter_mut().find(|(known, _)| *known == finding) {
+                Some((_, times)) => *times += 1,
+                None => distinct.push((finding, 1)),
+            }
+        }
+        for (finding, times) in distinct.iter().take(FINDINGS) {
+            let times = if *times > 1 {
+                format!(" ({times} times)")
+            } else {
+                String::new()
+            };
+            self.detail(eye(finding), style, &format!("{}{times}", finding.text))?;
+        }
+        match distinct.len().saturating_sub(FINDINGS) {
+            0 => Ok(()),
+            more => self.line(&format!("{INDENT}… {more} more; --json FILE has them all")),
+        }
     }
 
     /// A section at the end: tests with something to say about each.
