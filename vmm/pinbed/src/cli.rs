@@ -126,6 +126,15 @@ pub struct VmArgs {
     /// The guest's memory, in MiB or with one of the units M and G
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MEMORY, value_parser = parse_memory)]
     pub memory: u64,
+    /// Add to the kernel's command line, such as "slub_debug=FZPU panic_on_warn=1"
+    #[arg(
+        long,
+        value_name = "ARGUMENTS",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub append: String,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CPUS, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub cpus: u8,
@@ -140,6 +149,16 @@ pub enum AccelArg {
     Kvm,
     /// QEMU's own emulation
     Tcg,
+}
+
+impl std::fmt::Display for AccelArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            self.to_possible_value()
+                .as_ref()
+                .map_or("", |value| value.get_name()),
+        )
+    }
 }
 
 /// Parses a memory size into MiB.

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::TestInfo;
 
+use crate::provision::{self, interrupt};
+
 /// The one target that guests are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -42,6 +44,10 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         .stdout(Stdio::null())
         .status()
         .context("cannot start cargo, which builds the guest's programs; install Rust, or put cargo into PATH")?;
+    if interrupt::requested() {
+        // It reached cargo, too.
+        return Err(provision::Error::Interrupted.into());
+    }
     ensure!(status.success(), BuildFailed);
     let built = target.join(TARGET).join("guest");
     Ok(Programs {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{Plan, TestInfo};
 
 use crate::baseline::Baseline;
-use crate::cli::{AccelArg, RunArgs};
+use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
 use crate::exit::Exit;
 use crate::output::ktap::Ktap;
 use crate::output::table::Table;
@@ -116,18 +116,37 @@ fn rerun_command(args: &RunArgs) -> Box<dyn Fn(&str) -> String> {
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "pinbed".to_owned());
-    let mut options = String::new();
     let vm = &args.vm;
-    match vm.accel {
-        AccelArg::Auto => {}
-        AccelArg::Kvm => options += " --accel kvm",
-        AccelArg::Tcg => options += " --accel tcg",
-    }
-    if vm.memory != crate::cli::DEFAULT_MEMORY {
-        options += &format!(" --memory {}M", vm.memory);
-    }
-    if vm.cpus != crate::cli::DEFAULT_CPUS {
-        options += &format!(" --cpus {}", vm.cpus);
-    }
-    Box::new(move |test| format!("{program} run {test}{options}"))
+    let mut options: Vec<(&str, String)> = Vec::new();
+    options.extend(vm.kernel.iter().map(|kernel| ("--kernel", kernel.clone())));
+    options.extend(
+        vm.kernel_src
+            .iter()
+            .map(|tree| ("--kernel-src", tree.display().to_string())),
+    );
+    options.extend(
+        vm.fragments
+            .iter()
+            .map(|fragment| ("--fragment", fragment.clone())),
+    );
+    options.extend(
+        vm.qemu
+            .iter()
+            .map(|qemu| ("--qemu", qemu.display().to_string())),
+    );
+    options.extend((vm.accel != AccelArg::Auto).then(|| ("--accel", vm.accel.to_string())));
+    options.extend((vm.memory != DEFAULT_MEMORY).then(|| ("--memory", vm.memory.to_string())));
+    options.extend((vm.cpus != DEFAULT_CPUS).then(|| ("--cpus", vm.cpus.to_string())));
+    options.extend((!vm.append.is_empty()).then(|| ("--append", vm.append.clone())));
+    let options: Vec<_> = options
+        .iter()
+        .flat_map(|(name, value)| [*name, value.as_str()])
+        .collect();
+    // Fails only for a NUL, which no argument can have.
+    let options = shlex::try_join(options).unwrap_or_default();
+    Box::new(move |test| {
+        format!("{program} run {test} {options}")
+            .trim_end()
+            .to_owned()
+    })
 }

@@ -15,6 +15,7 @@ use crate::baseline::Baseline;
 use crate::events::{self, Happening, Interrupts, printable};
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::provision::{self, interrupt};
 use crate::qmp::{Monitor, Said};
 use crate::record::{Environment, Evidence, FORMAT, Judged, Record, Times};
 use crate::verdict::{Counts, Verdict};
@@ -77,6 +78,9 @@ impl<'a> Session<'a> {
     ) -> Result<(Record, Exit)> {
         let (to, happenings) = events::stream();
         let interrupts = Interrupts::listen(&to)?;
+        if interrupt::requested() {
+            return Err(provision::Error::Interrupted.into());
+        }
         let (mut vm, sources) = vm::start(machine, qemu, files)?;
         self.times.qemu_started = self.elapsed();
         // If it fails, QEMU has just died, and we shall hear of that.

@@ -19,7 +19,7 @@ use crate::provision::qemu::Qemu;
 use crate::provision::{self, interrupt, packages};
 use crate::record::Environment;
 use crate::session::Session;
-use crate::vm::{Console, Files, Machine};
+use crate::vm::{Console, Files, Machine, shell_line};
 use crate::watch::{End, Limits};
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
@@ -171,6 +171,7 @@ impl Setup {
             accel: self.accel,
             memory: args.memory,
             cpus: args.cpus,
+            append: args.append.clone(),
             console,
         })
     }

@@ -37,6 +37,8 @@ pub struct Machine {
     pub memory: u64,
     /// The guest's CPUs.
     pub cpus: u8,
+    /// What is added to the kernel's command line.
+    pub append: String,
     /// Who has the console.
     pub console: Console,
 }
@@ -220,7 +222,7 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     option("cpu", machine.accel.qemu_cpu().to_owned());
     option("kernel", machine.kernel.display().to_string());
     option("initrd", machine.initramfs.display().to_string());
-    option("append", format!("{KERNEL} {quiet}"));
+    option("append", format!("{KERNEL} {quiet} {}", machine.append));
     option(
         "chardev",
         format!(
@@ -253,7 +255,7 @@ fn create(path: &Path) -> Result<File> {
 }
 
 /// The command as a shell would take it; its descriptors are ours.
-fn shell_line(command: &Command) -> String {
+pub fn shell_line(command: &Command) -> String {
     let environment = command
         .get_envs()
         .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));

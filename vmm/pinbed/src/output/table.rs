@@ -4,7 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use console::{Style, Term, measure_text_width};
+use console::{Style, Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 use pinbed_abi::report::Finding;
 
@@ -19,8 +19,19 @@ use crate::watch::End;
 const INDENT: &str = "         ";
 /// Findings shown under a failure.
 const FINDINGS: usize = 8;
-/// Lines of dmesg shown under a failure; all of them are in the JSON file.
-const DMESG: usize = 15;
+/// Lines of the kernel log shown under a failure; all of them are in the JSON file.
+const DMESG: usize = 12;
+/// Where a kernel's complaint begins.
+const COMPLAINTS: [&str; 6] = [
+    "WARNING:",
+    "BUG:",
+    "Oops",
+    "KASAN:",
+    "general protection",
+    "INFO: task",
+];
+/// Narrower terminals have to wrap.
+const NARROWEST: usize = 40;
 /// Wider lines are harder to read.
 const WIDEST: usize = 120;
 
@@ -46,7 +57,7 @@ impl Table {
         let width = Term::stdout()
             .size_checked()
             .map_or(100, |(_, columns)| usize::from(columns))
-            .min(WIDEST);
+            .clamp(NARROWEST, WIDEST);
         let longest = names
             .into_iter()
             .map(|name| last_part(name).len())
@@ -103,18 +114,31 @@ impl Table {
         Ok(())
     }
 
-    fn raw_lines(&self, lines: &[String], most: usize) -> io::Result<()> {
+    /// Lines of a log as they are, but no longer than ours.
+    fn log(&self, lines: &[String]) -> io::Result<()> {
         let dim = Style::new().dim();
-        if lines.len() > most {
-            self.line(&format!(
-                "{INDENT}{}",
-                dim.apply_to(format!("… {} lines before", lines.len() - most))
-            ))?;
-        }
-        for line in &lines[lines.len().saturating_sub(most)..] {
-            self.line(&format!("{INDENT}{}", dim.apply_to(printable(line))))?;
+        for line in lines {
+            let line = printable(&line.replace('\t', " "));
+            let line = truncate_str(&line, self.width - INDENT.len(), "…");
+            self.line(&format!("{INDENT}{}", dim.apply_to(line)))?;
         }
         Ok(())
+    }
+
+    /// The part of a kernel log that is worth a look: from the first complaint on, else the end.
+    fn dmesg(&self, lines: &[String]) -> io::Result<()> {
+        let complaint = lines
+            .iter()
+            .position(|line| COMPLAINTS.iter().any(|word| line.contains(word)));
+        let from = complaint.unwrap_or(lines.len().saturating_sub(DMESG));
+        let to = lines.len().min(from + DMESG);
+        let left_out = |count: usize, which: &str| match count {
+            0 => Ok(()),
+            _ => self.log(&[format!("… {count} lines of the kernel log {which}")]),
+        };
+        left_out(from, "before")?;
+        self.log(&lines[from..to])?;
+        left_out(lines.len() - to, "after")
     }
 
     /// Findings, equal ones once.
@@ -258,7 +282,7 @@ impl Output for Table {
             }
             self.detail("correct", &dim, &judged.test.correct)?;
             self.detail("source", &dim, &judged.test.source)?;
-            self.raw_lines(&judged.dmesg, DMESG)?;
+            self.dmesg(&judged.dmesg)?;
             self.detail("again", &dim, &(self.rerun)(&judged.test.name))?;
         }
         if self.verbose {
@@ -334,7 +358,7 @@ impl Output for Table {
             for (title, lines) in &explanation.evidence {
                 self.line("")?;
                 self.line(&bold.apply_to(title).to_string())?;
-                self.raw_lines(lines, usize::MAX)?;
+                self.log(lines)?;
             }
             self.line("")?;
             self.line(&red.apply_to(printable(&explanation.what)).to_string())?;
