@@ -90,8 +90,8 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
 /// lost, not to measure one that goes well.
 fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
-    // The guest ends a test at its time and says so; then it looks at what is left behind.
-    let with_judging = |timeout: u64| Duration::from_secs(timeout.saturating_add(20));
+    // The guest ends a test at its time and says so; then it looks at what is left behind, which takes seconds at most.
+    let with_judging = |timeout: u64| Duration::from_secs(timeout.saturating_add(15));
     let slow_tests = tests.iter().filter(|test| test.timeout_s > timeout);
     Limits {
         boot: Duration::from_secs(60),

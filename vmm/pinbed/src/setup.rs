@@ -189,10 +189,11 @@ fn baseline_of(kernel: &Kernel, workspace: &Path) -> Option<PathBuf> {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let accel = match &self.accel_reason {
-            Some(why) => format!("{}, not KVM: {why}", self.accel.name()),
-            None => self.accel.name().to_owned(),
-        };
+        let qemu = shell_line(&self.qemu.command());
+        let baseline = self
+            .baseline
+            .as_ref()
+            .map_or("none".into(), |path| path.display().to_string());
         writeln!(
             f,
             "kernel    {} ({})",
@@ -200,20 +201,12 @@ impl fmt::Display for Setup {
             self.kernel.vmlinux.display()
         )?;
         writeln!(f, "driver    {}", self.driver.display())?;
-        writeln!(
-            f,
-            "QEMU      {} ({})",
-            self.qemu.version,
-            self.qemu.program.display()
-        )?;
-        writeln!(f, "machine   {accel}")?;
-        write!(
-            f,
-            "baseline  {}",
-            self.baseline
-                .as_ref()
-                .map_or("none".to_owned(), |path| path.display().to_string())
-        )
+        writeln!(f, "QEMU      {} ({})", self.qemu.version, qemu.trim_end())?;
+        write!(f, "machine   {}", self.accel.name())?;
+        if let Some(why) = &self.accel_reason {
+            write!(f, ", not KVM: {why}")?;
+        }
+        write!(f, "\nbaseline  {baseline}")
     }
 }
 
