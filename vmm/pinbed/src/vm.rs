@@ -124,13 +124,10 @@ pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm,
         .arg(format!("socket,id=report,fd={}", qemu_report.as_raw_fd()));
     qemu.arg("-chardev")
         .arg(format!("socket,id=qmp,fd={}", qemu_qmp.as_raw_fd()));
-    qemu.arg("-chardev").arg(if own_console {
-        format!("socket,id=console,fd={}", qemu_console.as_raw_fd())
-    } else {
-        "stdio,id=console,signal=off,mux=on".to_owned()
-    });
     let mut fds: Vec<OwnedFd> = vec![qemu_report.into(), qemu_qmp.into()];
     if own_console {
+        let console = format!("socket,id=console,fd={}", qemu_console.as_raw_fd());
+        qemu.arg("-chardev").arg(console);
         fds.push(qemu_console.into());
         qemu.stdin(Stdio::null()).stdout(Stdio::null());
     }
@@ -241,12 +238,14 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
         "device",
         format!("virtserialport,chardev=report,name={port}"),
     );
-    option("serial", "chardev:console".to_owned());
-    option("mon", "chardev=qmp,mode=control".to_owned());
-    if machine.console == Console::Person {
-        // For Ctrl-A X and Ctrl-A C.
-        option("mon", "chardev=console,mode=readline".to_owned());
-    }
+    option("qmp", "chardev:qmp".to_owned());
+    // With "mon:", Ctrl-A X ends QEMU, and Ctrl-C is the guest's.
+    let console = if machine.console == Console::Runner {
+        "chardev:console"
+    } else {
+        "mon:stdio"
+    };
+    option("serial", console.to_owned());
     arguments
 }
 
@@ -259,10 +258,14 @@ pub fn shell_line(command: &Command) -> String {
     let environment = command
         .get_envs()
         .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));
-    let words = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| word.display().to_string());
-    let words: Vec<_> = environment.chain(words).collect();
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let words: Vec<_> = ["env".to_owned()]
+        .into_iter()
+        .chain(environment)
+        .chain(words.map(|word| word.display().to_string()))
+        .collect();
     // Fails only for a NUL, which no argument can have.
     let line = shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default();
     format!("{line}\n")

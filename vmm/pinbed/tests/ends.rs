@@ -180,7 +180,7 @@ fn changed_qemu(directory: &Path, change: &str) -> PathBuf {
     let command = line.split_once('(').unwrap().1.trim_end_matches(')');
     let path = directory.join("qemu");
     let script = format!(
-        "#!/bin/bash\narguments=(\"$@\")\n{change}\nexec env {command} \"${{arguments[@]}}\"\n"
+        "#!/bin/bash\narguments=(\"$@\")\n{change}\nexec {command} \"${{arguments[@]}}\"\n"
     );
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

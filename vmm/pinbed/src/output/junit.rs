@@ -14,7 +14,7 @@ use crate::verdict::Verdict;
 /// # Errors
 /// When it cannot be written as XML.
 pub fn document(record: &Record) -> Result<String, quick_junit::SerializeError> {
-    let mut report = Report::new("pinbed");
+    let mut suites: Vec<TestSuite> = Vec::new();
     for test in &record.tests {
         let (group, name) = test
             .test
@@ -22,21 +22,19 @@ pub fn document(record: &Record) -> Result<String, quick_junit::SerializeError> 
             .split_once("::")
             .unwrap_or(("", &test.test.name));
         let case = case(name, group, test);
-        match report
-            .test_suites
-            .iter_mut()
-            .find(|suite| suite.name.as_str() == group)
-        {
-            Some(suite) => {
-                suite.add_test_case(case);
-            }
+        match suites.iter_mut().find(|suite| suite.name.as_str() == group) {
+            Some(suite) => suite.add_test_case(case),
             None => {
                 let mut suite = TestSuite::new(group);
                 suite.add_test_case(case);
-                report.add_test_suite(suite);
+                suites.push(suite);
+                continue;
             }
-        }
+        };
     }
+    let mut report = Report::new("pinbed");
+    // Only now: the report counts what the suites have.
+    report.add_test_suites(suites);
     report.to_string()
 }
 
