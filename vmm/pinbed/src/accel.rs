@@ -50,6 +50,15 @@ impl Accel {
         }
     }
 
+    /// For the kernel's command line, with a space before each. Under TCG the TSC is the host's: it needs no watchdog, which takes a busy
+    /// host's delays for a fault of the clock.
+    pub fn kernel_arguments(self) -> &'static str {
+        match self {
+            Accel::Kvm => "",
+            Accel::Tcg => " tsc=reliable",
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {

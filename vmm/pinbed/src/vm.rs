@@ -20,9 +20,10 @@ use crate::watch::describe;
 /// How long the device process may take until it listens. It takes milliseconds.
 const DEVICE_START: Duration = Duration::from_secs(10);
 
-/// What the kernel is told, whoever it is. Some of it is there only because start-up under emulation is slow:
-/// one serial port to probe instead of four, fewer DMA-API debug entries to begin with (the kernel adds more when it needs them).
-const KERNEL: &str = "console=ttyS0 panic=-1 cma=64M 8250.nr_uarts=1 dma_debug_entries=8192";
+/// What the kernel is told, whoever it is. The second half is there because start-up under emulation is slow: one serial port to probe
+/// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them).
+const KERNEL: &str = "console=ttyS0 panic=-1 cma=64M \
+                      8250.nr_uarts=1 pty.legacy_count=0 dma_debug_entries=8192";
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -219,7 +220,14 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     option("cpu", machine.accel.qemu_cpu().to_owned());
     option("kernel", machine.kernel.display().to_string());
     option("initrd", machine.initramfs.display().to_string());
-    option("append", format!("{KERNEL} {quiet} {}", machine.append));
+    option(
+        "append",
+        format!(
+            "{KERNEL}{} {quiet} {}",
+            machine.accel.kernel_arguments(),
+            machine.append
+        ),
+    );
     option(
         "chardev",
         format!(
