@@ -429,11 +429,14 @@ fn check<M: GuestMemory>(memory: &M, piece: Piece, access: Permissions) -> Resul
     Ok(())
 }
 
-/// Reads `pieces`, which [`Table::resolve`] returned for the same `memory`, to the end of `to`.
-pub fn read<M: GuestMemory>(memory: &M, pieces: &[Piece], to: &mut Vec<u8>) -> Result<(), Reason> {
-    let total: u64 = pieces.iter().map(|piece| piece.length).sum();
-    let mut at = to.len();
-    to.resize(at + total as usize, 0);
+/// Bytes of all `pieces` together; pieces of memory that is there fit a `usize`.
+pub fn total(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| piece.length as usize).sum()
+}
+
+/// Reads `pieces`, which [`Table::resolve`] returned for the same `memory`, to `to`, as long as they are together.
+pub fn read<M: GuestMemory>(memory: &M, pieces: &[Piece], to: &mut [u8]) -> Result<(), Reason> {
+    let mut at = 0;
     for piece in pieces {
         let missing = |_| Reason::NoMemory(piece.address);
         let slices = memory
@@ -450,7 +453,7 @@ pub fn read<M: GuestMemory>(memory: &M, pieces: &[Piece], to: &mut Vec<u8>) -> R
     Ok(())
 }
 
-/// Writes `from`, as long as the `pieces` together, to `pieces`, which [`Table::resolve`] returned for the same `memory`.
+/// Writes `from` to `pieces`, which [`Table::resolve`] returned for the same `memory` and which are as long together.
 pub fn write<M: GuestMemory>(memory: &M, pieces: &[Piece], from: &[u8]) -> Result<(), Reason> {
     let mut left = from;
     for piece in pieces {
