@@ -187,7 +187,8 @@ fn checksum<M: GuestMemory>(engine: &Engine, memory: &M, range: Range) -> Result
     let whole = |length| [Extent { offset: 0, length }];
     // All of it is checked first; the steps are for the size of the scratch buffer alone.
     table.resolve(memory, range, &whole(range.length), Access::Inspect)?;
-    let (mut crc, mut done, mut bytes) = (0, 0, Vec::new());
+    let (mut crc, mut done) = (0, 0);
+    let mut scratch = vec![0; CHECKSUM_STEP.min(range.length) as usize];
     while done < range.length {
         let step = Range {
             offset: range.offset + done,
@@ -195,13 +196,13 @@ fn checksum<M: GuestMemory>(engine: &Engine, memory: &M, range: Range) -> Result
             ..range
         };
         let pieces = table.resolve(memory, step, &whole(step.length), Access::Inspect)?;
-        bytes.clear();
-        dma::read(memory, &pieces, &mut bytes).map_err(|reason| dma::Fault {
+        let bytes = &mut scratch[..step.length as usize];
+        dma::read(memory, &pieces, bytes).map_err(|reason| dma::Fault {
             reason,
             access: Access::Inspect,
             range,
         })?;
-        crc = crc32c::crc32c_append(crc, &bytes);
+        crc = crc32c::crc32c_append(crc, bytes);
         done += step.length;
     }
     Ok(crc)

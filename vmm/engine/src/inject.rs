@@ -15,9 +15,9 @@ struct Planned {
     delays: u32,
     failures: u32,
     deaths: u32,
-    /// Goes up when all is taken back, so that a job which waits can tell.
+    /// Goes up when jobs that wait are to go on.
     generation: u64,
-    /// While not zero, no job waits.
+    /// While not zero, no job begins to wait.
     hurried: u32,
 }
 
@@ -83,9 +83,12 @@ impl Injector {
         };
         if planned.delays > 0 {
             planned.delays -= 1;
+            if planned.hurried > 0 {
+                return outcome;
+            }
             let (delay, generation) = (planned.delay, planned.generation);
             log::debug!("job waits {delay:?}, as INJECT_DELAY asked for");
-            let waits = |now: &mut Planned| now.hurried == 0 && now.generation == generation;
+            let waits = |now: &mut Planned| now.generation == generation;
             // The result is the same lock; poisoned or timed out makes no difference to what follows.
             drop(self.changed.wait_timeout_while(planned, delay, waits));
         }
@@ -94,7 +97,9 @@ impl Injector {
 
     /// While the guard lives, jobs do not wait, and one that does goes on at once.
     pub fn hurry(&self) -> Hurry<'_> {
-        self.lock().hurried += 1;
+        let mut planned = self.lock();
+        planned.hurried += 1;
+        planned.generation += 1;
         self.changed.notify_all();
         Hurry(self)
     }

@@ -170,16 +170,16 @@ fn from_planes(to: &Layout, luma: &[u8], chroma: &[u8], image: &mut [u8]) -> Res
             }
         }
         Pixels::Yuyv => {
-            if chroma.is_empty() {
-                pack_yuyv(luma, &vec![NEUTRAL; luma.len()], image);
-            } else {
-                let lines: Vec<u8> = chroma
-                    .chunks_exact(width)
-                    .flat_map(|line| [line, line])
-                    .flatten()
-                    .copied()
-                    .collect();
-                pack_yuyv(luma, &lines, image);
+            let neutral = vec![NEUTRAL; width];
+            let chroma_lines = chroma.len() / width;
+            let lines = image
+                .chunks_exact_mut(2 * width)
+                .zip(luma.chunks_exact(width));
+            for (line, (image, luma)) in lines.enumerate() {
+                // One chroma line for each line, or for two.
+                let at = line * chroma_lines / to.height as usize * width;
+                let chroma = chroma.get(at..at + width).unwrap_or(&neutral);
+                pack_yuyv(luma, chroma, image);
             }
         }
         Pixels::Rgb24 => decode(to, luma, chroma, image)?,
@@ -197,7 +197,11 @@ fn pack_yuyv(luma: &[u8], chroma: &[u8], image: &mut [u8]) {
 }
 
 fn unpack_yuyv(image: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    image.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip()
+    let (mut luma, mut chroma) = (vec![0; image.len() / 2], vec![0; image.len() / 2]);
+    for ((pair, y), c) in image.chunks_exact(2).zip(&mut luma).zip(&mut chroma) {
+        (*y, *c) = (pair[0], pair[1]);
+    }
+    (luma, chroma)
 }
 
 /// From RGB24 to planes; the length of `chroma` tells which lines have some.

@@ -39,7 +39,7 @@ enum Work {
 }
 
 /// What a job saw and did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Done {
     src: Vec<Piece>,
     dst: Vec<Piece>,
@@ -141,47 +141,57 @@ impl Job {
             .scratch
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        scratch.clear();
         // Held to the end: a buffer must not be detached while its bytes move.
         let table = engine.table();
-        let mut done = Done::default();
-        let converted;
-        if !matches!(self.work, Work::Fill(_)) {
-            done.src = table
+        let src = match self.work {
+            Work::Fill(_) => Vec::new(),
+            Work::Copy | Work::Convert(..) => table
                 .resolve(memory, self.src, &self.src_extents, Access::Read)
-                .map_err(Failure::Fault)?;
-        }
-        done.dst = table
+                .map_err(Failure::Fault)?,
+        };
+        let dst = table
             .resolve(memory, self.dst, &self.dst_extents, Access::Write)
             .map_err(Failure::Fault)?;
-        dma::read(memory, &done.src, &mut scratch)
-            .map_err(|reason| self.lost(Access::Read, reason))?;
-        done.bytes_read = scratch.len() as u64;
-        done.src_crc = crc32c::crc32c(&scratch);
+
+        let input = sized(&mut scratch, dma::total(&src));
+        dma::read(memory, &src, input).map_err(|reason| self.lost(Access::Read, reason))?;
+        let (bytes_read, src_crc) = (input.len() as u64, crc32c::crc32c(input));
+
+        let made;
         let output: &[u8] = match &self.work {
-            Work::Copy => &scratch,
+            Work::Copy => input,
             Work::Fill(pattern) => {
-                scratch.extend(pattern.iter().cycle().take(self.dst.length as usize));
-                &scratch
+                let output = sized(&mut scratch, dma::total(&dst));
+                for bytes in output.chunks_mut(pattern.len()) {
+                    bytes.copy_from_slice(&pattern[..bytes.len()]);
+                }
+                output
             }
             Work::Convert(from, to) => {
-                converted = pixel::convert(from, to, &scratch).map_err(|error| {
+                made = pixel::convert(from, to, input).map_err(|error| {
                     log::error!("cannot convert {from:?} to {to:?}: {error}");
                     Failure::Engine
                 })?;
-                &converted
+                &made
             }
         };
-        dma::write(memory, &done.dst, output).map_err(|reason| self.lost(Access::Write, reason))?;
-        done.bytes_written = output.len() as u64;
-        done.dst_crc = match self.work {
-            Work::Copy => done.src_crc,
+        dma::write(memory, &dst, output).map_err(|reason| self.lost(Access::Write, reason))?;
+        let dst_crc = match self.work {
+            Work::Copy => src_crc,
             Work::Fill(_) | Work::Convert(..) => crc32c::crc32c(output),
         };
-        if scratch.capacity() > SCRATCH_KEPT {
+        let bytes_written = output.len() as u64;
+        if scratch.len() > SCRATCH_KEPT {
             *scratch = Vec::new();
         }
-        Ok(done)
+        Ok(Done {
+            src,
+            dst,
+            bytes_read,
+            bytes_written,
+            src_crc,
+            dst_crc,
+        })
     }
 
     /// Memory that was there when it was resolved is not there now, which the same memory does not do.
@@ -197,6 +207,14 @@ impl Job {
             range,
         })
     }
+}
+
+/// The first `length` bytes of `scratch`, with whatever is in them.
+fn sized(scratch: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if scratch.len() < length {
+        scratch.resize(length, 0);
+    }
+    &mut scratch[..length]
 }
 
 impl Done {
