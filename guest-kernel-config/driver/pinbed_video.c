@@ -707,6 +707,7 @@ static const struct v4l2_ioctl_ops pinbed_ioctl_ops = {
 
 	.vidioc_reqbufs = v4l2_m2m_ioctl_reqbufs,
 	.vidioc_create_bufs = v4l2_m2m_ioctl_create_bufs,
+	PINBED_REMOVE_BUFS_OPS
 	.vidioc_querybuf = v4l2_m2m_ioctl_querybuf,
 	.vidioc_prepare_buf = v4l2_m2m_ioctl_prepare_buf,
 	.vidioc_qbuf = v4l2_m2m_ioctl_qbuf,
