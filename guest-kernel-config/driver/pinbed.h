@@ -5,7 +5,7 @@
  * pinbed_core.c binds the virtio device. Below it, pinbed_request.c carries
  * requests and answers, pinbed_attach.c hands memory to the device and
  * pinbed_event.c keeps what the device says unasked. Above it is what user
- * space sees: pinbed_ctl.c with pinbed_ballast.c, and pinbed_video.c.
+ * space sees: pinbed_ctl.c with pinbed_ballast.c, and pinbed_video*.c.
  */
 #ifndef PINBED_H
 #define PINBED_H

@@ -97,4 +97,11 @@ static inline void pinbed_copy_metadata(const struct vb2_v4l2_buffer *out,
 #define PINBED_VB2_LOCK_OPS
 #endif
 
+#ifdef PINBED_HAVE_REMOVE_BUFS
+#define PINBED_REMOVE_BUFS_OPS				\
+	.vidioc_remove_bufs = v4l2_m2m_ioctl_remove_bufs,
+#else
+#define PINBED_REMOVE_BUFS_OPS
+#endif
+
 #endif /* PINBED_COMPAT_H */
