@@ -2,7 +2,7 @@
 //! Memory of every kind that a V4L2 buffer can be made of, with the bytes around it under watch.
 
 use crate::ctx::{Ctx, TestResult};
-use crate::dmabuf;
+use crate::dmabuf::{self, Access};
 use crate::error::Error;
 use crate::extent::{Extent, PAGE};
 use crate::mapping::{Mapping, READ_WRITE};
@@ -11,7 +11,7 @@ use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
 use std::fs;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// Bytes in a huge page.
 pub const HUGE: usize = 2 << 20;
@@ -35,6 +35,10 @@ pub struct Area {
     pub window: Range<usize>,
     /// How to hand it over.
     pub share: Share,
+    /// Another mapping of the same pages, where the kernel shows no page frames for the first: it does not for VM_PFNMAP.
+    witness: Option<Mapping>,
+    /// Whether the CPU comes to this dma-buf as reader and writer at once, whatever it does.
+    as_both: bool,
     /// What the CPU wrote last, to all of the mapping.
     written: Vec<u8>,
 }
@@ -50,6 +54,8 @@ impl Area {
             mapping,
             window,
             share,
+            witness: None,
+            as_both: false,
             written: Vec::new(),
         }
     }
@@ -123,9 +129,18 @@ impl Area {
     }
 
     /// A dma-buf made of a memfd's pages.
+    ///
+    /// The kernel keeps the direction of the first CPU access for all later ones, which DMA-API debugging objects to where they
+    /// differ. That is a test of its own (`dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf`), so the CPU comes as both here.
     pub fn udmabuf(length: usize) -> Result<Self, Error> {
         let pages = length.next_multiple_of(PAGE);
-        Self::dmabuf(dmabuf::udmabuf(pages)?, pages, length)
+        let (fd, file) = dmabuf::udmabuf(pages)?;
+        let witness = Mapping::shared(file, pages, READ_WRITE)?;
+        Ok(Self {
+            witness: Some(witness),
+            as_both: true,
+            ..Self::dmabuf(fd, pages, length)?
+        })
     }
 
     /// A buffer that a queue made, mapped.
@@ -156,23 +171,34 @@ impl Area {
         }
     }
 
-    /// Where [`Area::shared_range`] is in physical memory, or the virtual address of the first page that is not present.
-    pub fn extents(&self) -> Result<Result<Vec<Extent>, usize>, Error> {
-        let range = self.shared_range();
-        pagemap::extents(self.mapping.address() + range.start, range.len())
+    /// Where [`Area::shared_range`] is in physical memory, or the virtual address of the first page that is not present. `None`
+    /// for a dma-buf of an exporter that hides its page frames.
+    pub fn extents(&self) -> Result<Option<Result<Vec<Extent>, usize>>, Error> {
+        let (range, length) = (self.shared_range(), self.shared_range().len());
+        let shown = self.witness.as_ref().unwrap_or(&self.mapping);
+        if self.witness.is_some() {
+            // A page is in the page tables only once it was touched.
+            shown.read(range.clone());
+        }
+        let found = pagemap::extents(shown.address() + range.start, length)?;
+        Ok(match (&self.share, found) {
+            (Share::Dmabuf(_), Err(_)) if self.witness.is_none() => None,
+            (_, found) => Some(found),
+        })
     }
 
-    fn access<T>(&self, access: impl FnOnce() -> T) -> Result<T, Error> {
+    fn access<T>(&self, access: Access, work: impl FnOnce() -> T) -> Result<T, Error> {
         match &self.share {
-            Share::Dmabuf(fd) => dmabuf::with_cpu_access(fd.as_fd(), access),
-            Share::Userptr | Share::Mmap => Ok(access()),
+            Share::Dmabuf(fd) if self.as_both => dmabuf::with_cpu_access(fd, Access::Both, work),
+            Share::Dmabuf(fd) => dmabuf::with_cpu_access(fd, access, work),
+            Share::Userptr | Share::Mmap => Ok(work()),
         }
     }
 
     /// The CPU writes fresh random bytes to every page.
     pub fn fill(&mut self, t: &mut Ctx) -> Result<(), Error> {
         let bytes = t.random(self.mapping.len());
-        self.access(|| self.mapping.write(0, &bytes))?;
+        self.access(Access::Write, || self.mapping.write(0, &bytes))?;
         self.written = bytes;
         Ok(())
     }
@@ -186,7 +212,9 @@ impl Area {
     /// The CPU writes this image.
     pub fn put(&mut self, image: &[u8]) -> Result<(), Error> {
         assert_eq!(image.len(), self.window.len(), "an image of another size");
-        self.access(|| self.mapping.write(self.window.start, image))?;
+        self.access(Access::Write, || {
+            self.mapping.write(self.window.start, image)
+        })?;
         self.written.resize(self.mapping.len(), 0);
         self.written[self.window.clone()].copy_from_slice(image);
         Ok(())
@@ -194,7 +222,7 @@ impl Area {
 
     /// What the CPU sees now is as good as written by it: a device's result becomes the next one's source.
     pub fn adopt(&mut self) -> Result<(), Error> {
-        self.written = self.access(|| self.mapping.read(0..self.mapping.len()))?;
+        self.written = self.access(Access::Read, || self.mapping.read(0..self.mapping.len()))?;
         Ok(())
     }
 
@@ -205,26 +233,38 @@ impl Area {
 
     /// The image as the CPU sees it now.
     pub fn contents(&self) -> Result<Vec<u8>, Error> {
-        self.access(|| self.mapping.read(self.window.clone()))
+        self.access(Access::Read, || self.mapping.read(self.window.clone()))
     }
 
     /// The CPU eye: the image is `expected`, and all around it is as the CPU wrote it.
     pub fn judge(&self, t: &mut Ctx, what: &str, expected: &[u8]) -> Result<(), Error> {
-        let all = self.access(|| self.mapping.read(0..self.mapping.len()))?;
+        let all = self.access(Access::Read, || self.mapping.read(0..self.mapping.len()))?;
         t.same_bytes(Eye::Cpu, what, &all[self.window.clone()], expected);
         let (start, end) = (self.window.start, self.window.end);
+        let (before, behind) = (&self.written[..start], &self.written[end..]);
         t.same_bytes(
             Eye::Cpu,
             &format!("{what}, bytes before it"),
             &all[..start],
-            &self.written[..start],
+            before,
         );
         t.same_bytes(
             Eye::Cpu,
             &format!("{what}, bytes behind it"),
             &all[end..],
-            &self.written[end..],
+            behind,
         );
+        Ok(())
+    }
+
+    /// The CPU eye on what no device may write: all is as the CPU wrote it.
+    ///
+    /// The CPU is such a buffer's writer, and comes as one: some exporters pass a reader's direction on to the DMA API for a
+    /// buffer that is mapped for the device to read, which DMA-API debugging objects to. That is a test of its own
+    /// (`dmabuf::cpu_reads_what_the_device_reads`).
+    pub fn judge_untouched(&self, t: &mut Ctx, what: &str) -> Result<(), Error> {
+        let all = self.access(Access::Write, || self.mapping.read(0..self.mapping.len()))?;
+        t.same_bytes(Eye::Cpu, what, &all, &self.written);
         Ok(())
     }
 }

@@ -69,8 +69,8 @@ pub fn memfd(length: usize) -> Result<OwnedFd, Error> {
     Ok(file)
 }
 
-/// A dma-buf made of a memfd's pages.
-pub fn udmabuf(length: usize) -> Result<OwnedFd, Error> {
+/// A dma-buf made of a memfd's pages, and the memfd.
+pub fn udmabuf(length: usize) -> Result<(OwnedFd, OwnedFd), Error> {
     let path = "/dev/udmabuf";
     let device =
         open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
@@ -90,12 +90,26 @@ pub fn udmabuf(length: usize) -> Result<OwnedFd, Error> {
     let fd = unsafe { ioctls::udmabuf_create(device.as_raw_fd(), &create) }
         .map_err(Error::call(format!("making a udmabuf of {length} bytes")))?;
     // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, file))
 }
 
-/// Brackets CPU access to a dma-buf's mapping: DMA_BUF_IOCTL_SYNC for reading and writing.
-pub fn with_cpu_access<T>(buffer: impl AsFd, access: impl FnOnce() -> T) -> Result<T, Error> {
-    const READ_WRITE: u64 = 3;
+/// What the CPU is about to do with a dma-buf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `DMA_BUF_SYNC_READ`: see what devices wrote.
+    Read = 1,
+    /// `DMA_BUF_SYNC_WRITE`: let devices see what it writes.
+    Write = 2,
+    /// `DMA_BUF_SYNC_RW`: both.
+    Both = 3,
+}
+
+/// Brackets CPU access to a dma-buf's mapping with DMA_BUF_IOCTL_SYNC.
+pub fn with_cpu_access<T>(
+    buffer: impl AsFd,
+    access: Access,
+    work: impl FnOnce() -> T,
+) -> Result<T, Error> {
     const END: u64 = 4;
     let sync = |flags: u64| loop {
         // SAFETY: the descriptor is open and the argument the 64 flag bits that this ioctl reads.
@@ -105,9 +119,9 @@ pub fn with_cpu_access<T>(buffer: impl AsFd, access: impl FnOnce() -> T) -> Resu
             Ok(_) => return Ok(()),
         }
     };
-    sync(READ_WRITE)?;
-    let result = access();
-    sync(READ_WRITE | END)?;
+    sync(access as u64)?;
+    let result = work();
+    sync(access as u64 | END)?;
     Ok(result)
 }
 

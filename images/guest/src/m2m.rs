@@ -189,12 +189,21 @@ impl M2m {
             direction_name(direction),
         );
         let held = merged(held.segments);
+        let bytes: u64 = held.iter().map(|piece| piece.length).sum();
+        let shared = area.shared_range().len() as u64;
+        t.equal(
+            Eye::Device,
+            &format!("{what}: bytes that the device holds"),
+            bytes,
+            shared,
+        );
         match area.extents()? {
-            Err(address) => t.find(
+            None => (),
+            Some(Err(address)) => t.find(
                 Eye::Placement,
                 format!("{what}: no page is present at {address:#x} while the device holds it"),
             ),
-            Ok(here) => drop(t.check(Eye::Placement, here == held, || {
+            Some(Ok(here)) => drop(t.check(Eye::Placement, here == held, || {
                 format!("{what}: the device holds {held:?}, the process has {here:?}")
             })),
         }
@@ -325,7 +334,7 @@ impl M2m {
         self.queue(t, Queue::Capture, 0, dst)?;
         self.stream_on()?;
         self.finish(t, src, src.written(), dst, src.written())?;
-        src.judge(t, "the OUTPUT buffer", src.written())?;
+        src.judge_untouched(t, "the OUTPUT buffer")?;
         self.judge_placement(t, Queue::Output, 0, src)?;
         self.judge_placement(t, Queue::Capture, 0, dst)
     }

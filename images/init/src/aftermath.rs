@@ -132,11 +132,22 @@ pub fn after_test(before: &Snapshot) -> Result<Vec<Finding>, Error> {
         .collect())
 }
 
-/// What the kernel itself complained of.
+/// What the kernel itself complained of. Lines that differ in their numbers only are one finding.
 pub fn complaints(news: &News) -> Vec<Finding> {
-    let mut texts: Vec<String> = news
-        .complaints()
-        .map(|line| format!("the kernel log says: {line}"))
+    let mut kinds: Vec<(String, &str, usize)> = Vec::new();
+    for line in news.complaints() {
+        let shape = shape(line);
+        match kinds.iter_mut().find(|(other, _, _)| *other == shape) {
+            Some((_, _, count)) => *count += 1,
+            None => kinds.push((shape, line, 1)),
+        }
+    }
+    let mut texts: Vec<String> = kinds
+        .into_iter()
+        .map(|(_, line, count)| match count {
+            1 => format!("the kernel log says: {line}"),
+            _ => format!("the kernel log says, {count} times with other numbers: {line}"),
+        })
         .collect();
     if news.lost {
         texts.push(
@@ -149,6 +160,19 @@ pub fn complaints(news: &News) -> Vec<Finding> {
         .map(|text| Finding {
             eye: Eye::Aftermath,
             text,
+        })
+        .collect()
+}
+
+/// A line without its numbers, decimal or hexadecimal.
+fn shape(line: &str) -> String {
+    line.split_inclusive(|c: char| !c.is_ascii_alphanumeric())
+        .map(|word| {
+            if word.contains(|c: char| c.is_ascii_digit()) {
+                "#"
+            } else {
+                word
+            }
         })
         .collect()
 }
@@ -188,5 +212,22 @@ mod tests {
             before.leaks_since(&after)[0],
             "2 pins too many released: nr_foll_pin_acquired - nr_foll_pin_released went from 2 to 0"
         );
+    }
+
+    #[test]
+    fn complaints_that_differ_in_numbers_are_one() {
+        let line = |address: &str| {
+            format!("DMA-API: virtio-pci 0000:00:02.0: overlap [address={address}]")
+        };
+        let news = News {
+            lines: vec![line("0x27e5000"), line("0x929000"), "BUG: other".into()],
+            lost: false,
+        };
+        let texts: Vec<_> = complaints(&news)
+            .into_iter()
+            .map(|finding| finding.text)
+            .collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("2 times") && texts[0].contains("0x27e5000"));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What must be mounted, and the kernel's own checks turned on.
+//! What must be mounted, and kernel settings that tests count on.
 
 use nix::mount::{MsFlags, mount};
 use std::fs;
@@ -30,6 +30,13 @@ pub fn mount_all() {
         {
             eprintln!("pinbed-init: cannot mount {kind} on {place}: {error}");
         }
+    }
+    // The kernel gives small machines no huge pages unless asked. Absent where it has none at all.
+    for file in ["enabled", "defrag"] {
+        let _ = fs::write(
+            format!("/sys/kernel/mm/transparent_hugepage/{file}"),
+            "madvise",
+        );
     }
     // DMA-API debugging reports one error and then falls silent unless told otherwise. Absent where it is not built in.
     let _ = fs::write("/sys/kernel/debug/dma-api/all_errors", "1");

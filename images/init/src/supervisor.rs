@@ -36,7 +36,9 @@ pub fn run_all(
     let mut stuck = Vec::new();
     let mut at_load = aftermath::complaints(&log.news());
     for finding in &mut at_load {
-        finding.text.insert_str(0, "while the driver was loaded, before this test, ");
+        finding
+            .text
+            .insert_str(0, "while the driver was loaded, before this test, ");
     }
     for name in names {
         port.send(&Message::Start { name: name.clone() });

@@ -41,6 +41,10 @@ pub const TESTS: &[Test] = &[
         "What one instance writes into its CAPTURE buffer another reads as an import on OUTPUT, with no copy between."),
     test("dmabuf::import_outlives_its_descriptor", import_outlives_its_descriptor, DMABUF,
         "A queued import stays with the device after the process closed the descriptor and its mapping."),
+    test("dmabuf::cpu_reads_what_the_device_reads", cpu_reads_what_the_device_reads, "Documentation/driver-api/dma-buf.rst, DMA_BUF_IOCTL_SYNC",
+        "A process may read, between DMA_BUF_IOCTL_SYNC calls that say so, a heap buffer that is imported for the device to read."),
+    test("dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf", cpu_reads_what_it_wrote_to_a_udmabuf, "Documentation/driver-api/dma-buf.rst, DMA_BUF_IOCTL_SYNC",
+        "A process may write and then read a udmabuf, between DMA_BUF_IOCTL_SYNC calls that say so."),
     test("dmabuf::bad_descriptor_is_refused", bad_descriptor_is_refused, DMABUF,
         "A descriptor that is closed, or of something other than a dma-buf, or of one too small, is refused with EINVAL."),
 ];
@@ -217,6 +221,22 @@ fn import_outlives_its_descriptor(t: &mut Ctx) -> TestResult {
     m2m.queue(t, Capture, 0, &dst)?;
     m2m.stream_on()?;
     m2m.finish(t, &others[0], &data, &dst, &data)
+}
+
+fn cpu_reads_what_the_device_reads(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let mut src = m2m.with(Output, Area::heap(FRAME.size())?)?;
+    src.fill(t)?;
+    m2m.queue(t, Output, 0, &src)?;
+    Ok(src.judge(t, "the imported buffer", src.written())?)
+}
+
+fn cpu_reads_what_it_wrote_to_a_udmabuf(t: &mut Ctx) -> TestResult {
+    let pages = FRAME.size().next_multiple_of(PAGE);
+    let (fd, _file) = dmabuf::udmabuf(pages)?;
+    let mut area = Area::dmabuf(fd, pages, FRAME.size())?;
+    area.fill(t)?;
+    Ok(area.judge(t, "the udmabuf", area.written())?)
 }
 
 fn bad_descriptor_is_refused(t: &mut Ctx) -> TestResult {

@@ -120,16 +120,11 @@ impl Stage {
                 );
             }
         }
-        self.src.judge(
-            t,
-            &format!("{what}: the OUTPUT buffer's memory"),
-            self.src.written(),
-        )?;
-        Ok(self.dst.judge(
-            t,
-            &format!("{what}: the CAPTURE buffer's memory"),
-            self.dst.written(),
-        )?)
+        self.src
+            .judge_untouched(t, &format!("{what}: the OUTPUT buffer's memory"))?;
+        Ok(self
+            .dst
+            .judge_untouched(t, &format!("{what}: the CAPTURE buffer's memory"))?)
     }
 
     /// The same job on what the device does hold works: it was refused for its fault alone.

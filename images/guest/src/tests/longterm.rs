@@ -11,7 +11,7 @@ use pinbed_guest::cma::{self, Region};
 use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::device::Device;
 use pinbed_guest::error::Error;
-use pinbed_guest::extent::{PAGE, frames};
+use pinbed_guest::extent::{Extent, PAGE, frames};
 use pinbed_guest::m2m::{M2m, describe};
 use pinbed_guest::mapping::Mapping;
 use pinbed_guest::pagemap;
@@ -78,13 +78,14 @@ fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
     ))
 }
 
-fn extents(area: &Area) -> TestResult<Vec<pinbed_guest::extent::Extent>> {
-    area.extents()?.map_err(|address| {
-        Stop::finding(
+fn extents(area: &Area) -> TestResult<Vec<Extent>> {
+    match area.extents()? {
+        Some(Ok(at)) => Ok(at),
+        _ => Err(Stop::finding(
             Eye::Harness,
-            format!("the page at {address:#x} is not present"),
-        )
-    })
+            "not all pages of the buffer are present",
+        )),
+    }
 }
 
 /// The area's pages are all in, or all out of, the region.

@@ -102,8 +102,18 @@ fn thousand(t: &mut Ctx, pick: fn(usize) -> usize) -> TestResult {
     for cycle in 0..1000 {
         let (src, dst) = (&mut sources[pick(cycle)], &sinks[pick(cycle)]);
         src.refresh(t)?;
-        m2m.queue(t, Output, 0, src)?;
-        m2m.queue(t, Capture, 0, dst)?;
+        // Looking at the placement takes longer than all the rest.
+        if cycle % 50 < 2 {
+            m2m.queue(t, Output, 0, src)?;
+            m2m.queue(t, Capture, 0, dst)?;
+        } else {
+            for (queue, area) in [(Output, &*src), (Capture, dst)] {
+                let queued = m2m.enqueue(queue, 0, area);
+                queued.map_err(|errno| {
+                    Stop::finding(Eye::Cpu, format!("QBUF fails with {errno:?}"))
+                })?;
+            }
+        }
         m2m.finish(t, src, src.written(), dst, src.written())?;
         if t.findings() > 0 {
             t.note(format!("given up after cycle {cycle}"));
@@ -159,7 +169,7 @@ fn failed_job_returns_its_buffers(t: &mut Ctx) -> TestResult {
             wire::STATUS_ERROR,
         );
     }
-    dst.judge(t, "the CAPTURE buffer of a failed job", dst.written())?;
+    dst.judge_untouched(t, "the CAPTURE buffer of a failed job")?;
     m2m.copy(t, &mut src, &mut dst)
 }
 
@@ -326,7 +336,7 @@ fn close_unpins_queued_buffers(t: &mut Ctx) -> TestResult {
     drop(m2m);
     before.judge(t, "after close", 0, 0)?;
     for area in &areas {
-        area.judge(t, "a buffer's memory after close", area.written())?;
+        area.judge_untouched(t, "a buffer's memory after close")?;
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ pub const TESTS: &[Test] = &[
         "Anonymous memory that was never touched is pinned for reading as pages of its own that hold zeros."),
     test("userptr::read_only_memory_is_readable", read_only_memory_is_readable, "drivers/media/common/videobuf2/frame_vector.c",
         "The device reads memory that the process may only read."),
+    test("userptr::read_only_shared_memory_is_readable", read_only_shared_memory_is_readable, "drivers/media/common/videobuf2/frame_vector.c",
+        "The device reads shared memory of a memfd that the process may only read."),
     test("userptr::read_only_memory_is_not_writable", read_only_memory_is_not_writable, "drivers/media/common/videobuf2/frame_vector.c",
         "A CAPTURE buffer in memory that the process may only read is refused, with no pin left behind."),
     test("userptr::inaccessible_memory_is_refused", inaccessible_memory_is_refused, "drivers/media/common/videobuf2/frame_vector.c",
@@ -132,9 +134,10 @@ fn untouched_memory_reads_as_zeros(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-fn read_only_memory_is_readable(t: &mut Ctx) -> TestResult {
+/// The device reads what the process filled and then gave up the right to write.
+fn read_only(t: &mut Ctx, area: Area) -> TestResult {
     let m2m = M2m::copier(FRAME)?;
-    let mut src = m2m.with(Output, Area::anon(0, FRAME.size())?)?;
+    let mut src = m2m.with(Output, area)?;
     let mut dst = m2m.own(Capture)?;
     src.fill(t)?;
     dst.fill(t)?;
@@ -146,6 +149,14 @@ fn read_only_memory_is_readable(t: &mut Ctx) -> TestResult {
     m2m.finish(t, &src, src.written(), &dst, src.written())
 }
 
+fn read_only_memory_is_readable(t: &mut Ctx) -> TestResult {
+    read_only(t, Area::anon(0, FRAME.size())?)
+}
+
+fn read_only_shared_memory_is_readable(t: &mut Ctx) -> TestResult {
+    read_only(t, Area::memfd(0, FRAME.size())?)
+}
+
 fn read_only_memory_is_not_writable(t: &mut Ctx) -> TestResult {
     let m2m = M2m::copier(FRAME)?;
     let mut private = Area::anon(0, FRAME.size())?;
@@ -154,7 +165,7 @@ fn read_only_memory_is_not_writable(t: &mut Ctx) -> TestResult {
         .mapping
         .protect(0..private.mapping.len(), ProtFlags::PROT_READ)?;
     refuse_area(t, &m2m, Capture, "private read-only memory", &private)?;
-    private.judge(t, "the read-only memory", private.written())?;
+    private.judge_untouched(t, "the read-only memory")?;
 
     let mut shared = Area::memfd(0, FRAME.size())?;
     shared.fill(t)?;
@@ -162,7 +173,7 @@ fn read_only_memory_is_not_writable(t: &mut Ctx) -> TestResult {
         .mapping
         .protect(0..shared.mapping.len(), ProtFlags::PROT_READ)?;
     refuse_area(t, &m2m, Capture, "shared read-only memory", &shared)?;
-    Ok(shared.judge(t, "the shared read-only memory", shared.written())?)
+    Ok(shared.judge_untouched(t, "the shared read-only memory")?)
 }
 
 fn inaccessible_memory_is_refused(t: &mut Ctx) -> TestResult {
@@ -266,7 +277,7 @@ fn neighbours(t: &mut Ctx, dmabuf_first: bool) -> TestResult<Area> {
 fn pfnmap_is_refused(t: &mut Ctx) -> TestResult {
     let m2m = M2m::copier(FRAME)?;
     let pages = FRAME.size().next_multiple_of(PAGE);
-    let buffer = dmabuf::udmabuf(pages)?;
+    let (buffer, _file) = dmabuf::udmabuf(pages)?;
     let mut area = Area::user(
         Mapping::shared(&buffer, pages, READ_WRITE)?,
         0..FRAME.size(),
@@ -275,7 +286,7 @@ fn pfnmap_is_refused(t: &mut Ctx) -> TestResult {
     for queue in [Output, Capture] {
         refuse_area(t, &m2m, queue, "a udmabuf's mapping", &area)?;
     }
-    Ok(area.judge(t, "the udmabuf", area.written())?)
+    Ok(area.judge_untouched(t, "the udmabuf")?)
 }
 
 fn pfnmap_after_memory_is_refused(t: &mut Ctx) -> TestResult {
@@ -290,7 +301,7 @@ fn pfnmap_after_memory_is_refused(t: &mut Ctx) -> TestResult {
             &area,
         )?;
     }
-    Ok(area.judge(t, "the memory", area.written())?)
+    Ok(area.judge_untouched(t, "the memory")?)
 }
 
 fn memory_after_pfnmap_is_refused(t: &mut Ctx) -> TestResult {
@@ -305,7 +316,7 @@ fn memory_after_pfnmap_is_refused(t: &mut Ctx) -> TestResult {
             &area,
         )?;
     }
-    Ok(area.judge(t, "the memory", area.written())?)
+    Ok(area.judge_untouched(t, "the memory")?)
 }
 
 fn dmabuf_mapping_is_refused(t: &mut Ctx) -> TestResult {
@@ -323,7 +334,7 @@ fn dmabuf_mapping_is_refused(t: &mut Ctx) -> TestResult {
             buffer,
             REFUSED,
         )?;
-        heap.judge(t, "the heap buffer", heap.written())?;
+        heap.judge_untouched(t, "the heap buffer")?;
 
         // The way that replaces it: the very same buffer, by its descriptor.
         m2m.request(queue, Memory::Dmabuf, 1)?;
