@@ -72,7 +72,8 @@ fn main() -> Exit {
 
 fn run(what: What) -> Result<(), Error> {
     let context = Context::of_user()?;
-    interrupt::install().map_err(|e| Error::io("watch for signals in", Path::new("/proc/self"), e))?;
+    interrupt::install()
+        .map_err(|e| Error::io("watch for signals in", Path::new("/proc/self"), e))?;
     match what {
         What::Setup { kernel, qemu } => {
             packages::ensure(&context, &packages::KERNEL)?;
@@ -101,10 +102,19 @@ fn show_kernel(context: &Context, arguments: &KernelArguments) -> Result<(), Err
     };
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-kernel-config");
     let kernel = kernel::provide(context, &directory, &request)?;
-    println!("kernel {}: {}", kernel.release, kernel.image.display());
+    println!(
+        "kernel {} (by the entry {}, baseline {})",
+        kernel.release, kernel.name, kernel.baseline
+    );
+    for file in [&kernel.image, &kernel.vmlinux, &kernel.config] {
+        println!("    {}", file.display());
+    }
     let driver = directory.join("driver");
     if driver.join("Kbuild").exists() {
-        println!("driver: {}", kernel::module(context, &kernel, &driver)?.display());
+        println!(
+            "driver: {}",
+            kernel::module(context, &kernel, &driver)?.display()
+        );
     }
     Ok(())
 }

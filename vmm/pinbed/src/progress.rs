@@ -24,7 +24,9 @@ impl Unit {
         match (self, total) {
             (_, None) if done == 0 => String::new(),
             (Unit::Bytes, None) => format!(", {}", HumanBytes(done)),
-            (Unit::Bytes, Some(total)) => format!(", {} of {}", HumanBytes(done), HumanBytes(total)),
+            (Unit::Bytes, Some(total)) => {
+                format!(", {} of {}", HumanBytes(done), HumanBytes(total))
+            }
             (Unit::Count(name), None) => format!(", {done} {name}"),
             (Unit::Count(name), Some(total)) => format!(", {done} of {total} {name}"),
         }
@@ -40,7 +42,9 @@ pub struct Progress {
 impl Progress {
     /// Live if standard error is a terminal, plain lines otherwise.
     pub fn new() -> Self {
-        Progress { live: stderr().is_terminal() }
+        Progress {
+            live: stderr().is_terminal(),
+        }
     }
 
     /// Says one thing, on a line of its own.
@@ -60,7 +64,16 @@ impl Progress {
             eprintln!("pinbed: {what} ...");
         }
         let now = Instant::now();
-        let task = Task { what, unit, total, done: 0, started: now, spoke: now, bar, finished: false };
+        let task = Task {
+            what,
+            unit,
+            total,
+            done: 0,
+            started: now,
+            spoke: now,
+            bar,
+            finished: false,
+        };
         task.style();
         task
     }
@@ -79,12 +92,6 @@ pub struct Task {
 }
 
 impl Task {
-    /// Sets how much there is to do in all, once that is known.
-    pub fn set_total(&mut self, total: u64) {
-        self.total = Some(total);
-        self.style();
-    }
-
     /// Sets how much is done; more than the total counts as the total.
     pub fn set(&mut self, done: u64) {
         self.done = self.total.map_or(done, |total| done.min(total));
@@ -103,7 +110,11 @@ impl Task {
         } else if self.spoke.elapsed() >= QUIET {
             self.spoke = Instant::now();
             let amount = self.unit.show(self.done, self.total);
-            eprintln!("pinbed: {}{amount}, {}", self.what, span(self.started.elapsed()));
+            eprintln!(
+                "pinbed: {}{amount}, {}",
+                self.what,
+                span(self.started.elapsed())
+            );
         }
     }
 
@@ -117,10 +128,13 @@ impl Task {
     }
 
     fn style(&self) {
-        let (Some(bar), amount) = (&self.bar, match self.unit {
-            Unit::Bytes => "{bytes} of {total_bytes}, {bytes_per_sec}".to_owned(),
-            Unit::Count(name) => format!("{{pos}} of {{len}} {name}"),
-        }) else {
+        let (Some(bar), amount) = (
+            &self.bar,
+            match self.unit {
+                Unit::Bytes => "{bytes} of {total_bytes}, {bytes_per_sec}".to_owned(),
+                Unit::Count(name) => format!("{{pos}} of {{len}} {name}"),
+            },
+        ) else {
             return;
         };
         let template = match self.total {
@@ -166,8 +180,14 @@ mod tests {
 
     #[test]
     fn amounts_name_their_unit() {
-        assert_eq!(Unit::Count("objects").show(8, Some(20)), ", 8 of 20 objects");
-        assert_eq!(Unit::Bytes.show(1 << 20, Some(3 << 20)), ", 1.00 MiB of 3.00 MiB");
+        assert_eq!(
+            Unit::Count("objects").show(8, Some(20)),
+            ", 8 of 20 objects"
+        );
+        assert_eq!(
+            Unit::Bytes.show(1 << 20, Some(3 << 20)),
+            ", 1.00 MiB of 3.00 MiB"
+        );
         assert_eq!(Unit::Count("objects").show(0, None), "");
     }
 }

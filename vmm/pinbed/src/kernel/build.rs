@@ -23,8 +23,18 @@ const SPACE: u64 = 500 << 20;
 const SPACE_DEBUG: u64 = 3000 << 20;
 
 /// Variables that would change what make does.
-const FOREIGN: [&str; 10] =
-    ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "GNUMAKEFLAGS", "ARCH", "SUBARCH", "CROSS_COMPILE", "LLVM", "O", "V"];
+const FOREIGN: [&str; 10] = [
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "GNUMAKEFLAGS",
+    "ARCH",
+    "SUBARCH",
+    "CROSS_COMPILE",
+    "LLVM",
+    "O",
+    "V",
+];
 
 /// The record of a built kernel.
 #[derive(Serialize, Deserialize)]
@@ -34,7 +44,12 @@ struct Built {
 }
 
 /// Finds it in the cache, or builds it.
-pub fn provide(context: &Context, recipe: &Recipe, source: &Source, wish: &Wish) -> Result<Kernel, Error> {
+pub fn provide(
+    context: &Context,
+    recipe: &Recipe,
+    source: &Source,
+    wish: &Wish,
+) -> Result<Kernel, Error> {
     let fingerprint = Fingerprint::default()
         .add("source", &source.identity)
         .add("configuration", wish.text())
@@ -90,7 +105,9 @@ fn build(
 ) -> Result<Built, Error> {
     let kernel = &source.version;
     let debug = wish.fragments().iter().any(|name| name == "debug");
-    context.cache.require_free(if debug { SPACE_DEBUG } else { SPACE })?;
+    context
+        .cache
+        .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
     work.retract()?;
     let objects = work.dir().join("objects");
     fs::create_dir_all(&objects).map_err(|e| Error::io("create", &objects, e))?;
@@ -99,21 +116,34 @@ fn build(
     let log = work.dir().join("build.log");
     let jobs = available_parallelism().map_or(1, usize::from);
     let mut command = make(&source.dir, &objects);
-    command.arg(format!("-j{jobs}")).args(["bzImage", "modules"]);
-    let mut task =
-        context.progress.start(format!("building kernel {kernel}, {jobs} at a time"), Unit::Count("steps"), Some(recipe.steps));
+    command
+        .arg(format!("-j{jobs}"))
+        .args(["bzImage", "modules"]);
+    let mut task = context.progress.start(
+        format!("building kernel {kernel}, {jobs} at a time"),
+        Unit::Count("steps"),
+        Some(recipe.steps),
+    );
     let mut steps = 0;
-    Run::new("the kernel build", command).log(log).checked(is_error, |event| match event {
-        Event::Line(line) if is_step(line) => {
-            steps += 1;
-            task.set(steps);
-        }
-        _ => task.tick(),
-    })?;
+    Run::new("the kernel build", command)
+        .log(log)
+        .checked(is_error, |event| match event {
+            Event::Line(line) if is_step(line) => {
+                steps += 1;
+                task.set(steps);
+            }
+            _ => task.tick(),
+        })?;
 
     let path = objects.join("include/config/kernel.release");
-    let release = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?.trim().to_owned();
-    let built = Built { fingerprint, release };
+    let release = fs::read_to_string(&path)
+        .map_err(|e| Error::io("read", &path, e))?
+        .trim()
+        .to_owned();
+    let built = Built {
+        fingerprint,
+        release,
+    };
     work.publish(&built)?;
     task.finish(&format!("built kernel {kernel}, {steps} steps"));
     Ok(built)
@@ -122,7 +152,11 @@ fn build(
 /// tinyconfig with the wish on top, every other choice answered "no"; then looks whether the wish came true.
 fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> {
     let mut wanted = String::new();
-    for tiny in ["kernel/configs/tiny-base.config", "kernel/configs/tiny.config", "arch/x86/configs/tiny.config"] {
+    for tiny in [
+        "kernel/configs/tiny-base.config",
+        "kernel/configs/tiny.config",
+        "arch/x86/configs/tiny.config",
+    ] {
         // Older kernels have fewer of these.
         wanted += &fs::read_to_string(source.dir.join(tiny)).unwrap_or_default();
     }
@@ -137,16 +171,28 @@ fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> 
     let path = objects.join(".config");
     let config = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     let missing = wish.missing_in(&config);
-    if missing.is_empty() { Ok(()) } else { Err(Error::MissingSymbols { kernel: source.version.clone(), missing }) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::MissingSymbols {
+            kernel: source.version.clone(),
+            missing,
+        })
+    }
 }
 
 /// make for a kernel tree, in an environment that is the same for everyone.
 pub(super) fn make(source: &Path, objects: &Path) -> Command {
     let mut command = Command::new("make");
-    command.arg("-C").arg(source).arg(prefixed("O=", objects)).current_dir(objects);
+    command
+        .arg("-C")
+        .arg(source)
+        .arg(prefixed("O=", objects))
+        .current_dir(objects);
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("KBUILD_") || text.starts_with("KCONFIG_") || FOREIGN.contains(&&*text) {
+        if text.starts_with("KBUILD_") || text.starts_with("KCONFIG_") || FOREIGN.contains(&&*text)
+        {
             command.env_remove(&name);
         }
     }
@@ -185,12 +231,22 @@ fn compiler() -> Result<String, Error> {
 
 /// Whether a line of make's output is one step: "  CC      mm/gup.o".
 fn is_step(line: &str) -> bool {
-    line.strip_prefix("  ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
+    line.strip_prefix("  ")
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
 }
 
 /// Whether a line says what is wrong.
 pub(super) fn is_error(line: &str) -> bool {
-    ["error:", "Error ", "*** ", "undefined reference", "multiple definition", "ERROR: "].iter().any(|m| line.contains(m))
+    [
+        "error:",
+        "Error ",
+        "*** ",
+        "undefined reference",
+        "multiple definition",
+        "ERROR: ",
+    ]
+    .iter()
+    .any(|m| line.contains(m))
 }
 
 #[cfg(test)]
@@ -203,7 +259,9 @@ mod tests {
         assert!(!is_step("make[1]: Entering directory '/x'"));
         assert!(!is_step("   10 |  int x"));
         assert!(is_error("mm/gup.c:12:3: error: unknown type name 'x'"));
-        assert!(is_error("make[3]: *** [scripts/Makefile.build:229: mm/gup.o] Error 1"));
+        assert!(is_error(
+            "make[3]: *** [scripts/Makefile.build:229: mm/gup.o] Error 1"
+        ));
         assert!(!is_error("  CC      lib/errname.o"));
     }
 }

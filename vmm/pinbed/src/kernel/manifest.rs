@@ -51,13 +51,23 @@ impl Manifest {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, Error> {
-        let bad = |why: String| Error::Manifest { path: path.to_owned(), why };
-        let text: Text = toml::from_str(text).map_err(|e| bad(e.to_string().trim_end().to_owned()))?;
+        let bad = |why: String| Error::Manifest {
+            path: path.to_owned(),
+            why,
+        };
+        let text: Text =
+            toml::from_str(text).map_err(|e| bad(e.to_string().trim_end().to_owned()))?;
         for (i, recipe) in text.kernel.iter().enumerate() {
             if version(&recipe.name).is_none() {
-                return Err(bad(format!("the name {:?} is not a version such as \"6.12\"", recipe.name)));
+                return Err(bad(format!(
+                    "the name {:?} is not a version such as \"6.12\"",
+                    recipe.name
+                )));
             }
-            if text.kernel[..i].iter().any(|other| other.name == recipe.name) {
+            if text.kernel[..i]
+                .iter()
+                .any(|other| other.name == recipe.name)
+            {
                 return Err(bad(format!("there are two kernels named {}", recipe.name)));
             }
             if recipe.suites.is_empty() {
@@ -65,9 +75,15 @@ impl Manifest {
             }
         }
         if !text.kernel.iter().any(|recipe| recipe.name == text.default) {
-            return Err(bad(format!("the default, {}, is not one of the kernels", text.default)));
+            return Err(bad(format!(
+                "the default, {}, is not one of the kernels",
+                text.default
+            )));
         }
-        Ok(Manifest { path: path.to_owned(), text })
+        Ok(Manifest {
+            path: path.to_owned(),
+            text,
+        })
     }
 
     /// All entries, in the file's order.
@@ -82,7 +98,10 @@ impl Manifest {
 
     /// The kernel of this name.
     pub fn named(&self, name: &str) -> Result<&Recipe, Error> {
-        self.recipes().iter().find(|recipe| recipe.name == name).ok_or_else(|| self.unknown(name))
+        self.recipes()
+            .iter()
+            .find(|recipe| recipe.name == name)
+            .ok_or_else(|| self.unknown(name))
     }
 
     /// For a tree of this version: its entry, else the nearest older one, else the oldest.
@@ -90,13 +109,28 @@ impl Manifest {
         let wanted = version(tree);
         let mut sorted: Vec<_> = self.recipes().iter().collect();
         sorted.sort_by_key(|recipe| version(&recipe.name));
-        let older = sorted.iter().rev().find(|recipe| version(&recipe.name) <= wanted);
-        older.or(sorted.first()).copied().ok_or_else(|| self.unknown(tree))
+        let older = sorted
+            .iter()
+            .rev()
+            .find(|recipe| version(&recipe.name) <= wanted);
+        older
+            .or(sorted.first())
+            .copied()
+            .ok_or_else(|| self.unknown(tree))
     }
 
     fn unknown(&self, name: &str) -> Error {
-        let known = self.recipes().iter().map(|recipe| recipe.name.as_str()).collect::<Vec<_>>().join(", ");
-        Error::UnknownKernel { name: name.to_owned(), path: self.path.clone(), known }
+        let known = self
+            .recipes()
+            .iter()
+            .map(|recipe| recipe.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        Error::UnknownKernel {
+            name: name.to_owned(),
+            path: self.path.clone(),
+            known,
+        }
     }
 }
 
@@ -122,7 +156,8 @@ mod tests {
 
     #[test]
     fn the_checkouts_own_file_is_sound() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-kernel-config/kernels.toml");
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-kernel-config/kernels.toml");
         let manifest = Manifest::read(&path).unwrap();
         assert_eq!(manifest.default().unwrap().name, "6.12");
     }
@@ -145,13 +180,28 @@ mod tests {
             Error::Manifest { why, .. } => why,
             other => panic!("{other}"),
         };
-        assert!(why("default = [").contains("line 1"), "{}", why("default = ["));
+        assert!(
+            why("default = [").contains("line 1"),
+            "{}",
+            why("default = [")
+        );
         assert!(why(&format!("default = \"9.9\"\n{}", entry("6.1"))).contains("9.9"));
-        assert!(why(&format!("default = \"6.1\"\n{}{}", entry("6.1"), entry("6.1"))).contains("two kernels"));
+        assert!(
+            why(&format!(
+                "default = \"6.1\"\n{}{}",
+                entry("6.1"),
+                entry("6.1")
+            ))
+            .contains("two kernels")
+        );
         assert!(why(&format!("default = \"6.1\"\n{}", entry("latest"))).contains("not a version"));
-        assert!(why(&format!("default = \"6.1\"\n{}colour = 1\n", entry("6.1"))).contains("colour"));
+        assert!(
+            why(&format!("default = \"6.1\"\n{}colour = 1\n", entry("6.1"))).contains("colour")
+        );
         let manifest = parse(&format!("default = \"6.1\"\n{}", entry("6.1"))).unwrap();
-        let Err(Error::UnknownKernel { known, .. }) = manifest.named("6.2") else { panic!() };
+        let Err(Error::UnknownKernel { known, .. }) = manifest.named("6.2") else {
+            panic!()
+        };
         assert_eq!(known, "6.1");
     }
 }

@@ -50,7 +50,11 @@ pub struct Kernel {
 }
 
 /// Finds the kernel in the cache or builds it. `guest_kernel_config` is the checkout's directory of that name.
-pub fn provide(context: &Context, guest_kernel_config: &Path, request: &Request) -> Result<Kernel, Error> {
+pub fn provide(
+    context: &Context,
+    guest_kernel_config: &Path,
+    request: &Request,
+) -> Result<Kernel, Error> {
     let manifest = Manifest::read(&guest_kernel_config.join("kernels.toml"))?;
     let user = request.tree.as_deref().map(Source::of_user).transpose()?;
     let recipe = match (&request.name, &user) {
@@ -58,8 +62,17 @@ pub fn provide(context: &Context, guest_kernel_config: &Path, request: &Request)
         (None, Some(source)) => manifest.nearest(&source.version)?,
         (None, None) => manifest.default()?,
     };
-    let names: Vec<&str> = recipe.fragments.iter().chain(&request.fragments).map(String::as_str).collect();
-    let wish = config::Wish::read(&guest_kernel_config.join("fragments"), &names, &recipe.lacks)?;
+    let names: Vec<&str> = recipe
+        .fragments
+        .iter()
+        .chain(&request.fragments)
+        .map(String::as_str)
+        .collect();
+    let wish = config::Wish::read(
+        &guest_kernel_config.join("fragments"),
+        &names,
+        &recipe.lacks,
+    )?;
     let source = match user {
         Some(source) => source,
         None => Source::of_debian(context, recipe)?,

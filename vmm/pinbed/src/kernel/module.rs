@@ -31,16 +31,19 @@ pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<Path
     let sources = sources(driver)?;
     let fingerprint = sources
         .iter()
-        .fold(Fingerprint::default().add("kernel", &kernel.fingerprint), |print, (name, text)| {
-            print.add(&name.to_string_lossy(), text)
-        })
+        .fold(
+            Fingerprint::default().add("kernel", &kernel.fingerprint),
+            |print, (name, text)| print.add(&name.to_string_lossy(), text),
+        )
         .finish();
     // One entry for each kernel and checkout, so that an edit recompiles what it must and no more.
     let place = Fingerprint::default()
         .add("objects", kernel.objects.as_os_str().as_encoded_bytes())
         .add("driver", driver.as_os_str().as_encoded_bytes())
         .finish();
-    let entry = context.cache.entry("module", &format!("{}-{place}", kernel.name));
+    let entry = context
+        .cache
+        .entry("module", &format!("{}-{place}", kernel.name));
     if !found(&entry, &fingerprint) {
         let work = entry.lock(&context.progress)?;
         if !found(&entry, &fingerprint) {
@@ -51,7 +54,8 @@ pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<Path
 }
 
 fn found(entry: &Entry, fingerprint: &str) -> bool {
-    let right = |built: Built| built.fingerprint == fingerprint && entry.dir().join(MODULE).exists();
+    let right =
+        |built: Built| built.fingerprint == fingerprint && entry.dir().join(MODULE).exists();
     entry.record().is_some_and(right)
 }
 
@@ -60,16 +64,24 @@ fn sources(driver: &Path) -> Result<BTreeMap<OsString, Vec<u8>>, Error> {
     let mut sources = BTreeMap::new();
     for entry in fs::read_dir(driver).map_err(|e| Error::io("read", driver, e))? {
         let path = entry.map_err(|e| Error::io("read", driver, e))?.path();
-        let (Some(name), extension) = (path.file_name(), path.extension().and_then(|e| e.to_str())) else { continue };
+        let (Some(name), extension) = (path.file_name(), path.extension().and_then(|e| e.to_str()))
+        else {
+            continue;
+        };
         let wanted = matches!(extension, Some("c" | "h")) || name == "Kbuild";
         if wanted && !name.to_string_lossy().ends_with(".mod.c") {
-            sources.insert(name.to_owned(), fs::read(&path).map_err(|e| Error::io("read", &path, e))?);
+            sources.insert(
+                name.to_owned(),
+                fs::read(&path).map_err(|e| Error::io("read", &path, e))?,
+            );
         }
     }
     if sources.contains_key(Path::new("Kbuild").as_os_str()) {
         Ok(sources)
     } else {
-        Err(Error::NoDriver { path: driver.to_owned() })
+        Err(Error::NoDriver {
+            path: driver.to_owned(),
+        })
     }
 }
 
@@ -79,7 +91,9 @@ fn mirror(sources: &BTreeMap<OsString, Vec<u8>>, dir: &Path) -> Result<(), Error
     for entry in fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))? {
         let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
         let is_source = matches!(path.extension().and_then(|e| e.to_str()), Some("c" | "h"));
-        let stale = path.file_name().is_some_and(|name| !sources.contains_key(name));
+        let stale = path
+            .file_name()
+            .is_some_and(|name| !sources.contains_key(name));
         if is_source && stale {
             fs::remove_file(&path).map_err(|e| Error::io("delete", &path, e))?;
         }
@@ -103,10 +117,16 @@ fn build(
     work.retract()?;
     let dir = work.dir().join("source");
     mirror(sources, &dir)?;
-    let mut task =
-        context.progress.start(format!("building {MODULE} for kernel {}", kernel.release), Unit::Count("steps"), None);
+    let mut task = context.progress.start(
+        format!("building {MODULE} for kernel {}", kernel.release),
+        Unit::Count("steps"),
+        None,
+    );
     let mut command = make(&kernel.source, &kernel.objects);
-    command.arg(prefixed("M=", &dir)).arg("modules").current_dir(&dir);
+    command
+        .arg(prefixed("M=", &dir))
+        .arg("modules")
+        .current_dir(&dir);
     Run::new("the driver's build", command)
         .log(work.dir().join("build.log"))
         .checked(is_error, |_| task.tick())?;
@@ -124,7 +144,14 @@ mod tests {
     #[test]
     fn only_sources_are_taken_and_a_kbuild_is_needed() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a.c", "a.h", "a.o", "pinbed.mod.c", "Module.symvers", "a.c~"] {
+        for name in [
+            "a.c",
+            "a.h",
+            "a.o",
+            "pinbed.mod.c",
+            "Module.symvers",
+            "a.c~",
+        ] {
             fs::write(dir.path().join(name), name).unwrap();
         }
         assert!(matches!(sources(dir.path()), Err(Error::NoDriver { .. })));
@@ -136,10 +163,20 @@ mod tests {
     #[test]
     fn the_copy_follows_the_checkout_and_leaves_the_unchanged_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let files = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, t)| (OsString::from(n), t.as_bytes().to_vec())).collect();
+        let files = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(n, t)| (OsString::from(n), t.as_bytes().to_vec()))
+                .collect()
+        };
         mirror(&files(&[("a.c", "1"), ("b.h", "1")]), dir.path()).unwrap();
         fs::write(dir.path().join("a.o"), "object").unwrap();
-        let time = |name: &str| fs::metadata(dir.path().join(name)).unwrap().modified().unwrap();
+        let time = |name: &str| {
+            fs::metadata(dir.path().join(name))
+                .unwrap()
+                .modified()
+                .unwrap()
+        };
         let before = time("a.c");
         mirror(&files(&[("a.c", "1"), ("c.h", "2")]), dir.path()).unwrap();
         assert_eq!(time("a.c"), before);

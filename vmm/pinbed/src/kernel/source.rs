@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
 use super::Recipe;
+use crate::progress::Unit;
 use crate::provision::apt::{self, Apt};
 use crate::provision::cache::{Fingerprint, Locked};
 use crate::provision::child::Run;
 use crate::provision::{Context, Error};
-use crate::progress::Unit;
 
 /// The space that a package, the tarball in it and the unpacked tree take at the same time.
 const SPACE: u64 = 2400 << 20;
@@ -59,7 +59,10 @@ impl Source {
         Ok(Source {
             version: version(&dir)?,
             dir,
-            identity: format!("{} {} {}", unpacked.package, unpacked.version, unpacked.sha256),
+            identity: format!(
+                "{} {} {}",
+                unpacked.package, unpacked.version, unpacked.sha256
+            ),
             of_user: false,
         })
     }
@@ -75,17 +78,28 @@ impl Source {
         // What the top Makefile looks for before it builds out of tree.
         for product in [".config", "include/config", "arch/x86/include/generated"] {
             if dir.join(product).exists() {
-                return Err(Error::BuiltInPlace { path: dir, product: product.to_owned() });
+                return Err(Error::BuiltInPlace {
+                    path: dir,
+                    product: product.to_owned(),
+                });
             }
         }
-        Ok(Source { version: version(&dir)?, identity: state(&dir)?, dir, of_user: true })
+        Ok(Source {
+            version: version(&dir)?,
+            identity: state(&dir)?,
+            dir,
+            of_user: true,
+        })
     }
 }
 
 /// Names, sizes and times of all files: tells an edited tree from an unedited one in a fraction of a second.
 fn state(dir: &Path) -> Result<String, Error> {
     let mut print = Fingerprint::default();
-    let files = WalkDir::new(dir).sort_by_file_name().into_iter().filter_entry(|entry| entry.file_name() != ".git");
+    let files = WalkDir::new(dir)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| entry.file_name() != ".git");
     for file in files {
         let found = file.and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = found.map_err(|e| {
@@ -93,7 +107,12 @@ fn state(dir: &Path) -> Result<String, Error> {
             Error::io("read", &path, e.into())
         })?;
         if !metadata.is_dir() {
-            let mark = format!("{} {} {}", metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+            let mark = format!(
+                "{} {} {}",
+                metadata.size(),
+                metadata.mtime(),
+                metadata.mtime_nsec()
+            );
             print = print.add(&file.path().to_string_lossy(), mark);
         }
     }
@@ -105,10 +124,19 @@ fn version(dir: &Path) -> Result<String, Error> {
     let path = dir.join("Makefile");
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     let field = |name: &str| {
-        let line = text.lines().take(20).find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
+        let line = text
+            .lines()
+            .take(20)
+            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
         line.unwrap_or_default().trim().to_owned()
     };
-    Ok(format!("{}.{}.{}{}", field("VERSION"), field("PATCHLEVEL"), field("SUBLEVEL"), field("EXTRAVERSION")))
+    Ok(format!(
+        "{}.{}.{}{}",
+        field("VERSION"),
+        field("PATCHLEVEL"),
+        field("SUBLEVEL"),
+        field("EXTRAVERSION")
+    ))
 }
 
 fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, Error> {
@@ -116,7 +144,10 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
     let deb = {
         let apt = Apt::open(context, &recipe.suites)?;
         let deb = apt.package(&recipe.package)?;
-        let files = apt.download(&format!("{} {}", deb.package, deb.version), std::slice::from_ref(&deb))?;
+        let files = apt.download(
+            &format!("{} {}", deb.package, deb.version),
+            std::slice::from_ref(&deb),
+        )?;
         let package = work.fresh("package")?;
         for file in files {
             apt::unpack(&file, &package, |_| {})?;
@@ -125,23 +156,42 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
         deb
     };
     let package = work.dir().join("package");
-    let tarball = package.join("usr/src").join(format!("{}.tar.xz", recipe.package));
+    let tarball = package
+        .join("usr/src")
+        .join(format!("{}.tar.xz", recipe.package));
     let tree = work.fresh("tree")?;
     let file = File::open(&tarball).map_err(|e| Error::io("read", &tarball, e))?;
-    let size = file.metadata().map_err(|e| Error::io("read", &tarball, e))?.len();
+    let size = file
+        .metadata()
+        .map_err(|e| Error::io("read", &tarball, e))?
+        .len();
     // tar reads from a descriptor whose position we share, which is how far it is.
-    let mut position = file.try_clone().map_err(|e| Error::io("read", &tarball, e))?;
-    let mut task = context.progress.start(format!("unpacking {}", recipe.package), Unit::Bytes, Some(size));
+    let mut position = file
+        .try_clone()
+        .map_err(|e| Error::io("read", &tarball, e))?;
+    let mut task = context.progress.start(
+        format!("unpacking {}", recipe.package),
+        Unit::Bytes,
+        Some(size),
+    );
     let mut tar = Command::new("tar");
-    tar.args(["--extract", "--xz", "--strip-components=1", "--file=-"]).current_dir(&tree);
+    tar.args(["--extract", "--xz", "--strip-components=1", "--file=-"])
+        .current_dir(&tree);
     Run::new("tar", tar).stdin(file).checked(
         |_| false,
         |_| task.set(position.stream_position().unwrap_or_default()),
     )?;
     fs::remove_dir_all(&package).map_err(|e| Error::io("delete", &package, e))?;
-    let unpacked = Unpacked { package: deb.package, version: deb.version, sha256: deb.sha256 };
+    let unpacked = Unpacked {
+        package: deb.package,
+        version: deb.version,
+        sha256: deb.sha256,
+    };
     work.publish(&unpacked)?;
-    task.finish(&format!("unpacked {} {}", unpacked.package, unpacked.version));
+    task.finish(&format!(
+        "unpacked {} {}",
+        unpacked.package, unpacked.version
+    ));
     Ok(unpacked)
 }
 
@@ -153,7 +203,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("mm")).unwrap();
         for (name, text) in [
-            ("Makefile", "# SPDX\nVERSION = 6\nPATCHLEVEL = 13\nSUBLEVEL = 0\nEXTRAVERSION = -rc4\nNAME = x\n"),
+            (
+                "Makefile",
+                "# SPDX\nVERSION = 6\nPATCHLEVEL = 13\nSUBLEVEL = 0\nEXTRAVERSION = -rc4\nNAME = x\n",
+            ),
             ("Kconfig", ""),
             ("mm/gup.c", ""),
         ] {
@@ -168,7 +221,13 @@ mod tests {
         let source = Source::of_user(dir.path()).unwrap();
         assert_eq!(source.version, "6.13.0-rc4");
         fs::remove_file(dir.path().join("mm/gup.c")).unwrap();
-        assert!(matches!(Source::of_user(dir.path()), Err(Error::NotAKernelTree { lacks: "mm/gup.c", .. })));
+        assert!(matches!(
+            Source::of_user(dir.path()),
+            Err(Error::NotAKernelTree {
+                lacks: "mm/gup.c",
+                ..
+            })
+        ));
     }
 
     #[test]
@@ -176,7 +235,10 @@ mod tests {
         let dir = tree();
         fs::write(dir.path().join(".config"), "").unwrap();
         let error = Source::of_user(dir.path()).unwrap_err();
-        assert!(matches!(&error, Error::BuiltInPlace { product, .. } if product == ".config"), "{error}");
+        assert!(
+            matches!(&error, Error::BuiltInPlace { product, .. } if product == ".config"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -50,29 +50,47 @@ impl<'a> Apt<'a> {
         let release = suites.first().map_or("", String::as_str);
         let mirrors = Mirrors::of_host(Path::new(ETC));
         if mirrors.archive.is_empty() {
-            return Err(Error::NoMirror { etc: ETC.into(), release: release.to_owned() });
+            return Err(Error::NoMirror {
+                etc: ETC.into(),
+                release: release.to_owned(),
+            });
         }
         if !Path::new(KEYRING).exists() {
-            return Err(Error::NoKeyring { path: KEYRING.into() });
+            return Err(Error::NoKeyring {
+                path: KEYRING.into(),
+            });
         }
-        let work = context.cache.entry("apt", &suites.join("+")).lock(&context.progress)?;
+        let work = context
+            .cache
+            .entry("apt", &suites.join("+"))
+            .lock(&context.progress)?;
         let apt = Apt { context, work };
         apt.write("apt.conf", &apt.configuration())?;
         apt.write("status", &installed(&INSTALL_TIME_ONLY))?;
-        for dir in ["state/lists/partial", "cache/archives/partial", "empty/partial"] {
+        for dir in [
+            "state/lists/partial",
+            "cache/archives/partial",
+            "empty/partial",
+        ] {
             super::cache::create_dir(&apt.path(dir))?;
         }
         // More than one when it is not sure which is Debian's; a foreign one fails the signature check.
         let mut failure = Vec::new();
         for archive in &mirrors.archive {
-            apt.write("sources.list", &source_lines(suites, archive, mirrors.security.first()))?;
+            apt.write(
+                "sources.list",
+                &source_lines(suites, archive, mirrors.security.first()),
+            )?;
             match apt.update(release) {
                 Ok(()) => return Ok(apt),
                 Err(Error::Command { lines, .. }) => failure.extend(lines),
                 Err(other) => return Err(other),
             }
         }
-        Err(Error::Mirror { mirrors: mirrors.archive.join(", "), lines: failure })
+        Err(Error::Mirror {
+            mirrors: mirrors.archive.join(", "),
+            lines: failure,
+        })
     }
 
     /// The package that would be installed from the suites, without those it depends on.
@@ -83,11 +101,26 @@ impl<'a> Apt<'a> {
 
     /// The packages and all that they need to run, none taken as installed, the newest that `suite` allows.
     pub fn closure(&self, packages: &[&str], suite: &str) -> Result<Vec<Deb>, Error> {
-        let mut command = self.apt_get(&["install", "--print-uris", "--yes", "--target-release", suite]);
+        let mut command = self.apt_get(&[
+            "install",
+            "--print-uris",
+            "--yes",
+            "--target-release",
+            suite,
+        ]);
         // With an archive directory that is empty, what is already downloaded is listed too.
-        command.arg("-o").arg(format!("Dir::Cache::archives={}", self.path("empty").display())).args(packages);
+        command
+            .arg("-o")
+            .arg(format!(
+                "Dir::Cache::archives={}",
+                self.path("empty").display()
+            ))
+            .args(packages);
         let lines = self.uris("the search for packages", command)?;
-        let exact: Vec<String> = lines.iter().map(|deb| format!("{}={}", deb.package, deb.version)).collect();
+        let exact: Vec<String> = lines
+            .iter()
+            .map(|deb| format!("{}={}", deb.package, deb.version))
+            .collect();
         self.describe(&exact)
     }
 
@@ -97,21 +130,40 @@ impl<'a> Apt<'a> {
         let total: u64 = debs.iter().map(|deb| deb.size).sum();
         // The files, and as much again for apt's own lists and the unpacking that follows.
         self.context.cache.require_free(2 * total)?;
-        let mut task = self.context.progress.start(format!("downloading {what}"), Unit::Bytes, Some(total));
+        let mut task =
+            self.context
+                .progress
+                .start(format!("downloading {what}"), Unit::Bytes, Some(total));
         let mut command = self.apt_get(&["download"]);
-        command.current_dir(&archives).args(debs.iter().map(|deb| format!("{}={}", deb.package, deb.version)));
+        command.current_dir(&archives).args(
+            debs.iter()
+                .map(|deb| format!("{}={}", deb.package, deb.version)),
+        );
         let paths: Vec<PathBuf> = debs.iter().map(|deb| archives.join(&deb.file)).collect();
         let result = Run::new("the download", command).checked(complaint, |_| {
-            task.set(paths.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum());
+            task.set(
+                paths
+                    .iter()
+                    .filter_map(|path| Some(path.metadata().ok()?.len()))
+                    .sum(),
+            );
         });
         match result {
-            Err(Error::Command { lines, .. }) => return Err(Error::Download { what: what.to_owned(), lines }),
+            Err(Error::Command { lines, .. }) => {
+                return Err(Error::Download {
+                    what: what.to_owned(),
+                    lines,
+                });
+            }
             other => other?,
         }
         for (deb, path) in debs.iter().zip(&paths) {
             check(deb, path)?;
         }
-        task.finish(&format!("downloaded {what}, {} MiB", total.div_ceil(1 << 20)));
+        task.finish(&format!(
+            "downloaded {what}, {} MiB",
+            total.div_ceil(1 << 20)
+        ));
         Ok(paths)
     }
 
@@ -121,7 +173,8 @@ impl<'a> Apt<'a> {
             Unit::Count("lists"),
             None,
         );
-        Run::new("apt-get update", self.apt_get(&["update"])).checked(complaint, |_| task.tick())?;
+        Run::new("apt-get update", self.apt_get(&["update"]))
+            .checked(complaint, |_| task.tick())?;
         task.finish(&format!("read the package lists of Debian {release}"));
         Ok(())
     }
@@ -145,12 +198,21 @@ impl<'a> Apt<'a> {
 
     fn unknown(&self, package: &str) -> Error {
         let lines = vec![format!("{package} is in none of the suites")];
-        Error::Command { what: "the search for packages".to_owned(), status: "no match".to_owned(), lines, log: None }
+        Error::Command {
+            what: "the search for packages".to_owned(),
+            status: "no match".to_owned(),
+            lines,
+            log: None,
+        }
     }
 
     fn apt_get(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("apt-get");
-        command.arg("--config-file").arg(self.path("apt.conf")).args(arguments);
+        command
+            .arg("--config-file")
+            .arg(self.path("apt.conf"))
+            .args(arguments)
+            .current_dir(self.work.dir());
         command
     }
 
@@ -211,7 +273,9 @@ fn source_lines(suites: &[String], archive: &str, security: Option<&String>) -> 
             Some(mirror) => mirror,
             None => continue,
         };
-        lines.push_str(&format!("deb [signed-by={KEYRING} target=Packages] {mirror} {suite} main\n"));
+        lines.push_str(&format!(
+            "deb [signed-by={KEYRING} target=Packages] {mirror} {suite} main\n"
+        ));
     }
     lines
 }
@@ -219,7 +283,9 @@ fn source_lines(suites: &[String], archive: &str, security: Option<&String>) -> 
 /// A dpkg status file in which these packages are installed, at a version above any other.
 fn installed(packages: &[&str]) -> String {
     let stanza = |name: &&str| {
-        format!("Package: {name}\nStatus: install ok installed\nArchitecture: all\nMulti-Arch: foreign\nVersion: 999\n\n")
+        format!(
+            "Package: {name}\nStatus: install ok installed\nArchitecture: all\nMulti-Arch: foreign\nVersion: 999\n\n"
+        )
     };
     packages.iter().map(stanza).collect()
 }
@@ -227,11 +293,21 @@ fn installed(packages: &[&str]) -> String {
 /// `'URI' FILE SIZE HASH`, as `apt-get --print-uris` writes it.
 fn uri_line(line: &str) -> Option<Deb> {
     let mut words = line.strip_prefix('\'')?.split_whitespace().skip(1);
-    let (file, size, hash) = (words.next()?.to_owned(), words.next()?.parse().ok()?, words.next().unwrap_or_default());
+    let (file, size, hash) = (
+        words.next()?.to_owned(),
+        words.next()?.parse().ok()?,
+        words.next().unwrap_or_default(),
+    );
     let mut parts = file.split('_');
     let (package, version) = (parts.next()?.to_owned(), parts.next()?.replace("%3a", ":"));
     let sha256 = hash.strip_prefix("SHA256:").unwrap_or_default().to_owned();
-    Some(Deb { package, version, file, size, sha256 })
+    Some(Deb {
+        package,
+        version,
+        file,
+        size,
+        sha256,
+    })
 }
 
 fn complaint(line: &str) -> bool {
@@ -259,13 +335,20 @@ fn check(deb: &Deb, path: &Path) -> Result<(), Error> {
         return Ok(());
     };
     fs::remove_file(path).map_err(|e| Error::io("delete", path, e))?;
-    Err(Error::Corrupt { file: path.to_owned(), why })
+    Err(Error::Corrupt {
+        file: path.to_owned(),
+        why,
+    })
 }
 
 /// Unpacks a package's files below a directory.
 pub fn unpack(deb: &Path, into: &Path, on_event: impl FnMut(Event<'_>)) -> Result<(), Error> {
     let mut command = Command::new("dpkg-deb");
-    command.arg("--extract").arg(deb).arg(into).current_dir(into);
+    command
+        .arg("--extract")
+        .arg(deb)
+        .arg(into)
+        .current_dir(into);
     Run::new("dpkg-deb", command).checked(|_| false, on_event)
 }
 
@@ -278,7 +361,10 @@ mod tests {
         let line = "'http://m.example/pool/main/q/qemu/qemu-system-x86_11.1.3%2bds-1_amd64.deb' \
                     qemu-system-x86_1%3a11.1.3+ds-1_amd64.deb 10377056 SHA256:00ff";
         let deb = uri_line(line).unwrap();
-        assert_eq!((deb.package.as_str(), deb.version.as_str()), ("qemu-system-x86", "1:11.1.3+ds-1"));
+        assert_eq!(
+            (deb.package.as_str(), deb.version.as_str()),
+            ("qemu-system-x86", "1:11.1.3+ds-1")
+        );
         assert_eq!((deb.size, deb.sha256.as_str()), (10_377_056, "00ff"));
         assert_eq!(uri_line("Reading package lists..."), None);
     }
@@ -286,10 +372,22 @@ mod tests {
     #[test]
     fn security_suites_come_from_the_security_mirror_or_not_at_all() {
         let suites = ["trixie".to_owned(), "trixie-security".to_owned()];
-        let both = source_lines(&suites, "http://a.example/debian", Some(&"http://s.example/sec".to_owned()));
+        let both = source_lines(
+            &suites,
+            "http://a.example/debian",
+            Some(&"http://s.example/sec".to_owned()),
+        );
         assert_eq!(both.lines().count(), 2);
-        assert!(both.contains("http://s.example/sec trixie-security main"), "{both}");
-        assert_eq!(source_lines(&suites, "http://a.example/debian", None).lines().count(), 1);
+        assert!(
+            both.contains("http://s.example/sec trixie-security main"),
+            "{both}"
+        );
+        assert_eq!(
+            source_lines(&suites, "http://a.example/debian", None)
+                .lines()
+                .count(),
+            1
+        );
     }
 
     #[test]
@@ -297,12 +395,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.deb");
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".to_owned();
-        let deb = Deb { package: "x".into(), version: "1".into(), file: "x.deb".into(), size: 3, sha256 };
+        let deb = Deb {
+            package: "x".into(),
+            version: "1".into(),
+            file: "x.deb".into(),
+            size: 3,
+            sha256,
+        };
         fs::write(&path, "abc").unwrap();
         check(&deb, &path).unwrap();
         for wrong in ["ab", "abd"] {
             fs::write(&path, wrong).unwrap();
-            assert!(matches!(check(&deb, &path), Err(Error::Corrupt { .. })), "{wrong}");
+            assert!(
+                matches!(check(&deb, &path), Err(Error::Corrupt { .. })),
+                "{wrong}"
+            );
             assert!(!path.exists());
         }
     }

@@ -37,11 +37,23 @@ impl Cache {
     /// # Errors
     /// When neither variable names an absolute path.
     pub fn of_user() -> Result<Self, Error> {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache"))).ok_or_else(|| {
-            let source = io::Error::new(ErrorKind::NotFound, "neither XDG_CACHE_HOME nor HOME is an absolute path");
-            Error::CacheNotWritable { path: "the cache directory".into(), source }
-        })?;
+        let absolute = |name| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let base = absolute("XDG_CACHE_HOME")
+            .or_else(|| Some(absolute("HOME")?.join(".cache")))
+            .ok_or_else(|| {
+                let source = io::Error::new(
+                    ErrorKind::NotFound,
+                    "neither XDG_CACHE_HOME nor HOME is an absolute path",
+                );
+                Error::CacheNotWritable {
+                    path: "the cache directory".into(),
+                    source,
+                }
+            })?;
         Ok(Cache::at(base.join("pinbed")))
     }
 
@@ -52,18 +64,28 @@ impl Cache {
 
     /// The place for an entry. Touches nothing on disk.
     pub fn entry(&self, kind: &str, key: &str) -> Entry {
-        Entry { dir: self.root.join(kind).join(key) }
+        Entry {
+            dir: self.root.join(kind).join(key),
+        }
     }
 
     /// Fails early when fewer than `bytes` are free: better than after minutes of work.
     pub fn require_free(&self, bytes: u64) -> Result<(), Error> {
         create_dir(&self.root)?;
-        let stat = nix::sys::statvfs::statvfs(&self.root).map_err(|e| Error::io("look at", &self.root, e.into()))?;
+        let stat = nix::sys::statvfs::statvfs(&self.root)
+            .map_err(|e| Error::io("look at", &self.root, e.into()))?;
         let free = stat.blocks_available() * stat.fragment_size();
         if free < bytes {
             let mib = |n: u64| n.div_ceil(1 << 20);
-            let detail = format!("has {} MiB free, and this needs {} MiB", mib(free), mib(bytes));
-            return Err(Error::DiskFull { path: self.root.clone(), detail });
+            let detail = format!(
+                "has {} MiB free, and this needs {} MiB",
+                mib(free),
+                mib(bytes)
+            );
+            return Err(Error::DiskFull {
+                path: self.root.clone(),
+                detail,
+            });
         }
         Ok(())
     }
@@ -93,20 +115,36 @@ impl Entry {
         let mut path = self.dir.clone().into_os_string();
         path.push(".lock");
         let path = PathBuf::from(path);
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let open = || {
+            OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+        };
         let mut file = open().map_err(|e| cache_error(&path, e))?;
         let mut spoke: Option<Instant> = None;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Locked { entry: self.clone(), _lock: lock }),
-                Err((back, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => file = back,
+                Ok(lock) => {
+                    return Ok(Locked {
+                        entry: self.clone(),
+                        _lock: lock,
+                    });
+                }
+                Err((back, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => {
+                    file = back
+                }
                 Err((_, errno)) => return Err(Error::io("lock", &path, errno.into())),
             }
             if interrupt::requested() {
                 return Err(Error::Interrupted);
             }
             if spoke.is_none_or(|at| at.elapsed() > Duration::from_secs(15)) {
-                progress.say(&format!("waiting for another pinbed that works on {}", self.dir.display()));
+                progress.say(&format!(
+                    "waiting for another pinbed that works on {}",
+                    self.dir.display()
+                ));
                 spoke = Some(Instant::now());
             }
             sleep(Duration::from_millis(100));
@@ -124,11 +162,6 @@ impl Locked {
     /// The entry's directory, which exists.
     pub fn dir(&self) -> &Path {
         &self.entry.dir
-    }
-
-    /// The entry itself.
-    pub fn entry(&self) -> &Entry {
-        &self.entry
     }
 
     /// Takes the record away, so that the entry does not exist while it is worked on.
@@ -163,7 +196,9 @@ impl Locked {
         let text = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
         let temporary = self.dir().join("entry.json.new");
         let mut file = File::create(&temporary).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.write_all(&text)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
         fs::rename(&temporary, self.dir().join(RECORD)).map_err(failed)?;
         directory.sync_all().map_err(failed)
     }
@@ -176,9 +211,10 @@ pub fn create_dir(path: &Path) -> Result<(), Error> {
 
 fn cache_error(path: &Path, source: io::Error) -> Error {
     match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::NotADirectory => {
-            Error::CacheNotWritable { path: path.to_owned(), source }
-        }
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory => Error::CacheNotWritable {
+            path: path.to_owned(),
+            source,
+        },
         _ => Error::io("write", path, source),
     }
 }
@@ -258,7 +294,10 @@ mod tests {
     fn fingerprints_differ_where_concatenations_do_not() {
         let one = Fingerprint::default().add("a", "bc").finish();
         assert_eq!(one, Fingerprint::default().add("a", "bc").finish());
-        assert_ne!(one, Fingerprint::default().add("a", "b").add("c", "").finish());
+        assert_ne!(
+            one,
+            Fingerprint::default().add("a", "b").add("c", "").finish()
+        );
         assert_ne!(one, Fingerprint::default().add("ab", "c").finish());
     }
 
@@ -266,7 +305,10 @@ mod tests {
     fn too_little_space_is_said_before_work_begins() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().to_owned());
-        assert!(matches!(cache.require_free(u64::MAX / 2), Err(Error::DiskFull { .. })));
+        assert!(matches!(
+            cache.require_free(u64::MAX / 2),
+            Err(Error::DiskFull { .. })
+        ));
         cache.require_free(1).unwrap();
     }
 }

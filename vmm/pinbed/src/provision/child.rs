@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs a program to its end: its output line by line, an optional log, and no survivor after Ctrl-C.
+//! Runs a program to its end: its output line by line, an optional log, and no survivor after Ctrl-C. To be used from a
+//! thread that lives as long as the program: the kernel ends it with the thread that started it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,8 +12,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{Pid, Uid};
 
 use super::error::Error;
 use super::interrupt;
@@ -41,7 +44,7 @@ pub enum OnInterrupt {
     Finish,
 }
 
-/// A program about to be run.
+/// A program about to be run. It ends with [`Error::DiskFull`] when its working directory, if it is given one, is full.
 pub struct Run<'a> {
     what: &'a str,
     command: Command,
@@ -62,7 +65,12 @@ impl<'a> Run<'a> {
     /// of them are looked at.
     pub fn new(what: &'a str, mut command: Command) -> Self {
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
-        Run { what, command, log: None, on_interrupt: OnInterrupt::Kill }
+        Run {
+            what,
+            command,
+            log: None,
+            on_interrupt: OnInterrupt::Kill,
+        }
     }
 
     /// Feeds it a file on standard input.
@@ -85,30 +93,65 @@ impl<'a> Run<'a> {
 
     /// Runs it; anything but success is an error that carries the last lines `relevant` picks (all of the last ten if it
     /// picks none).
-    pub fn checked(self, relevant: fn(&str) -> bool, on_event: impl FnMut(Event<'_>)) -> Result<(), Error> {
-        let (what, log, full) = (self.what.to_owned(), self.log.clone(), self.working_directory());
+    pub fn checked(
+        self,
+        relevant: fn(&str) -> bool,
+        on_event: impl FnMut(Event<'_>),
+    ) -> Result<(), Error> {
+        let (what, log, full) = (
+            self.what.to_owned(),
+            self.log.clone(),
+            self.working_directory(),
+        );
         let ended = self.ended(on_event)?;
         if ended.status.success() {
             return Ok(());
         }
         if let Some(line) = ended.lines.iter().rev().find(|line| says_disk_full(line)) {
-            return Err(Error::DiskFull { path: full, detail: format!("cannot be written to any more ({})", line.trim()) });
+            return Err(Error::DiskFull {
+                path: full,
+                detail: format!("cannot be written to any more ({})", line.trim()),
+            });
         }
         let lines = pick(&ended.lines, relevant);
-        Err(Error::Command { what, status: ended.status.to_string(), lines, log })
+        Err(Error::Command {
+            what,
+            status: ended.status.to_string(),
+            lines,
+            log,
+        })
     }
 
     /// Runs it to its end, however it ends.
     pub fn ended(mut self, mut on_event: impl FnMut(Event<'_>)) -> Result<Ended, Error> {
         let program = self.command.get_program().to_string_lossy().into_owned();
-        let spawn_error = |source| Error::Spawn { program: program.clone(), source };
+        let directory = self.command.get_current_dir().map(Path::to_owned);
+        let spawn_error = |source| Error::Spawn {
+            program: program.clone(),
+            source,
+        };
         let mut log = match &self.log {
-            Some(path) => Some((File::create(path).map_err(|e| Error::io("create", path, e))?, path)),
+            Some(path) => Some((
+                File::create(path).map_err(|e| Error::io("create", path, e))?,
+                path,
+            )),
             None => None,
         };
         let (mut output, theirs) = io::pipe().map_err(spawn_error)?;
-        self.command.stderr(theirs.try_clone().map_err(spawn_error)?).stdout(theirs).process_group(0);
-        let mut group = Group { child: self.command.spawn().map_err(spawn_error)?, reaped: false };
+        self.command
+            .stderr(theirs.try_clone().map_err(spawn_error)?)
+            .stdout(theirs)
+            .process_group(0);
+        // SAFETY: between fork and exec only prctl(2) runs, which is async-signal-safe and touches no memory.
+        unsafe {
+            // So that it ends even when this process is killed outright. make passes the signal on to what it started.
+            self.command
+                .pre_exec(|| Ok(set_pdeathsig(Signal::SIGTERM)?));
+        }
+        let mut group = Group {
+            child: self.command.spawn().map_err(spawn_error)?,
+            reaped: false,
+        };
         // The command holds the pipe's writing end, which must be closed for the end of output to be seen.
         drop(self.command);
 
@@ -120,7 +163,10 @@ impl<'a> Run<'a> {
                     return Err(Error::Interrupted);
                 }
                 if !told {
-                    eprintln!("pinbed: will stop when {} has ended; it must not be left half done", self.what);
+                    eprintln!(
+                        "pinbed: will stop when {} has ended; it must not be left half done",
+                        self.what
+                    );
                     told = true;
                 }
             }
@@ -128,6 +174,16 @@ impl<'a> Run<'a> {
             match poll(&mut fds, PollTimeout::from(TICK_MS)) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {
                     on_event(Event::Tick);
+                    // Not every program notices: apt's helpers wait for ever once a write has failed.
+                    if let Some(dir) = &directory
+                        && is_full(dir)
+                    {
+                        let detail = format!("has no space left, while {} runs", self.what);
+                        return Err(Error::DiskFull {
+                            path: dir.clone(),
+                            detail,
+                        });
+                    }
                     continue;
                 }
                 Ok(_) => {}
@@ -141,7 +197,8 @@ impl<'a> Run<'a> {
                 Err(e) => return Err(spawn_error(e)),
             };
             if let Some((file, path)) = &mut log {
-                file.write_all(&bytes[..count]).map_err(|e| Error::io("write", path, e))?;
+                file.write_all(&bytes[..count])
+                    .map_err(|e| Error::io("write", path, e))?;
             }
             lines.add(&bytes[..count], &mut on_event);
         }
@@ -150,12 +207,29 @@ impl<'a> Run<'a> {
         if interrupt::requested() {
             return Err(Error::Interrupted);
         }
-        Ok(Ended { status, lines: lines.last.into() })
+        Ok(Ended {
+            status,
+            lines: lines.last.into(),
+        })
     }
 
     fn working_directory(&self) -> PathBuf {
-        self.command.get_current_dir().map_or_else(|| PathBuf::from("."), Path::to_owned)
+        self.command
+            .get_current_dir()
+            .map_or_else(|| PathBuf::from("."), Path::to_owned)
     }
+}
+
+/// Whether nothing more can be written there.
+fn is_full(dir: &Path) -> bool {
+    statvfs(dir).is_ok_and(|stat| {
+        let blocks = if Uid::effective().is_root() {
+            stat.blocks_free()
+        } else {
+            stat.blocks_available()
+        };
+        blocks * stat.fragment_size() < 64 << 10
+    })
 }
 
 /// Whether a line of a program's output says that the disk is full.
@@ -166,11 +240,20 @@ pub fn says_disk_full(line: &str) -> bool {
 /// The last lines that are relevant, twelve at most; if none is, the last ten of any kind.
 pub fn pick(lines: &[String], relevant: fn(&str) -> bool) -> Vec<String> {
     let last = |lines: Vec<&String>, most: usize| -> Vec<String> {
-        lines[lines.len().saturating_sub(most)..].iter().map(|line| (*line).clone()).collect()
+        lines[lines.len().saturating_sub(most)..]
+            .iter()
+            .map(|line| (*line).clone())
+            .collect()
     };
     let picked: Vec<_> = lines.iter().filter(|line| relevant(line)).collect();
     if picked.is_empty() {
-        return last(lines.iter().filter(|line| !line.trim().is_empty()).collect(), 10);
+        return last(
+            lines
+                .iter()
+                .filter(|line| !line.trim().is_empty())
+                .collect(),
+            10,
+        );
     }
     last(picked, 12)
 }
@@ -194,7 +277,9 @@ impl Drop for Group {
         if self.reaped {
             return;
         }
-        let Ok(id) = i32::try_from(self.child.id()) else { return };
+        let Ok(id) = i32::try_from(self.child.id()) else {
+            return;
+        };
         let group = Pid::from_raw(id);
         let deadline = Instant::now() + GRACE;
         let _ = killpg(group, Signal::SIGTERM);
@@ -266,19 +351,27 @@ mod tests {
 
     #[test]
     fn a_failure_carries_the_relevant_lines() {
-        let error = Run::new("a script", shell("echo noise; echo 'x.c:1: error: bad'; echo noise; exit 3"))
-            .checked(|line| line.contains("error:"), |_| {})
-            .unwrap_err();
-        let Error::Command { lines, status, .. } = error else { panic!("{error}") };
+        let error = Run::new(
+            "a script",
+            shell("echo noise; echo 'x.c:1: error: bad'; echo noise; exit 3"),
+        )
+        .checked(|line| line.contains("error:"), |_| {})
+        .unwrap_err();
+        let Error::Command { lines, status, .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(lines, ["x.c:1: error: bad"]);
         assert!(status.contains('3'), "{status}");
     }
 
     #[test]
     fn a_full_disk_is_told_apart() {
-        let error = Run::new("a script", shell("echo 'cc: fatal error: write: No space left on device'; exit 1"))
-            .checked(|_| true, |_| {})
-            .unwrap_err();
+        let error = Run::new(
+            "a script",
+            shell("echo 'cc: fatal error: write: No space left on device'; exit 1"),
+        )
+        .checked(|_| true, |_| {})
+        .unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     }
 
@@ -290,7 +383,10 @@ mod tests {
         let mut id = String::new();
         let mut output = io::BufReader::new(child.stdout.take().unwrap());
         io::BufRead::read_line(&mut output, &mut id).unwrap();
-        drop(Group { child, reaped: false });
+        drop(Group {
+            child,
+            reaped: false,
+        });
         let grandchild = Pid::from_raw(id.trim().parse().unwrap());
         // An orphan stays visible until its new parent reaps it, so look at its state rather than at its existence.
         let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();

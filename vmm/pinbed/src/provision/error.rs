@@ -14,7 +14,9 @@ pub enum Error {
     Interrupted,
 
     /// The cache's file system is full, or too small to begin.
-    #[error("the disk is full: {path} {detail}. Free some space there, or point XDG_CACHE_HOME at a larger disk")]
+    #[error(
+        "the disk is full: {path} {detail}. Free some space there, or point XDG_CACHE_HOME at a larger disk"
+    )]
     DiskFull {
         /// Where it was to be written.
         path: PathBuf,
@@ -23,7 +25,9 @@ pub enum Error {
     },
 
     /// The cache cannot be written.
-    #[error("{path} cannot be written. Make it writable, or point XDG_CACHE_HOME at a directory that is")]
+    #[error(
+        "{path} cannot be written. Make it writable, or point XDG_CACHE_HOME at a directory that is"
+    )]
     CacheNotWritable {
         /// The directory or file.
         path: PathBuf,
@@ -74,7 +78,9 @@ pub enum Error {
     },
 
     /// Packages are missing on a system without apt.
-    #[error("this machine lacks {missing}, and has no apt to install it with; install it by other means")]
+    #[error(
+        "this machine lacks {missing}, and has no apt to install it with; install it by other means"
+    )]
     NoApt {
         /// What is missing.
         missing: String,
@@ -100,7 +106,10 @@ pub enum Error {
     },
 
     /// The mirrors cannot be read.
-    #[error("cannot read Debian's package lists from {mirrors}{}", tail(lines, None))]
+    #[error(
+        "cannot read Debian's package lists from {mirrors}{}",
+        tail(lines, None)
+    )]
     Mirror {
         /// Which were tried.
         mirrors: String,
@@ -109,14 +118,19 @@ pub enum Error {
     },
 
     /// No keyring to check signatures with.
-    #[error("{path} is missing, so what is downloaded could not be checked. Install debian-archive-keyring")]
+    #[error(
+        "{path} is missing, so what is downloaded could not be checked. Install debian-archive-keyring"
+    )]
     NoKeyring {
         /// Where Debian puts it.
         path: PathBuf,
     },
 
     /// A download failed.
-    #[error("the download of {what} was cut off or failed; run pinbed again to resume it{}", tail(lines, None))]
+    #[error(
+        "the download of {what} was cut off or failed; run pinbed again to resume it{}",
+        tail(lines, None)
+    )]
     Download {
         /// What was being downloaded.
         what: String,
@@ -125,7 +139,9 @@ pub enum Error {
     },
 
     /// A package file is not what Debian's signed index says.
-    #[error("{file} is not what Debian's signed index says ({why}); it has been deleted, run pinbed again")]
+    #[error(
+        "{file} is not what Debian's signed index says ({why}); it has been deleted, run pinbed again"
+    )]
     Corrupt {
         /// The file.
         file: PathBuf,
@@ -134,7 +150,9 @@ pub enum Error {
     },
 
     /// `--qemu` names nothing, or nothing that runs.
-    #[error("{program} is not a QEMU that runs: {why}. Give the path of a qemu-system-x86_64, or leave --qemu out")]
+    #[error(
+        "{program} is not a QEMU that runs: {why}. Give the path of a qemu-system-x86_64, or leave --qemu out"
+    )]
     QemuNotFound {
         /// What was asked for.
         program: PathBuf,
@@ -143,7 +161,9 @@ pub enum Error {
     },
 
     /// The QEMU given is too old.
-    #[error("{program} is QEMU {found}; pinbed needs {needed} or later. Leave --qemu out to have one fetched")]
+    #[error(
+        "{program} is QEMU {found}; pinbed needs {needed} or later. Leave --qemu out to have one fetched"
+    )]
     QemuTooOld {
         /// Which.
         program: PathBuf,
@@ -154,7 +174,9 @@ pub enum Error {
     },
 
     /// The QEMU given was built without the device.
-    #[error("{program} (QEMU {version}) was built without {device}. Leave --qemu out to have one fetched")]
+    #[error(
+        "{program} (QEMU {version}) was built without {device}. Leave --qemu out to have one fetched"
+    )]
     QemuLacksDevice {
         /// Which.
         program: PathBuf,
@@ -208,7 +230,9 @@ pub enum Error {
     },
 
     /// `--kernel-src` is no kernel tree.
-    #[error("{path} is not a Linux source tree (no {lacks} in it); --kernel-src takes the top of one")]
+    #[error(
+        "{path} is not a Linux source tree (no {lacks} in it); --kernel-src takes the top of one"
+    )]
     NotAKernelTree {
         /// What was given.
         path: PathBuf,
@@ -241,11 +265,16 @@ impl Error {
     pub fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                Error::DiskFull { path, detail: format!("cannot be written ({source})") }
-            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::DiskFull {
+                path,
+                detail: format!("cannot be written ({source})"),
+            },
             ErrorKind::ReadOnlyFilesystem => Error::CacheNotWritable { path, source },
-            _ => Error::Io { doing, path, source },
+            _ => Error::Io {
+                doing,
+                path,
+                source,
+            },
         }
     }
 

@@ -29,8 +29,13 @@ impl Context {
     /// The user's cache and standard error.
     pub fn of_user() -> Result<Self, Error> {
         if std::env::consts::ARCH != "x86_64" {
-            return Err(Error::Architecture { arch: std::env::consts::ARCH });
+            return Err(Error::Architecture {
+                arch: std::env::consts::ARCH,
+            });
         }
-        Ok(Context { cache: Cache::of_user()?, progress: Progress::new() })
+        Ok(Context {
+            cache: Cache::of_user()?,
+            progress: Progress::new(),
+        })
     }
 }

@@ -16,7 +16,11 @@ use crate::progress::Unit;
 
 /// The device. QEMU has it under this name, for users to create, from 10.2 on.
 pub const DEVICE: &str = "vhost-user-test-device-pci";
-const NEEDED: Version = Version { major: 10, minor: 2, patch: 0 };
+const NEEDED: Version = Version {
+    major: 10,
+    minor: 2,
+    patch: 0,
+};
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Where a private copy comes from.
@@ -43,10 +47,18 @@ impl fmt::Display for Version {
 impl Version {
     /// Out of what `--version` prints: "QEMU emulator version 11.1.3 (Debian …)".
     fn parse(text: &str) -> Option<Self> {
-        let word = text.split_once("version ")?.1.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+        let word = text
+            .split_once("version ")?
+            .1
+            .split(|c: char| !c.is_ascii_digit() && c != '.')
+            .next()?;
         let mut numbers = word.split('.').map(str::parse);
         let mut next = || numbers.next()?.ok();
-        Some(Version { major: next()?, minor: next()?, patch: next().unwrap_or(0) })
+        Some(Version {
+            major: next()?,
+            minor: next()?,
+            patch: next().unwrap_or(0),
+        })
     }
 }
 
@@ -67,7 +79,9 @@ impl Qemu {
     /// The command to add arguments to.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.args_prefix).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+            .args(&self.args_prefix)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -82,7 +96,9 @@ impl Qemu {
             match Candidate::plain(program.clone()).probe() {
                 Ok(qemu) => return Ok(qemu),
                 // Said once, when it costs a download; not on every run.
-                Err(why) if private.record::<Private>().is_none() => context.progress.say(&format!("{why}")),
+                Err(why) if private.record::<Private>().is_none() => {
+                    context.progress.say(&format!("{why}"))
+                }
                 Err(_) => {}
             }
         }
@@ -90,7 +106,9 @@ impl Qemu {
             let work = private.lock(&context.progress)?;
             if private.record::<Private>().is_none() {
                 if host.is_none() {
-                    context.progress.say(&format!("no {PROGRAM} on PATH; fetching one out of Debian {SUITE}"));
+                    context.progress.say(&format!(
+                        "no {PROGRAM} on PATH; fetching one out of Debian {SUITE}"
+                    ));
                 }
                 let tree = work.fresh("tree")?;
                 let packages = fetch(context, &tree)?;
@@ -114,7 +132,11 @@ fn fetch(context: &Context, tree: &Path) -> Result<Vec<String>, Error> {
     let apt = Apt::open(context, &SUITES.map(str::to_owned))?;
     let debs = apt.closure(&PACKAGES, SUITE)?;
     let files = apt.download("QEMU", &debs)?;
-    let mut task = context.progress.start("unpacking QEMU", Unit::Count("packages"), Some(files.len() as u64));
+    let mut task = context.progress.start(
+        "unpacking QEMU",
+        Unit::Count("packages"),
+        Some(files.len() as u64),
+    );
     for file in &files {
         apt::unpack(file, tree, |event| {
             if let Event::Tick = event {
@@ -127,7 +149,10 @@ fn fetch(context: &Context, tree: &Path) -> Result<Vec<String>, Error> {
     for file in &files {
         fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
     }
-    Ok(debs.into_iter().map(|deb| format!("{} {}", deb.package, deb.version)).collect())
+    Ok(debs
+        .into_iter()
+        .map(|deb| format!("{} {}", deb.package, deb.version))
+        .collect())
 }
 
 /// A QEMU that is yet to be looked at.
@@ -141,7 +166,12 @@ struct Candidate {
 
 impl Candidate {
     fn plain(program: PathBuf) -> Self {
-        Candidate { name: program.clone(), program, args_prefix: Vec::new(), env: Vec::new() }
+        Candidate {
+            name: program.clone(),
+            program,
+            args_prefix: Vec::new(),
+            env: Vec::new(),
+        }
     }
 
     // Started by its own dynamic loader, with its own libraries: the host's C library may be older than it needs.
@@ -149,7 +179,11 @@ impl Candidate {
         let usr = tree.join("usr");
         let libraries = usr.join("lib/x86_64-linux-gnu");
         let name = usr.join("bin").join(PROGRAM);
-        let mut args_prefix: Vec<OsString> = vec!["--library-path".into(), libraries.clone().into(), name.clone().into()];
+        let mut args_prefix: Vec<OsString> = vec![
+            "--library-path".into(),
+            libraries.clone().into(),
+            name.clone().into(),
+        ];
         for data in ["share/qemu", "share/seabios"] {
             args_prefix.extend(["-L".into(), usr.join(data).into()]);
         }
@@ -164,8 +198,13 @@ impl Candidate {
     fn probe(self) -> Result<Qemu, Error> {
         let version = self
             .ask("--version")
-            .and_then(|text| Version::parse(&text).ok_or_else(|| format!("--version says {:?}", text.trim())))
-            .map_err(|why| Error::QemuNotFound { program: self.name.clone(), why })?;
+            .and_then(|text| {
+                Version::parse(&text).ok_or_else(|| format!("--version says {:?}", text.trim()))
+            })
+            .map_err(|why| Error::QemuNotFound {
+                program: self.name.clone(),
+                why,
+            })?;
         if version < NEEDED {
             return Err(Error::QemuTooOld {
                 program: self.name,
@@ -175,16 +214,31 @@ impl Candidate {
         }
         let devices = self
             .ask("-device help")
-            .map_err(|why| Error::QemuNotFound { program: self.name.clone(), why })?;
+            .map_err(|why| Error::QemuNotFound {
+                program: self.name.clone(),
+                why,
+            })?;
         if !devices.contains(&format!("\"{DEVICE}\"")) {
-            return Err(Error::QemuLacksDevice { program: self.name, version: version.to_string(), device: DEVICE });
+            return Err(Error::QemuLacksDevice {
+                program: self.name,
+                version: version.to_string(),
+                device: DEVICE,
+            });
         }
-        Ok(Qemu { program: self.program, args_prefix: self.args_prefix, env: self.env, version })
+        Ok(Qemu {
+            program: self.program,
+            args_prefix: self.args_prefix,
+            env: self.env,
+            version,
+        })
     }
 
     fn ask(&self, question: &str) -> Result<String, String> {
         let mut command = Command::new(&self.program);
-        command.args(&self.args_prefix).args(question.split(' ')).envs(self.env.iter().map(|(n, v)| (n, v)));
+        command
+            .args(&self.args_prefix)
+            .args(question.split(' '))
+            .envs(self.env.iter().map(|(n, v)| (n, v)));
         let mut answer = String::new();
         let ended = Run::new("QEMU", command)
             .ended(|event| {
@@ -197,7 +251,11 @@ impl Candidate {
                 Error::Spawn { source, .. } => source.to_string(),
                 other => other.to_string(),
             })?;
-        if ended.status.success() { Ok(answer) } else { Err(format!("{question} ended with {}", ended.status)) }
+        if ended.status.success() {
+            Ok(answer)
+        } else {
+            Err(format!("{question} ended with {}", ended.status))
+        }
     }
 }
 
@@ -221,8 +279,16 @@ mod tests {
     #[test]
     fn versions_are_read_and_ordered() {
         let parse = |text| Version::parse(text).unwrap();
-        let debian = parse("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)\nCopyright (c)");
-        assert_eq!(debian, Version { major: 11, minor: 1, patch: 3 });
+        let debian =
+            parse("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)\nCopyright (c)");
+        assert_eq!(
+            debian,
+            Version {
+                major: 11,
+                minor: 1,
+                patch: 3
+            }
+        );
         assert!(parse("QEMU emulator version 10.2.0") >= NEEDED);
         assert!(parse("QEMU emulator version 10.2") >= NEEDED);
         assert!(parse("QEMU emulator version 10.1.99") < NEEDED);
@@ -233,14 +299,20 @@ mod tests {
     #[test]
     fn each_shortcoming_has_its_own_error() {
         let dir = tempfile::tempdir().unwrap();
-        let context = Context { cache: super::super::cache::Cache::at(dir.path().into()), progress: crate::progress::Progress::new() };
+        let context = Context {
+            cache: super::super::cache::Cache::at(dir.path().into()),
+            progress: crate::progress::Progress::new(),
+        };
         let provide = |path: &Path| Qemu::provide(&context, Some(path));
         let device = format!("\"{DEVICE}\", bus PCI");
 
         let good = provide(&pretend(dir.path(), "10.2.1", &device)).unwrap();
         assert_eq!(good.version.to_string(), "10.2.1");
         let old = provide(&pretend(dir.path(), "7.2.22", &device)).unwrap_err();
-        assert!(matches!(&old, Error::QemuTooOld { found, .. } if found == "7.2.22"), "{old}");
+        assert!(
+            matches!(&old, Error::QemuTooOld { found, .. } if found == "7.2.22"),
+            "{old}"
+        );
         let lacks = provide(&pretend(dir.path(), "11.0.0", "\"virtio-net-pci\"")).unwrap_err();
         assert!(matches!(lacks, Error::QemuLacksDevice { .. }), "{lacks}");
         let other = provide(Path::new("/bin/true")).unwrap_err();

@@ -7,7 +7,17 @@ use std::path::{Path, PathBuf};
 
 /// Names a Debian suite can begin with.
 const RELEASES: [&str; 11] = [
-    "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "oldstable", "oldoldstable", "testing", "unstable",
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "sid",
+    "stable",
+    "oldstable",
+    "oldoldstable",
+    "testing",
+    "unstable",
 ];
 
 /// One source of binary packages.
@@ -33,12 +43,18 @@ impl Mirrors {
     pub fn of_host(etc: &Path) -> Self {
         let mut sources = Vec::new();
         let mut files: Vec<PathBuf> = fs::read_dir(etc.join("sources.list.d"))
-            .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+            .map(|entries| {
+                entries
+                    .filter_map(|entry| Some(entry.ok()?.path()))
+                    .collect()
+            })
             .unwrap_or_default();
         files.sort();
         files.insert(0, etc.join("sources.list"));
         for file in files {
-            let Ok(text) = fs::read_to_string(&file) else { continue };
+            let Ok(text) = fs::read_to_string(&file) else {
+                continue;
+            };
             match file.extension().and_then(|e| e.to_str()) {
                 Some("list") => sources.extend(text.lines().filter_map(one_line)),
                 Some("sources") => sources.extend(deb822(&text)),
@@ -53,22 +69,42 @@ impl Mirrors {
     fn among(sources: &[Source]) -> Self {
         let mut ranked: Vec<(bool, bool, &str)> = Vec::new();
         for source in sources {
-            let foreign_key = source.signed_by.as_ref().is_some_and(|key| !key.contains("debian-archive"));
-            if foreign_key || !source.components.iter().any(|component| component == "main") {
+            let foreign_key = source
+                .signed_by
+                .as_ref()
+                .is_some_and(|key| !key.contains("debian-archive"));
+            if foreign_key
+                || !source
+                    .components
+                    .iter()
+                    .any(|component| component == "main")
+            {
                 continue;
             }
-            let debian: Vec<_> = source.suites.iter().filter(|suite| RELEASES.contains(&base(suite))).collect();
+            let debian: Vec<_> = source
+                .suites
+                .iter()
+                .filter(|suite| RELEASES.contains(&base(suite)))
+                .collect();
             for uri in source.uris.iter().filter(|uri| !uri.starts_with("cdrom:")) {
                 for suite in &debian {
                     let unsure = source.signed_by.is_none() && !uri.contains("debian");
-                    ranked.push((suite.ends_with("-security"), unsure, uri.trim_end_matches('/')));
+                    ranked.push((
+                        suite.ends_with("-security"),
+                        unsure,
+                        uri.trim_end_matches('/'),
+                    ));
                 }
             }
         }
         ranked.sort_by_key(|&(_, unsure, _)| unsure);
         let mut mirrors = Mirrors::default();
         for (security, _, uri) in ranked {
-            let list = if security { &mut mirrors.security } else { &mut mirrors.archive };
+            let list = if security {
+                &mut mirrors.security
+            } else {
+                &mut mirrors.archive
+            };
             if !list.iter().any(|known| known == uri) {
                 list.push(uri.to_owned());
             }
@@ -84,22 +120,37 @@ fn base(suite: &str) -> &str {
 /// `deb [ option=value … ] uri suite component …`
 fn one_line(line: &str) -> Option<Source> {
     let line = line.split('#').next()?.trim();
-    let mut rest = line.strip_prefix("deb")?.strip_prefix([' ', '\t'])?.trim_start();
+    let mut rest = line
+        .strip_prefix("deb")?
+        .strip_prefix([' ', '\t'])?
+        .trim_start();
     let mut signed_by = None;
     if let Some(options) = rest.strip_prefix('[') {
         let (inside, after) = options.split_once(']')?;
-        signed_by = inside.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(str::to_owned);
+        signed_by = inside
+            .split_whitespace()
+            .find_map(|option| option.strip_prefix("signed-by="))
+            .map(str::to_owned);
         rest = after;
     }
     let mut words = rest.split_whitespace().map(str::to_owned);
-    Some(Source { uris: vec![words.next()?], suites: vec![words.next()?], components: words.collect(), signed_by })
+    Some(Source {
+        uris: vec![words.next()?],
+        suites: vec![words.next()?],
+        components: words.collect(),
+        signed_by,
+    })
 }
 
 /// Stanzas of `Field: value`, with comments and continuation lines.
 fn deb822(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut stanza: Vec<(String, String)> = Vec::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')).chain([""]) {
+    for line in text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .chain([""])
+    {
         if line.trim().is_empty() {
             sources.extend(stanza_source(&std::mem::take(&mut stanza)));
         } else if line.starts_with([' ', '\t']) {
@@ -115,16 +166,31 @@ fn deb822(text: &str) -> Vec<Source> {
 }
 
 fn stanza_source(stanza: &[(String, String)]) -> Option<Source> {
-    let field = |name: &str| stanza.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
-    let words = |name: &str| -> Vec<String> {
-        field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    let field = |name: &str| {
+        stanza
+            .iter()
+            .find(|(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
     };
-    let disabled = field("enabled").is_some_and(|value| ["no", "false", "0", "off"].contains(&value));
+    let words = |name: &str| -> Vec<String> {
+        field(name)
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()
+    };
+    let disabled =
+        field("enabled").is_some_and(|value| ["no", "false", "0", "off"].contains(&value));
     if disabled || !words("types").iter().any(|kind| kind == "deb") {
         return None;
     }
     let signed_by = field("signed-by").map(str::to_owned);
-    Some(Source { uris: words("uris"), suites: words("suites"), components: words("components"), signed_by })
+    Some(Source {
+        uris: words("uris"),
+        suites: words("suites"),
+        components: words("components"),
+        signed_by,
+    })
 }
 
 #[cfg(test)]
@@ -146,7 +212,13 @@ mod tests {
                     Suites: trixie trixie-updates\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\
                     \nTypes: deb\nURIs: http://mirror.example/debian-security\nSuites: trixie-security\ncomponents: main\n";
         let mirrors = host(&[("sources.list.d/debian.sources", text)]);
-        assert_eq!(mirrors.archive, ["http://mirror.example/debian", "http://other.example/debian"]);
+        assert_eq!(
+            mirrors.archive,
+            [
+                "http://mirror.example/debian",
+                "http://other.example/debian"
+            ]
+        );
         assert_eq!(mirrors.security, ["http://mirror.example/debian-security"]);
     }
 
@@ -164,20 +236,47 @@ mod tests {
     #[test]
     fn repositories_of_others_are_left_out_or_come_last() {
         let mirrors = host(&[
-            ("sources.list", "deb http://vendor.example/linux bookworm main\ndeb http://a.example/debian bookworm main\n"),
-            ("sources.list.d/x.list", "deb [signed-by=/usr/share/keyrings/x.gpg] http://x.example/debian bookworm main\n"),
-            ("sources.list.d/y.list", "deb http://y.example/debian cloud-sdk-bookworm main\n"),
-            ("sources.list.d/z.list", "deb http://z.example/linux/debian bookworm stable\n"),
-            ("sources.list.d/old.sources", "Enabled: no\nTypes: deb\nURIs: http://o.example/debian\nSuites: sid\nComponents: main\n"),
-            ("sources.list.d/cd.list", "deb cdrom:[Debian]/ bookworm main\n"),
-            ("sources.list.d/left.save", "deb http://s.example/debian bookworm main\n"),
+            (
+                "sources.list",
+                "deb http://vendor.example/linux bookworm main\ndeb http://a.example/debian bookworm main\n",
+            ),
+            (
+                "sources.list.d/x.list",
+                "deb [signed-by=/usr/share/keyrings/x.gpg] http://x.example/debian bookworm main\n",
+            ),
+            (
+                "sources.list.d/y.list",
+                "deb http://y.example/debian cloud-sdk-bookworm main\n",
+            ),
+            (
+                "sources.list.d/z.list",
+                "deb http://z.example/linux/debian bookworm stable\n",
+            ),
+            (
+                "sources.list.d/old.sources",
+                "Enabled: no\nTypes: deb\nURIs: http://o.example/debian\nSuites: sid\nComponents: main\n",
+            ),
+            (
+                "sources.list.d/cd.list",
+                "deb cdrom:[Debian]/ bookworm main\n",
+            ),
+            (
+                "sources.list.d/left.save",
+                "deb http://s.example/debian bookworm main\n",
+            ),
         ]);
-        assert_eq!(mirrors.archive, ["http://a.example/debian", "http://vendor.example/linux"]);
+        assert_eq!(
+            mirrors.archive,
+            ["http://a.example/debian", "http://vendor.example/linux"]
+        );
         assert!(mirrors.security.is_empty());
     }
 
     #[test]
     fn no_configuration_is_no_mirror() {
-        assert_eq!(Mirrors::of_host(Path::new("/nonexistent")), Mirrors::default());
+        assert_eq!(
+            Mirrors::of_host(Path::new("/nonexistent")),
+            Mirrors::default()
+        );
     }
 }
