@@ -6,6 +6,7 @@ use std::process::{ExitCode, Termination};
 /// How a run of `pinbed` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[allow(dead_code, reason = "the table is whole before all of the command is")]
 pub enum Exit {
     /// Every verdict is as the baseline says, or the command did what it was asked.
     Green = 0,

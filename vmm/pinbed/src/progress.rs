@@ -92,12 +92,6 @@ pub struct Task {
 }
 
 impl Task {
-    /// Sets how much there is to do in all, once that is known.
-    pub fn set_total(&mut self, total: u64) {
-        self.total = Some(total);
-        self.style();
-    }
-
     /// Sets how much is done; more than the total counts as the total.
     pub fn set(&mut self, done: u64) {
         self.done = self.total.map_or(done, |total| done.min(total));

@@ -18,7 +18,7 @@ use crate::provision::child::Run;
 use crate::provision::{Context, Error};
 
 /// The space that a package, the tarball in it and the unpacked tree take at the same time.
-const SPACE: u64 = 2400 << 20;
+const SPACE: u64 = 2300 << 20;
 
 /// A tree to build from.
 #[derive(Debug)]
@@ -141,21 +141,14 @@ fn version(dir: &Path) -> Result<String, Error> {
 
 fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, Error> {
     context.cache.require_free(SPACE)?;
-    let deb = {
-        let apt = Apt::open(context, &recipe.suites)?;
-        let deb = apt.package(&recipe.package)?;
-        let files = apt.download(
-            &format!("{} {}", deb.package, deb.version),
-            std::slice::from_ref(&deb),
-        )?;
-        let package = work.fresh("package")?;
-        for file in files {
-            apt::unpack(&file, &package, |_| {})?;
-            fs::remove_file(&file).map_err(|e| Error::io("delete", &file, e))?;
-        }
-        deb
-    };
-    let package = work.dir().join("package");
+    let apt = Apt::open(context, &recipe.suites)?;
+    let deb = apt.package(&recipe.package)?;
+    let what = format!("{} {}", deb.package, deb.version);
+    let files = apt.download(&what, std::slice::from_ref(&deb))?;
+    let package = work.fresh("package")?;
+    for file in &files {
+        apt::unpack(file, &package, |_| {})?;
+    }
     let tarball = package
         .join("usr/src")
         .join(format!("{}.tar.xz", recipe.package));
@@ -181,7 +174,6 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
         |_| false,
         |_| task.set(position.stream_position().unwrap_or_default()),
     )?;
-    fs::remove_dir_all(&package).map_err(|e| Error::io("delete", &package, e))?;
     let unpacked = Unpacked {
         package: deb.package,
         version: deb.version,

@@ -211,7 +211,8 @@ impl<'a> Apt<'a> {
         command
             .arg("--config-file")
             .arg(self.path("apt.conf"))
-            .args(arguments);
+            .args(arguments)
+            .current_dir(self.work.dir());
         command
     }
 

@@ -164,11 +164,6 @@ impl Locked {
         &self.entry.dir
     }
 
-    /// The entry itself.
-    pub fn entry(&self) -> &Entry {
-        &self.entry
-    }
-
     /// Takes the record away, so that the entry does not exist while it is worked on.
     pub fn retract(&self) -> Result<(), Error> {
         let path = self.dir().join(RECORD);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs a program to its end: its output line by line, an optional log, and no survivor after Ctrl-C.
+//! Runs a program to its end: its output line by line, an optional log, and no survivor after Ctrl-C. To be used from a
+//! thread that lives as long as the program: the kernel ends it with the thread that started it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,8 +12,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{Pid, Uid};
 
 use super::error::Error;
 use super::interrupt;
@@ -41,7 +44,7 @@ pub enum OnInterrupt {
     Finish,
 }
 
-/// A program about to be run.
+/// A program about to be run. It ends with [`Error::DiskFull`] when its working directory, if it is given one, is full.
 pub struct Run<'a> {
     what: &'a str,
     command: Command,
@@ -122,6 +125,7 @@ impl<'a> Run<'a> {
     /// Runs it to its end, however it ends.
     pub fn ended(mut self, mut on_event: impl FnMut(Event<'_>)) -> Result<Ended, Error> {
         let program = self.command.get_program().to_string_lossy().into_owned();
+        let directory = self.command.get_current_dir().map(Path::to_owned);
         let spawn_error = |source| Error::Spawn {
             program: program.clone(),
             source,
@@ -138,6 +142,12 @@ impl<'a> Run<'a> {
             .stderr(theirs.try_clone().map_err(spawn_error)?)
             .stdout(theirs)
             .process_group(0);
+        // SAFETY: between fork and exec only prctl(2) runs, which is async-signal-safe and touches no memory.
+        unsafe {
+            // So that it ends even when this process is killed outright. make passes the signal on to what it started.
+            self.command
+                .pre_exec(|| Ok(set_pdeathsig(Signal::SIGTERM)?));
+        }
         let mut group = Group {
             child: self.command.spawn().map_err(spawn_error)?,
             reaped: false,
@@ -164,6 +174,16 @@ impl<'a> Run<'a> {
             match poll(&mut fds, PollTimeout::from(TICK_MS)) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {
                     on_event(Event::Tick);
+                    // Not every program notices: apt's helpers wait for ever once a write has failed.
+                    if let Some(dir) = &directory
+                        && is_full(dir)
+                    {
+                        let detail = format!("has no space left, while {} runs", self.what);
+                        return Err(Error::DiskFull {
+                            path: dir.clone(),
+                            detail,
+                        });
+                    }
                     continue;
                 }
                 Ok(_) => {}
@@ -198,6 +218,18 @@ impl<'a> Run<'a> {
             .get_current_dir()
             .map_or_else(|| PathBuf::from("."), Path::to_owned)
     }
+}
+
+/// Whether nothing more can be written there.
+fn is_full(dir: &Path) -> bool {
+    statvfs(dir).is_ok_and(|stat| {
+        let blocks = if Uid::effective().is_root() {
+            stat.blocks_free()
+        } else {
+            stat.blocks_available()
+        };
+        blocks * stat.fragment_size() < 64 << 10
+    })
 }
 
 /// Whether a line of a program's output says that the disk is full.

@@ -28,7 +28,7 @@ const SUITES: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"];
 const SUITE: &str = "trixie-backports";
 const PACKAGES: [&str; 1] = ["qemu-system-x86"];
 /// The space that the download and the unpacked files take.
-const SPACE: u64 = 400 << 20;
+const SPACE: u64 = 300 << 20;
 
 /// QEMU's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
