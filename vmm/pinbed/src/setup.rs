@@ -57,19 +57,8 @@ impl Setup {
             tree: args.kernel_src.clone(),
             fragments: args.fragments.clone(),
         };
-        let kernel = Kernel {
-            name: "6.12".into(),
-            baseline: "6.12".into(),
-            release: "6.12.117".into(),
-            image: "".into(),
-            vmlinux: "/root/.cache/pinbed-dev-kernel/6.12/obj/vmlinux".into(),
-            config: "".into(),
-            objects: "".into(),
-            source: "".into(),
-            fingerprint: "".into(),
-        };
-        let _ = request; //HACK
-        let driver = PathBuf::from("/tmp/rb/drv/pinbed.ko"); //HACK
+        let kernel = kernel::provide(&context, &config, &request)?;
+        let driver = kernel::module(&context, &kernel, &config.join("driver"))?;
         let programs = guest::build(&workspace)?;
         let baseline = baseline_of(&kernel, &workspace);
         let mut setup = Setup {
