@@ -1,3 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Placeholder.
-fn main() {}
+//! The guest's tests.
+//!
+//! - `pinbed-guest list`: all tests, as a JSON array of `TestInfo`; works on any machine.
+//! - `pinbed-guest run NAME`: runs one test in this process, telling its supervisor on descriptor 3, or a person on stdout.
+
+mod tests;
+
+use pinbed_abi::report::{Eye, Finding, TestInfo};
+use pinbed_guest::ctx::{Ctx, Stop, tell_from_anywhere};
+use pinbed_guest::progress::Progress;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["list"] => list(),
+        ["run", name] => run(name),
+        _ => {
+            eprintln!("usage: pinbed-guest list | pinbed-guest run NAME");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn list() -> ExitCode {
+    let tests: Vec<TestInfo> = tests::all().map(|test| test.info()).collect();
+    match serde_json::to_string_pretty(&tests) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("the list of tests cannot be written as JSON: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(name: &str) -> ExitCode {
+    let Some(test) = tests::all().find(|test| test.name == name) else {
+        eprintln!("there is no test '{name}'; see pinbed-guest list");
+        return ExitCode::from(2);
+    };
+    std::panic::set_hook(Box::new(|panic| {
+        let finding = Finding {
+            eye: Eye::Harness,
+            text: format!("the test itself is wrong: {panic}"),
+        };
+        tell_from_anywhere(&Progress::Finding(finding));
+    }));
+    let mut t = Ctx::new(name);
+    t.tell(&Progress::Begin {
+        timeout_s: test.timeout_s,
+    });
+    match (test.run)(&mut t) {
+        Ok(()) => t.tell(&Progress::Finished),
+        Err(Stop::Skip(reason)) => t.tell(&Progress::Skip(reason)),
+        Err(Stop::Finding(finding)) => {
+            t.find(finding.eye, finding.text);
+            t.tell(&Progress::Finished);
+        }
+    }
+    if t.findings() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -36,6 +36,8 @@ pub struct TestInfo {
     pub correct: String,
     /// Where that is from: a thread, a commit, a kernel document.
     pub source: String,
+    /// Seconds that the test asks for, if more than the plan gives; else 0.
+    pub timeout_s: u64,
 }
 
 /// One of the four eyes that judge a test, or the test itself.

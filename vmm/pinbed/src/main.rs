@@ -1,3 +1,106 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Placeholder.
-fn main() {}
+//! The command `pinbed`: boots a kernel beside the device, runs the tests in it, and judges them.
+
+mod accel;
+mod baseline;
+mod cli;
+mod events;
+mod exit;
+mod guest;
+mod initramfs;
+mod kernel;
+mod output;
+mod process;
+mod progress;
+mod provision;
+mod qmp;
+mod record;
+mod run;
+mod session;
+mod setup;
+mod shell;
+mod suite;
+mod verdict;
+mod vm;
+mod watch;
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use clap::Parser;
+use console::Style;
+
+use crate::cli::{Cli, Command, ListArgs};
+use crate::exit::Exit;
+
+fn main() -> Exit {
+    env_logger::init();
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::List(args) => list(&args),
+        Command::Shell(args) => shell::shell(&args),
+        Command::Setup(args) => setup::Setup::new(&args.vm).map(|setup| {
+            println!("{setup}");
+            Exit::Green
+        }),
+        Command::Device(args) => pinbed_device::serve(&args.socket_path)
+            .map(|()| Exit::Green)
+            .map_err(Into::into),
+    };
+    result.unwrap_or_else(|error| {
+        if is_closed_pipe(&error) {
+            return Exit::Internal;
+        }
+        eprintln!(
+            "{} {error:#}",
+            Style::new().for_stderr().red().bold().apply_to("pinbed:")
+        );
+        exit_of(&error)
+    })
+}
+
+/// `pinbed list`.
+fn list(args: &ListArgs) -> Result<Exit> {
+    let all = guest::list(&guest::build(&setup::workspace())?)?;
+    let chosen = suite::select(&all, &args.filters)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &chosen)?;
+        writeln!(out)?;
+        return Ok(Exit::Green);
+    }
+    let width = console::Term::stdout()
+        .size_checked()
+        .map_or(100, |(_, columns)| usize::from(columns));
+    let options = textwrap::Options::new(width.min(120))
+        .initial_indent("    ")
+        .subsequent_indent("    ");
+    for test in chosen {
+        writeln!(out, "{}", Style::new().bold().apply_to(&test.name))?;
+        for line in textwrap::wrap(&test.correct, &options) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(Exit::Green)
+}
+
+/// Whether who reads our output has had enough, as `head` does: nothing to complain of.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let of = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<io::Error>().is_some_and(of)
+        || error
+            .downcast_ref::<serde_json::Error>()
+            .is_some_and(|error| error.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if let Some(error) = error.downcast_ref::<provision::Error>() {
+        error.exit()
+    } else if error.is::<suite::Error>() || error.is::<baseline::Error>() {
+        Exit::Usage
+    } else if error.is::<guest::BuildFailed>() {
+        Exit::Provisioning
+    } else {
+        Exit::Internal
+    }
+}

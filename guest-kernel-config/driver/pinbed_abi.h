@@ -1,0 +1,615 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Written from vmm/abi/src/wire.rs and uapi.rs. Change these, then run
+ * PINBED_BLESS=1 cargo test -p pinbed-abi --test header
+ */
+#ifndef PINBED_ABI_H
+#define PINBED_ABI_H
+
+#include <linux/build_bug.h>
+#include <linux/types.h>
+
+/*
+ * The device's wire format.
+ *
+ * The device is a virtio 1.x device with split rings and four queues. On the
+ * control, video and TEE queues a descriptor chain is one request:
+ * device-readable bytes that begin with a struct pinbed_request_header,
+ * followed by device-writable room for an answer that begins with a struct
+ * pinbed_response_header. On the event queue the driver posts device-writable
+ * buffers of size_of::<Event>() bytes and the device fills one for each event.
+ *
+ * All integers are little-endian; sizes and offsets are in bytes; addresses are
+ * DMA addresses as the driver got them from the kernel's DMA API
+ * (guest-physical addresses where no IOMMU translates).
+ *
+ * The device *holds on* to memory: struct pinbed_attach_request hands it a
+ * scatterlist which it keeps until struct pinbed_detach_request. Jobs name
+ * attached buffers by handle, never raw addresses. A handle is never given out
+ * twice, so a stale one cannot alias a newer buffer. An access to something
+ * that is not attached, out of bounds, against the buffer's direction, or not
+ * backed by guest memory moves no byte there: the answer says
+ * PINBED_STATUS_DMA_FAULT with a struct pinbed_fault, and the same fault is
+ * sent as an event.
+ */
+
+/*
+ * Virtio device id. 21 has a name in QEMU's table (else QEMU aborts) and no
+ * driver in Linux claims it.
+ */
+#define PINBED_VIRTIO_ID 21
+/* Value of struct pinbed_config.magic: "PINB". */
+#define PINBED_MAGIC 0x424e4950
+/*
+ * Value of struct pinbed_config.version; a driver refuses a device of another
+ * version.
+ */
+#define PINBED_VERSION 1
+/*
+ * Queue on which buffers are attached and detached, and the device is asked
+ * about itself.
+ */
+#define PINBED_QUEUE_CONTROL 0
+/* Queue of video jobs. */
+#define PINBED_QUEUE_VIDEO 1
+/* Queue of TEE calls. */
+#define PINBED_QUEUE_TEE 2
+/* Queue of device events. */
+#define PINBED_QUEUE_EVENT 3
+/* Number of queues. */
+#define PINBED_QUEUE_COUNT 4
+/*
+ * Descriptors in each queue. An ATTACH takes one for each page of its
+ * scatterlist, so this bounds its length.
+ */
+#define PINBED_QUEUE_SIZE 1024
+/*
+ * Control: what does the device hold? struct pinbed_request_header -> struct
+ * pinbed_status_response.
+ */
+#define PINBED_OP_STATUS 0x0100
+/*
+ * Control: hold this scatterlist. struct pinbed_attach_request + struct
+ * pinbed_segments -> struct pinbed_attach_response.
+ */
+#define PINBED_OP_ATTACH 0x0101
+/*
+ * Control: let go of it. struct pinbed_detach_request -> struct
+ * pinbed_response_header.
+ */
+#define PINBED_OP_DETACH 0x0102
+/*
+ * Control: describe an attached buffer. struct pinbed_query_request -> struct
+ * pinbed_query_response + struct pinbed_segments.
+ */
+#define PINBED_OP_QUERY 0x0103
+/*
+ * Control: CRC32C of an attached buffer as the device sees it now. struct
+ * pinbed_checksum_request -> struct pinbed_checksum_response.
+ */
+#define PINBED_OP_CHECKSUM 0x0104
+/*
+ * Control: misbehave on purpose. struct pinbed_inject_request -> struct
+ * pinbed_response_header.
+ */
+#define PINBED_OP_INJECT 0x0105
+/*
+ * Video: copy src to dst, byte for byte. struct pinbed_job_request -> struct
+ * pinbed_job_response + struct pinbed_segments.
+ */
+#define PINBED_OP_COPY 0x0200
+/*
+ * Video: fill dst with the four bytes of struct pinbed_job_request.pattern, in
+ * memory order. Answers as PINBED_OP_COPY.
+ */
+#define PINBED_OP_FILL 0x0201
+/*
+ * Video: convert the image in src to the pixel format of dst (equal width and
+ * height). Answers as PINBED_OP_COPY.
+ */
+#define PINBED_OP_CONVERT 0x0202
+/* Done. */
+#define PINBED_STATUS_OK 0
+/* The device does not know this operation, or does not have it yet. */
+#define PINBED_STATUS_UNSUPPORTED 1
+/* The request is too short, too long, or contradicts itself. */
+#define PINBED_STATUS_INVALID 2
+/*
+ * No buffer has this handle (control operations; a job with such a handle is a
+ * DMA fault).
+ */
+#define PINBED_STATUS_NO_BUFFER 3
+/* An access missed what is attached; see struct pinbed_fault. */
+#define PINBED_STATUS_DMA_FAULT 4
+/* A limit of struct pinbed_config would be exceeded. */
+#define PINBED_STATUS_LIMIT 5
+/* The engine failed (today: because PINBED_INJECT_FAIL asked it to). */
+#define PINBED_STATUS_ERROR 6
+/*
+ * struct pinbed_attach_request.direction: the device reads the buffer (V4L2
+ * OUTPUT, DMA_TO_DEVICE).
+ */
+#define PINBED_DIRECTION_READ 1
+/*
+ * struct pinbed_attach_request.direction: the device writes the buffer (V4L2
+ * CAPTURE, DMA_FROM_DEVICE).
+ */
+#define PINBED_DIRECTION_WRITE 2
+/* struct pinbed_attach_request.direction: both (DMA_BIDIRECTIONAL). */
+#define PINBED_DIRECTION_BOTH 3
+/* struct pinbed_fault.reason: no fault. */
+#define PINBED_FAULT_NONE 0
+/*
+ * struct pinbed_fault.reason: the handle names nothing that is attached (never
+ * was, or is detached).
+ */
+#define PINBED_FAULT_NOT_ATTACHED 1
+/* struct pinbed_fault.reason: offset + length goes past the buffer's end. */
+#define PINBED_FAULT_OUT_OF_BOUNDS 2
+/* struct pinbed_fault.reason: the buffer's direction forbids the access. */
+#define PINBED_FAULT_PERMISSION 3
+/* struct pinbed_fault.reason: a segment's address is not guest memory. */
+#define PINBED_FAULT_NO_MEMORY 4
+/*
+ * struct pinbed_query_request.flags: describe the attached buffer with the
+ * smallest handle that is greater than struct pinbed_query_request.handle, so
+ * that a loop from 0 lists all; PINBED_STATUS_NO_BUFFER ends the list.
+ */
+#define PINBED_QUERY_NEXT 1
+/* struct pinbed_inject_request.kind: take everything injected back. */
+#define PINBED_INJECT_NONE 0
+/*
+ * struct pinbed_inject_request.kind: a video job starts argument microseconds
+ * (at most 10,000,000) late; the control queue goes on meanwhile.
+ */
+#define PINBED_INJECT_DELAY 1
+/*
+ * struct pinbed_inject_request.kind: a video job moves nothing and answers
+ * PINBED_STATUS_ERROR.
+ */
+#define PINBED_INJECT_FAIL 2
+/*
+ * struct pinbed_inject_request.kind: the device process aborts at the next
+ * video job, as broken hardware falls off the bus.
+ */
+#define PINBED_INJECT_DIE 3
+/*
+ * struct pinbed_event.kind: an access faulted; struct pinbed_event.fault says
+ * which.
+ */
+#define PINBED_EVENT_DMA_FAULT 1
+
+/**
+ * struct pinbed_config - The device's configuration space.
+ * @magic: PINBED_MAGIC.
+ * @version: PINBED_VERSION.
+ * @max_buffers: Buffers that can be attached at a time.
+ * @max_segments: Segments in one ATTACH.
+ * @max_length: Bytes in one ATTACH.
+ */
+struct pinbed_config {
+	__le32 magic;
+	__le32 version;
+	__le32 max_buffers;
+	__le32 max_segments;
+	__le64 max_length;
+};
+
+static_assert(sizeof(struct pinbed_config) == 24);
+
+/**
+ * struct pinbed_request_header - Begins every request.
+ * @op: PINBED_OP_*.
+ * @reserved: Zero.
+ * @cookie: Chosen by the driver; comes back in the answer, and in events that
+ *   the request causes.
+ */
+struct pinbed_request_header {
+	__le32 op;
+	__le32 reserved;
+	__le64 cookie;
+};
+
+static_assert(sizeof(struct pinbed_request_header) == 16);
+
+/**
+ * struct pinbed_response_header - Begins every answer. Where the status is not
+ * PINBED_STATUS_OK, the rest of the answer is zero, but for struct
+ * pinbed_job_response.fault.
+ * @status: PINBED_STATUS_*.
+ * @reserved: Zero.
+ * @cookie: The request's.
+ */
+struct pinbed_response_header {
+	__le32 status;
+	__le32 reserved;
+	__le64 cookie;
+};
+
+static_assert(sizeof(struct pinbed_response_header) == 16);
+
+/**
+ * struct pinbed_segment - One contiguous piece of memory.
+ * @address: DMA address of the first byte.
+ * @length: Length in bytes; not zero.
+ */
+struct pinbed_segment {
+	__le64 address;
+	__le64 length;
+};
+
+static_assert(sizeof(struct pinbed_segment) == 16);
+
+/**
+ * struct pinbed_attach_request - PINBED_OP_ATTACH; segment_count struct
+ * pinbed_segments follow, in the buffer's order.
+ * @header: op is PINBED_OP_ATTACH.
+ * @direction: PINBED_DIRECTION_*.
+ * @segment_count: Number of segments that follow, at least 1.
+ * @length: Sum of the segments' lengths.
+ */
+struct pinbed_attach_request {
+	struct pinbed_request_header header;
+	__le32 direction;
+	__le32 segment_count;
+	__le64 length;
+};
+
+static_assert(sizeof(struct pinbed_attach_request) == 32);
+
+/**
+ * struct pinbed_attach_response - Answer to struct pinbed_attach_request.
+ * @header: Status and cookie.
+ * @handle: The buffer's name from now on; never zero, never used again.
+ */
+struct pinbed_attach_response {
+	struct pinbed_response_header header;
+	__le64 handle;
+};
+
+static_assert(sizeof(struct pinbed_attach_response) == 24);
+
+/**
+ * struct pinbed_detach_request - PINBED_OP_DETACH.
+ * @header: op is PINBED_OP_DETACH.
+ * @handle: The buffer to let go of.
+ */
+struct pinbed_detach_request {
+	struct pinbed_request_header header;
+	__le64 handle;
+};
+
+static_assert(sizeof(struct pinbed_detach_request) == 24);
+
+/**
+ * struct pinbed_query_request - PINBED_OP_QUERY.
+ * @header: op is PINBED_OP_QUERY.
+ * @handle: The buffer, see also PINBED_QUERY_NEXT.
+ * @flags: PINBED_QUERY_* bits.
+ * @first_segment: Index of the first segment to return.
+ */
+struct pinbed_query_request {
+	struct pinbed_request_header header;
+	__le64 handle;
+	__le32 flags;
+	__le32 first_segment;
+};
+
+static_assert(sizeof(struct pinbed_query_request) == 32);
+
+/**
+ * struct pinbed_query_response - Answer to struct pinbed_query_request;
+ * returned struct pinbed_segments follow: as many from first_segment on as
+ * there is room for.
+ * @header: Status and cookie.
+ * @handle: The buffer described.
+ * @length: Its length in bytes.
+ * @direction: Its direction.
+ * @segment_count: Number of its segments, exactly as they were attached.
+ * @returned: Number of segments that follow.
+ * @reserved: Zero.
+ */
+struct pinbed_query_response {
+	struct pinbed_response_header header;
+	__le64 handle;
+	__le64 length;
+	__le32 direction;
+	__le32 segment_count;
+	__le32 returned;
+	__le32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_query_response) == 48);
+
+/**
+ * struct pinbed_range - Part of an attached buffer.
+ * @handle: The buffer's handle.
+ * @offset: First byte.
+ * @length: Length in bytes.
+ */
+struct pinbed_range {
+	__le64 handle;
+	__le64 offset;
+	__le64 length;
+};
+
+static_assert(sizeof(struct pinbed_range) == 24);
+
+/**
+ * struct pinbed_checksum_request - PINBED_OP_CHECKSUM. Reads through the same
+ * translation as a job, but whatever the buffer's direction.
+ * @header: op is PINBED_OP_CHECKSUM.
+ * @range: What to read.
+ */
+struct pinbed_checksum_request {
+	struct pinbed_request_header header;
+	struct pinbed_range range;
+};
+
+static_assert(sizeof(struct pinbed_checksum_request) == 40);
+
+/**
+ * struct pinbed_fault - Where an access went wrong.
+ * @reason: PINBED_FAULT_*; PINBED_FAULT_NONE in an answer without fault.
+ * @access: PINBED_DIRECTION_READ or PINBED_DIRECTION_WRITE.
+ * @range: The access that was asked for.
+ * @address: The DMA address that missed, for PINBED_FAULT_NO_MEMORY; else zero.
+ */
+struct pinbed_fault {
+	__le32 reason;
+	__le32 access;
+	struct pinbed_range range;
+	__le64 address;
+};
+
+static_assert(sizeof(struct pinbed_fault) == 40);
+
+/**
+ * struct pinbed_checksum_response - Answer to struct pinbed_checksum_request.
+ * @header: Status and cookie.
+ * @fault: Set if the status is PINBED_STATUS_DMA_FAULT.
+ * @crc: CRC32C (Castagnoli) of the bytes read.
+ * @reserved: Zero.
+ */
+struct pinbed_checksum_response {
+	struct pinbed_response_header header;
+	struct pinbed_fault fault;
+	__le32 crc;
+	__le32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_checksum_response) == 64);
+
+/**
+ * struct pinbed_inject_request - PINBED_OP_INJECT: the next count video jobs
+ * misbehave.
+ * @header: op is PINBED_OP_INJECT.
+ * @kind: PINBED_INJECT_*.
+ * @count: How many jobs; zero takes this kind back.
+ * @argument: Depends on the kind.
+ */
+struct pinbed_inject_request {
+	struct pinbed_request_header header;
+	__le32 kind;
+	__le32 count;
+	__le64 argument;
+};
+
+static_assert(sizeof(struct pinbed_inject_request) == 32);
+
+/**
+ * struct pinbed_status_response - Answer to struct pinbed_request_header with
+ * PINBED_OP_STATUS.
+ * @header: Status and cookie.
+ * @buffers: Buffers attached now.
+ * @bytes: Bytes attached now.
+ * @attached: ATTACHs since the device was reset.
+ * @jobs: Video jobs that were answered since the device was reset.
+ * @faults: DMA faults since the device was reset.
+ * @events_lost: Events lost since the device was reset because the driver had
+ *   posted no buffer.
+ */
+struct pinbed_status_response {
+	struct pinbed_response_header header;
+	__le64 buffers;
+	__le64 bytes;
+	__le64 attached;
+	__le64 jobs;
+	__le64 faults;
+	__le64 events_lost;
+};
+
+static_assert(sizeof(struct pinbed_status_response) == 64);
+
+/**
+ * struct pinbed_format - An image's layout in memory, as V4L2 defines the
+ * format (struct v4l2_pix_format).
+ * @fourcc: V4L2_PIX_FMT_*: GREY, NV12, YUYV or RGB3 (RGB24).
+ * @width: Width in pixels.
+ * @height: Height in lines.
+ * @stride: Bytes from one line to the next (of the first plane, for NV12; its
+ *   second plane has the same).
+ */
+struct pinbed_format {
+	__le32 fourcc;
+	__le32 width;
+	__le32 height;
+	__le32 stride;
+};
+
+static_assert(sizeof(struct pinbed_format) == 16);
+
+/**
+ * struct pinbed_job_request - PINBED_OP_COPY, PINBED_OP_FILL,
+ * PINBED_OP_CONVERT.
+ * @header: op is one of these.
+ * @src: Read; all zero for FILL. COPY moves src.length bytes.
+ * @dst: Written. COPY and FILL want length bytes of it, CONVERT at most length.
+ * @src_format: CONVERT: the layout of src.
+ * @dst_format: CONVERT: the layout of dst.
+ * @pattern: FILL: four bytes, in memory order when seen as little-endian.
+ * @reserved: Zero.
+ */
+struct pinbed_job_request {
+	struct pinbed_request_header header;
+	struct pinbed_range src;
+	struct pinbed_range dst;
+	struct pinbed_format src_format;
+	struct pinbed_format dst_format;
+	__le32 pattern;
+	__le32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_job_request) == 104);
+
+/**
+ * struct pinbed_job_response - Answer to struct pinbed_job_request;
+ * src_returned + dst_returned struct pinbed_segments follow: the pieces of
+ * memory that the job read, then those that it wrote, adjacent ones merged, as
+ * many of each as fit into half of the room there is.
+ * @header: Status and cookie.
+ * @fault: Set if the status is PINBED_STATUS_DMA_FAULT.
+ * @bytes_read: Bytes read from src.
+ * @bytes_written: Bytes written to dst.
+ * @src_crc: CRC32C of the bytes read, in order.
+ * @dst_crc: CRC32C of the bytes written, in order.
+ * @src_segments: Pieces of memory read.
+ * @dst_segments: Pieces of memory written.
+ * @src_returned: Segments that follow, of src.
+ * @dst_returned: Segments that follow after these, of dst.
+ */
+struct pinbed_job_response {
+	struct pinbed_response_header header;
+	struct pinbed_fault fault;
+	__le64 bytes_read;
+	__le64 bytes_written;
+	__le32 src_crc;
+	__le32 dst_crc;
+	__le32 src_segments;
+	__le32 dst_segments;
+	__le32 src_returned;
+	__le32 dst_returned;
+};
+
+static_assert(sizeof(struct pinbed_job_response) == 96);
+
+/**
+ * struct pinbed_event - What the device tells unasked.
+ * @kind: PINBED_EVENT_*.
+ * @reserved: Zero.
+ * @cookie: Cookie of the request that caused it.
+ * @fault: The fault, for PINBED_EVENT_DMA_FAULT.
+ */
+struct pinbed_event {
+	__le32 kind;
+	__le32 reserved;
+	__le64 cookie;
+	struct pinbed_fault fault;
+};
+
+static_assert(sizeof(struct pinbed_event) == 56);
+
+/*
+ * The driver's own ioctls, for tests. Everything else it offers is stock V4L2.
+ *
+ * Host-endian, naturally aligned, without padding. The ioctl type is
+ * PINBED_IOC_MAGIC on /dev/pinbed; PINBED_NR_BUFFER is a V4L2 private ioctl
+ * (type V) on the video nodes.
+ *
+ * read(2) on /dev/pinbed returns whole struct pinbed_events, oldest first, that
+ * came after this open, of which the driver keeps the last 64; it blocks unless
+ * O_NONBLOCK, and poll(2) works.
+ */
+
+/* ioctl type on /dev/pinbed. */
+#define PINBED_IOC_MAGIC 0xb7
+/*
+ * _IOWR(IOC_MAGIC, 0, Exec) on /dev/pinbed: send one raw request and wait for
+ * its answer.
+ */
+#define PINBED_NR_EXEC 0
+/* _IOWR(IOC_MAGIC, 1, Ballast) on /dev/pinbed: take memory out of the way. */
+#define PINBED_NR_BALLAST 1
+/*
+ * _IOWR('V', 192, Buffer) on a video node: the device's side of a V4L2 buffer.
+ */
+#define PINBED_NR_BUFFER 192
+/* Largest request or answer of struct pinbed_exec in bytes. */
+#define PINBED_EXEC_MAX 65536
+
+/**
+ * struct pinbed_exec - PINBED_NR_EXEC. Errors: EINVAL for a queue that takes no
+ * requests, for lengths of zero or beyond PINBED_EXEC_MAX; EIO when the device
+ * is broken or gone. The request is sent as it is: this is how tests speak to
+ * the device behind the driver's back.
+ * @request: In: address of the request.
+ * @response: In: address of the room for the answer.
+ * @request_length: In: length of the request.
+ * @response_length: In: length of the room. Out: bytes that the device
+ *   answered.
+ * @queue: In: PINBED_QUEUE_CONTROL, PINBED_QUEUE_VIDEO or PINBED_QUEUE_TEE.
+ * @reserved: Zero.
+ */
+struct pinbed_exec {
+	__u64 request;
+	__u64 response;
+	__u32 request_length;
+	__u32 response_length;
+	__u32 queue;
+	__u32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_exec) == 32);
+
+/**
+ * struct pinbed_ballast - PINBED_NR_BALLAST: allocate unmovable memory
+ * (GFP_KERNEL, so neither CMA nor ZONE_MOVABLE) until only leave bytes of
+ * memory outside CMA are free, so that the next movable page comes out of CMA.
+ * Held until the file is closed; a second call adds. Needs CAP_SYS_ADMIN.
+ * @leave: In: free bytes to leave outside CMA.
+ * @held: Out: bytes this file now holds.
+ */
+struct pinbed_ballast {
+	__u64 leave;
+	__u64 held;
+};
+
+static_assert(sizeof(struct pinbed_ballast) == 16);
+
+/* struct pinbed_buffer.flags: the device holds the buffer; handle is valid. */
+#define PINBED_BUFFER_ATTACHED 1
+/*
+ * struct pinbed_buffer.flags: a job used the buffer since it was attached; the
+ * job fields are valid.
+ */
+#define PINBED_BUFFER_JOB 2
+
+/**
+ * struct pinbed_buffer - PINBED_NR_BUFFER. Errors: EINVAL for a type or index
+ * that does not exist.
+ * @kind: In: V4L2_BUF_TYPE_VIDEO_OUTPUT or *_CAPTURE.
+ * @index: In: the buffer's index.
+ * @flags: Out: PINBED_BUFFER_* bits.
+ * @job_status: Out: PINBED_STATUS_* of the last job that used the buffer.
+ * @handle: Out: the device's handle.
+ * @job_cookie: Out: the last job's cookie, the same on the buffer it read and
+ *   the one it wrote.
+ * @job_bytes: Out: bytes the last job moved in this buffer.
+ * @job_crc: Out: CRC32C of these bytes, as the engine saw them.
+ * @reserved: Zero.
+ */
+struct pinbed_buffer {
+	__u32 kind;
+	__u32 index;
+	__u32 flags;
+	__u32 job_status;
+	__u64 handle;
+	__u64 job_cookie;
+	__u64 job_bytes;
+	__u32 job_crc;
+	__u32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_buffer) == 48);
+
+#endif /* PINBED_ABI_H */

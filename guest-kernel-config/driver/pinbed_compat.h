@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Gives kernels from 5.10 on the interfaces of the newest one. Kbuild says what
+ * the kernel at hand has.
+ */
+#ifndef PINBED_COMPAT_H
+#define PINBED_COMPAT_H
+
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
+#include <media/v4l2-fh.h>
+#include <media/v4l2-mem2mem.h>
+#include <media/videobuf2-v4l2.h>
+
+#ifndef PINBED_HAVE_VIRTQUEUE_INFO
+#define PINBED_COMPAT_MAX_QUEUES 8
+
+struct virtqueue_info {
+	const char *name;
+	vq_callback_t *callback;
+};
+
+static inline int pinbed_find_vqs(struct virtio_device *vdev, unsigned int count,
+				  struct virtqueue *vqs[],
+				  struct virtqueue_info infos[])
+{
+	vq_callback_t *callbacks[PINBED_COMPAT_MAX_QUEUES];
+	const char *names[PINBED_COMPAT_MAX_QUEUES];
+	unsigned int i;
+
+	if (count > PINBED_COMPAT_MAX_QUEUES)
+		return -EINVAL;
+	for (i = 0; i < count; i++) {
+		callbacks[i] = infos[i].callback;
+		names[i] = infos[i].name;
+	}
+	return virtio_find_vqs(vdev, count, vqs, callbacks, names, NULL);
+}
+#else
+static inline int pinbed_find_vqs(struct virtio_device *vdev, unsigned int count,
+				  struct virtqueue *vqs[],
+				  struct virtqueue_info infos[])
+{
+	return virtio_find_vqs(vdev, count, vqs, infos, NULL);
+}
+#endif
+
+#ifndef PINBED_HAVE_RESET_DEVICE
+static inline void virtio_reset_device(struct virtio_device *vdev)
+{
+	vdev->config->reset(vdev);
+}
+#endif
+
+#ifndef PINBED_HAVE_FILE_TO_FH
+static inline struct v4l2_fh *file_to_v4l2_fh(struct file *file)
+{
+	return file->private_data;
+}
+#endif
+
+static inline void pinbed_fh_add(struct v4l2_fh *fh, struct file *file)
+{
+#ifdef PINBED_HAVE_FH_ADD_FILE
+	v4l2_fh_add(fh, file);
+#else
+	file->private_data = fh;
+	v4l2_fh_add(fh);
+#endif
+}
+
+static inline void pinbed_fh_del(struct v4l2_fh *fh, struct file *file)
+{
+#ifdef PINBED_HAVE_FH_ADD_FILE
+	v4l2_fh_del(fh, file);
+#else
+	v4l2_fh_del(fh);
+#endif
+}
+
+static inline void pinbed_copy_metadata(const struct vb2_v4l2_buffer *out,
+					struct vb2_v4l2_buffer *cap)
+{
+#ifdef PINBED_HAVE_COPY_FRAME_FLAGS
+	v4l2_m2m_buf_copy_metadata(out, cap, true);
+#else
+	v4l2_m2m_buf_copy_metadata(out, cap);
+#endif
+}
+
+/* Newer kernels drop and take the queue's lock themselves. */
+#ifdef PINBED_HAVE_WAIT_PREPARE
+#define PINBED_VB2_LOCK_OPS				\
+	.wait_prepare = vb2_ops_wait_prepare,		\
+	.wait_finish = vb2_ops_wait_finish,
+#else
+#define PINBED_VB2_LOCK_OPS
+#endif
+
+#ifdef PINBED_HAVE_REMOVE_BUFS
+#define PINBED_REMOVE_BUFS_OPS				\
+	.vidioc_remove_bufs = v4l2_m2m_ioctl_remove_bufs,
+#else
+#define PINBED_REMOVE_BUFS_OPS
+#endif
+
+#endif /* PINBED_COMPAT_H */

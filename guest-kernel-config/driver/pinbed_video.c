@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A V4L2 memory-to-memory node and its files.
+ */
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/slab.h>
+#include <linux/videodev2.h>
+#include <media/videobuf2-dma-sg.h>
+
+#include "pinbed_video.h"
+
+#define PINBED_IOC_BUFFER \
+	_IOWR('V', PINBED_NR_BUFFER, struct pinbed_buffer)
+
+/*
+ * Ioctls
+ */
+
+static int pinbed_querycap(struct file *file, void *priv,
+			   struct v4l2_capability *cap)
+{
+	struct pinbed_node *node = video_drvdata(file);
+	struct device *parent = node->pdev->vdev->dev.parent;
+
+	strscpy(cap->driver, KBUILD_MODNAME, sizeof(cap->driver));
+	strscpy(cap->card, node->vfd.name, sizeof(cap->card));
+	snprintf(cap->bus_info, sizeof(cap->bus_info), "%s:%s",
+		 dev_is_pci(parent) ? "PCI" : "platform", dev_name(parent));
+	return 0;
+}
+
+static int pinbed_describe(struct pinbed_ctx *ctx, struct pinbed_buffer *buffer)
+{
+	struct pinbed_report *report;
+	struct vb2_queue *vq;
+	struct pinbed_vb *pvb;
+	struct vb2_buffer *vb;
+
+	if (buffer->kind != V4L2_BUF_TYPE_VIDEO_OUTPUT &&
+	    buffer->kind != V4L2_BUF_TYPE_VIDEO_CAPTURE)
+		return -EINVAL;
+	vq = v4l2_m2m_get_vq(ctx->fh.m2m_ctx, buffer->kind);
+	vb = vb2_get_buffer(vq, buffer->index);
+	if (!vb)
+		return -EINVAL;
+	pvb = to_pinbed_vb(vb);
+
+	*buffer = (struct pinbed_buffer){
+		.kind = buffer->kind,
+		.index = buffer->index,
+	};
+	if (pvb->att) {
+		buffer->flags |= PINBED_BUFFER_ATTACHED;
+		buffer->handle = pvb->att->handle;
+	}
+	report = &pvb->report;
+	spin_lock_irq(&ctx->report_lock);
+	if (report->valid) {
+		buffer->flags |= PINBED_BUFFER_JOB;
+		buffer->job_status = report->status;
+		buffer->job_cookie = report->cookie;
+		buffer->job_bytes = report->bytes;
+		buffer->job_crc = report->crc;
+	}
+	spin_unlock_irq(&ctx->report_lock);
+	return 0;
+}
+
+static long pinbed_default_ioctl(struct file *file, void *priv, bool valid_prio,
+				 unsigned int cmd, void *arg)
+{
+	struct pinbed_ctx *ctx = pinbed_file_ctx(file);
+	long ret;
+
+	if (cmd != PINBED_IOC_BUFFER)
+		return -ENOTTY;
+	mutex_lock(&ctx->lock);
+	ret = pinbed_describe(ctx, arg);
+	mutex_unlock(&ctx->lock);
+	return ret;
+}
+
+static const struct v4l2_ioctl_ops pinbed_ioctl_ops = {
+	.vidioc_querycap = pinbed_querycap,
+
+	.vidioc_enum_fmt_vid_cap = pinbed_enum_fmt,
+	.vidioc_enum_fmt_vid_out = pinbed_enum_fmt,
+	.vidioc_enum_framesizes = pinbed_enum_framesizes,
+	.vidioc_g_fmt_vid_cap = pinbed_g_fmt,
+	.vidioc_g_fmt_vid_out = pinbed_g_fmt,
+	.vidioc_try_fmt_vid_cap = pinbed_try_fmt,
+	.vidioc_try_fmt_vid_out = pinbed_try_fmt,
+	.vidioc_s_fmt_vid_cap = pinbed_s_fmt_cap,
+	.vidioc_s_fmt_vid_out = pinbed_s_fmt_out,
+
+	.vidioc_reqbufs = v4l2_m2m_ioctl_reqbufs,
+	.vidioc_create_bufs = v4l2_m2m_ioctl_create_bufs,
+	PINBED_REMOVE_BUFS_OPS
+	.vidioc_querybuf = v4l2_m2m_ioctl_querybuf,
+	.vidioc_prepare_buf = v4l2_m2m_ioctl_prepare_buf,
+	.vidioc_qbuf = v4l2_m2m_ioctl_qbuf,
+	.vidioc_dqbuf = v4l2_m2m_ioctl_dqbuf,
+	.vidioc_expbuf = v4l2_m2m_ioctl_expbuf,
+	.vidioc_streamon = v4l2_m2m_ioctl_streamon,
+	.vidioc_streamoff = v4l2_m2m_ioctl_streamoff,
+
+	.vidioc_default = pinbed_default_ioctl,
+};
+
+/*
+ * Files
+ */
+
+static void pinbed_ctx_free(struct pinbed_ctx *ctx)
+{
+	v4l2_fh_exit(&ctx->fh);
+	pinbed_request_put(ctx->job);
+	mutex_destroy(&ctx->lock);
+	kfree(ctx);
+}
+
+static int pinbed_video_open(struct file *file)
+{
+	struct pinbed_node *node = video_drvdata(file);
+	struct v4l2_m2m_ctx *m2m_ctx;
+	struct pinbed_ctx *ctx;
+
+	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL);
+	if (!ctx)
+		return -ENOMEM;
+	ctx->job = pinbed_request_new(sizeof(struct pinbed_job_request),
+				      sizeof(struct pinbed_job_response));
+	if (!ctx->job) {
+		kfree(ctx);
+		return -ENOMEM;
+	}
+	ctx->job->done = pinbed_job_done;
+	ctx->job->owner = ctx;
+	ctx->node = node;
+	mutex_init(&ctx->lock);
+	spin_lock_init(&ctx->report_lock);
+	INIT_LIST_HEAD(&ctx->attachments);
+	pinbed_format_init(ctx);
+	v4l2_fh_init(&ctx->fh, &node->vfd);
+
+	m2m_ctx = v4l2_m2m_ctx_init(node->m2m_dev, ctx, pinbed_init_queues);
+	if (IS_ERR(m2m_ctx)) {
+		pinbed_ctx_free(ctx);
+		return PTR_ERR(m2m_ctx);
+	}
+	ctx->fh.m2m_ctx = m2m_ctx;
+
+	mutex_lock(&node->lock);
+	list_add(&ctx->entry, &node->ctxs);
+	mutex_unlock(&node->lock);
+	pinbed_fh_add(&ctx->fh, file);
+	return 0;
+}
+
+static int pinbed_video_close(struct file *file)
+{
+	struct pinbed_ctx *ctx = pinbed_file_ctx(file);
+	struct pinbed_node *node = ctx->node;
+
+	pinbed_fh_del(&ctx->fh, file);
+	mutex_lock(&node->lock);
+	list_del(&ctx->entry);
+	mutex_unlock(&node->lock);
+
+	v4l2_m2m_ctx_release(ctx->fh.m2m_ctx);
+	pinbed_detach_leftovers(ctx);
+	pinbed_ctx_free(ctx);
+	return 0;
+}
+
+static const struct v4l2_file_operations pinbed_video_fops = {
+	.owner = THIS_MODULE,
+	.open = pinbed_video_open,
+	.release = pinbed_video_close,
+	.poll = v4l2_m2m_fop_poll,
+	.unlocked_ioctl = video_ioctl2,
+	.mmap = v4l2_m2m_fop_mmap,
+};
+
+/*
+ * The node
+ */
+
+static struct sg_table *pinbed_dma_sg_plane(struct vb2_buffer *vb)
+{
+	return vb2_dma_sg_plane_desc(vb, 0);
+}
+
+static const struct pinbed_memop pinbed_dma_sg = {
+	.name = "dma-sg",
+	.ops = &vb2_dma_sg_memops,
+	.plane = pinbed_dma_sg_plane,
+};
+
+static void pinbed_node_release(struct v4l2_device *v4l2_dev)
+{
+	struct pinbed_node *node = container_of(v4l2_dev, struct pinbed_node,
+						v4l2_dev);
+
+	v4l2_m2m_release(node->m2m_dev);
+	pinbed_put(node->pdev);
+	mutex_destroy(&node->lock);
+	kfree(node);
+}
+
+static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
+						const struct pinbed_memop *memop)
+{
+	struct pinbed_node *node;
+	struct video_device *vfd;
+	int ret;
+
+	node = kzalloc(sizeof(*node), GFP_KERNEL);
+	if (!node)
+		return ERR_PTR(-ENOMEM);
+	node->memop = memop;
+	mutex_init(&node->lock);
+	INIT_LIST_HEAD(&node->ctxs);
+	node->m2m_dev = v4l2_m2m_init(&pinbed_m2m_ops);
+	if (IS_ERR(node->m2m_dev)) {
+		ret = PTR_ERR(node->m2m_dev);
+		goto free;
+	}
+	ret = v4l2_device_register(&pdev->vdev->dev, &node->v4l2_dev);
+	if (ret)
+		goto release_m2m;
+	node->v4l2_dev.release = pinbed_node_release;
+	node->pdev = pinbed_get(pdev);
+
+	vfd = &node->vfd;
+	snprintf(vfd->name, sizeof(vfd->name), "%s-%s", KBUILD_MODNAME,
+		 memop->name);
+	vfd->v4l2_dev = &node->v4l2_dev;
+	vfd->vfl_dir = VFL_DIR_M2M;
+	vfd->device_caps = V4L2_CAP_VIDEO_M2M | V4L2_CAP_STREAMING;
+	vfd->fops = &pinbed_video_fops;
+	vfd->ioctl_ops = &pinbed_ioctl_ops;
+	vfd->release = video_device_release_empty;
+	video_set_drvdata(vfd, node);
+	ret = video_register_device(vfd, VFL_TYPE_VIDEO, -1);
+	if (ret) {
+		v4l2_device_disconnect(&node->v4l2_dev);
+		v4l2_device_put(&node->v4l2_dev);
+		return ERR_PTR(ret);
+	}
+	return node;
+
+release_m2m:
+	v4l2_m2m_release(node->m2m_dev);
+free:
+	mutex_destroy(&node->lock);
+	kfree(node);
+	return ERR_PTR(ret);
+}
+
+/* Gives the memory of an open file back, whose ioctls are dead by now. */
+static void pinbed_ctx_drop(struct pinbed_ctx *ctx)
+{
+	static const u32 types[] = {
+		V4L2_BUF_TYPE_VIDEO_OUTPUT, V4L2_BUF_TYPE_VIDEO_CAPTURE,
+	};
+	unsigned int i;
+
+	mutex_lock(&ctx->lock);
+	for (i = 0; i < ARRAY_SIZE(types); i++) {
+		struct vb2_queue *vq = v4l2_m2m_get_vq(ctx->fh.m2m_ctx, types[i]);
+		struct v4l2_requestbuffers none = {
+			.type = types[i],
+			.memory = vq->memory,
+		};
+
+		v4l2_m2m_streamoff(NULL, ctx->fh.m2m_ctx, types[i]);
+		vb2_reqbufs(vq, &none);
+	}
+	mutex_unlock(&ctx->lock);
+}
+
+static void pinbed_node_unregister(struct pinbed_node *node)
+{
+	struct pinbed_ctx *ctx;
+
+	video_unregister_device(&node->vfd);
+	mutex_lock(&node->lock);
+	list_for_each_entry(ctx, &node->ctxs, entry)
+		pinbed_ctx_drop(ctx);
+	mutex_unlock(&node->lock);
+	v4l2_device_disconnect(&node->v4l2_dev);
+	v4l2_device_put(&node->v4l2_dev);
+}
+
+int pinbed_video_register(struct pinbed_device *pdev)
+{
+	struct pinbed_node *node = pinbed_node_register(pdev, &pinbed_dma_sg);
+
+	if (IS_ERR(node))
+		return PTR_ERR(node);
+	pdev->video = node;
+	return 0;
+}
+
+void pinbed_video_unregister(struct pinbed_device *pdev)
+{
+	pinbed_node_unregister(pdev->video);
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the parts of the video node share: pinbed_video.c is the node and its
+ * files, pinbed_video_format.c their formats, pinbed_video_queue.c their
+ * buffers, pinbed_video_job.c what the device does with these.
+ */
+#ifndef PINBED_VIDEO_H
+#define PINBED_VIDEO_H
+
+#include <media/v4l2-device.h>
+#include <media/v4l2-fh.h>
+#include <media/v4l2-ioctl.h>
+#include <media/v4l2-mem2mem.h>
+#include <media/videobuf2-v4l2.h>
+
+#include "pinbed.h"
+#include "pinbed_compat.h"
+
+/**
+ * struct pinbed_pixfmt - A pixel format.
+ * @fourcc: V4L2_PIX_FMT_*.
+ * @line: Bytes of a pixel in a line of the (first) plane.
+ * @halves: Size of an image in half bytes for each pixel.
+ * @width_shift: Width is a multiple of 1 << this.
+ * @height_shift: Height is a multiple of 1 << this.
+ */
+struct pinbed_pixfmt {
+	u32 fourcc;
+	u8 line;
+	u8 halves;
+	u8 width_shift;
+	u8 height_shift;
+};
+
+/**
+ * struct pinbed_memop - A way for vb2 to get at memory.
+ * @name: As in the node's name.
+ * @ops: vb2's operations.
+ * @plane: The scatterlist of a buffer, mapped for the device.
+ */
+struct pinbed_memop {
+	const char *name;
+	const struct vb2_mem_ops *ops;
+	struct sg_table *(*plane)(struct vb2_buffer *vb);
+};
+
+/**
+ * struct pinbed_node - A video node.
+ * @v4l2_dev: Its last reference frees the node.
+ * @vfd: The node as V4L2 knows it.
+ * @m2m_dev: Runs one job at a time.
+ * @pdev: The device.
+ * @memop: How its buffers are made.
+ * @lock: Protects @ctxs.
+ * @ctxs: Open files.
+ */
+struct pinbed_node {
+	struct v4l2_device v4l2_dev;
+	struct video_device vfd;
+	struct v4l2_m2m_dev *m2m_dev;
+	struct pinbed_device *pdev;
+	const struct pinbed_memop *memop;
+	struct mutex lock;
+	struct list_head ctxs;
+};
+
+/**
+ * struct pinbed_image - The format of a queue.
+ * @pixfmt: Pixel format.
+ * @width: In pixels.
+ * @height: In lines.
+ */
+struct pinbed_image {
+	const struct pinbed_pixfmt *pixfmt;
+	u32 width;
+	u32 height;
+};
+
+/**
+ * struct pinbed_ctx - An open file of a node.
+ * @fh: V4L2's part.
+ * @node: The node.
+ * @entry: In the node's list.
+ * @lock: Lock of both queues; protects the formats too.
+ * @out: Format of the OUTPUT queue.
+ * @cap: Format of the CAPTURE queue; width and height are always those of @out.
+ * @out_sequence: Number of the next frame of the OUTPUT queue.
+ * @cap_sequence: Number of the next frame of the CAPTURE queue.
+ * @colorspace: Colours are what user space says about OUTPUT.
+ * @xfer_func: As @colorspace.
+ * @ycbcr_enc: As @colorspace.
+ * @quantization: As @colorspace.
+ * @attachments: What the device holds for this file.
+ * @job: The request of the running job.
+ * @report_lock: Protects the buffers' reports.
+ */
+struct pinbed_ctx {
+	struct v4l2_fh fh;
+	struct pinbed_node *node;
+	struct list_head entry;
+	struct mutex lock;
+	struct pinbed_image out;
+	struct pinbed_image cap;
+	u32 out_sequence;
+	u32 cap_sequence;
+	u32 colorspace;
+	u32 xfer_func;
+	u32 ycbcr_enc;
+	u32 quantization;
+	struct list_head attachments;
+	struct pinbed_request *job;
+	spinlock_t report_lock;
+};
+
+/**
+ * struct pinbed_report - What the last job did in a buffer.
+ * @valid: There was one since the buffer was attached.
+ * @status: PINBED_STATUS_*.
+ * @crc: CRC32C of the bytes moved.
+ * @cookie: The job's cookie.
+ * @bytes: Bytes moved.
+ */
+struct pinbed_report {
+	bool valid;
+	u32 status;
+	u32 crc;
+	u64 cookie;
+	u64 bytes;
+};
+
+/**
+ * struct pinbed_vb - A buffer.
+ * @m2m: The buffer as V4L2 knows it; must be first.
+ * @att: What the device holds of it.
+ * @report: The last job.
+ */
+struct pinbed_vb {
+	struct v4l2_m2m_buffer m2m;
+	struct pinbed_attachment *att;
+	struct pinbed_report report;
+};
+
+static inline struct pinbed_ctx *pinbed_file_ctx(struct file *file)
+{
+	return container_of(file_to_v4l2_fh(file), struct pinbed_ctx, fh);
+}
+
+static inline struct pinbed_vb *to_pinbed_vb(struct vb2_buffer *vb)
+{
+	return container_of(vb, struct pinbed_vb, m2m.vb.vb2_buf);
+}
+
+static inline struct pinbed_image *pinbed_image(struct pinbed_ctx *ctx, u32 type)
+{
+	return V4L2_TYPE_IS_OUTPUT(type) ? &ctx->out : &ctx->cap;
+}
+
+static inline u32 pinbed_stride(const struct pinbed_image *image)
+{
+	return image->width * image->pixfmt->line;
+}
+
+static inline u32 pinbed_size(const struct pinbed_image *image)
+{
+	return image->width * image->height * image->pixfmt->halves / 2;
+}
+
+/* pinbed_video_format.c */
+
+void pinbed_format_init(struct pinbed_ctx *ctx);
+int pinbed_enum_fmt(struct file *file, void *priv, struct v4l2_fmtdesc *f);
+int pinbed_enum_framesizes(struct file *file, void *priv,
+			   struct v4l2_frmsizeenum *size);
+int pinbed_g_fmt(struct file *file, void *priv, struct v4l2_format *f);
+int pinbed_try_fmt(struct file *file, void *priv, struct v4l2_format *f);
+int pinbed_s_fmt_cap(struct file *file, void *priv, struct v4l2_format *f);
+int pinbed_s_fmt_out(struct file *file, void *priv, struct v4l2_format *f);
+
+/* pinbed_video_queue.c */
+
+int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst);
+void pinbed_detach_leftovers(struct pinbed_ctx *ctx);
+
+/* pinbed_video_job.c */
+
+extern const struct v4l2_m2m_ops pinbed_m2m_ops;
+
+void pinbed_job_done(struct pinbed_request *req);
+
+#endif /* PINBED_VIDEO_H */

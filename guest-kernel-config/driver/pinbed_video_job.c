@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The jobs of a video node: from an OUTPUT buffer to a CAPTURE buffer.
+ */
+#include <linux/device.h>
+
+#include "pinbed_video.h"
+
+static void pinbed_report_job(struct pinbed_ctx *ctx, struct vb2_v4l2_buffer *vb,
+			      u32 status, u64 bytes, u32 crc)
+{
+	const struct pinbed_request_header *header = ctx->job->request;
+	struct pinbed_report *report = &to_pinbed_vb(&vb->vb2_buf)->report;
+	unsigned long flags;
+
+	spin_lock_irqsave(&ctx->report_lock, flags);
+	report->valid = true;
+	report->status = status;
+	report->cookie = le64_to_cpu(header->cookie);
+	report->bytes = bytes;
+	report->crc = crc;
+	spin_unlock_irqrestore(&ctx->report_lock, flags);
+}
+
+/* @response is NULL unless @status is PINBED_STATUS_OK. */
+static void pinbed_job_finish(struct pinbed_ctx *ctx, u32 status,
+			      const struct pinbed_job_response *response)
+{
+	struct v4l2_m2m_ctx *m2m_ctx = ctx->fh.m2m_ctx;
+	struct vb2_v4l2_buffer *src = v4l2_m2m_src_buf_remove(m2m_ctx);
+	struct vb2_v4l2_buffer *dst = v4l2_m2m_dst_buf_remove(m2m_ctx);
+	enum vb2_buffer_state state = VB2_BUF_STATE_ERROR;
+	u64 read = 0, written = 0;
+	u32 src_crc = 0, dst_crc = 0;
+
+	if (response) {
+		state = VB2_BUF_STATE_DONE;
+		read = le64_to_cpu(response->bytes_read);
+		written = le64_to_cpu(response->bytes_written);
+		src_crc = le32_to_cpu(response->src_crc);
+		dst_crc = le32_to_cpu(response->dst_crc);
+	}
+	pinbed_report_job(ctx, src, status, read, src_crc);
+	pinbed_report_job(ctx, dst, status, written, dst_crc);
+
+	src->sequence = ctx->out_sequence++;
+	dst->sequence = ctx->cap_sequence++;
+	pinbed_copy_metadata(src, dst);
+	vb2_set_plane_payload(&dst->vb2_buf, 0, written);
+
+	v4l2_m2m_buf_done(src, state);
+	v4l2_m2m_buf_done(dst, state);
+	v4l2_m2m_job_finish(ctx->node->m2m_dev, m2m_ctx);
+}
+
+void pinbed_job_done(struct pinbed_request *req)
+{
+	struct pinbed_ctx *ctx = req->owner;
+	struct device *dev = &ctx->node->pdev->vdev->dev;
+	const struct pinbed_job_response *response = req->response;
+	const struct pinbed_job_request *job = req->request;
+	int ret = pinbed_request_result(req, sizeof(*response));
+	u64 cookie = le64_to_cpu(job->header.cookie);
+
+	if (!ret && le64_to_cpu(response->bytes_written) >
+	    le64_to_cpu(job->dst.length))
+		ret = -EPROTO;
+	switch (ret) {
+	case 0:
+		pinbed_job_finish(ctx, PINBED_STATUS_OK, response);
+		return;
+	case -EFAULT:
+		dev_warn_ratelimited(dev, "job %llu: DMA fault\n", cookie);
+		break;
+	case -EPROTO:
+		dev_warn_ratelimited(dev, "job %llu: malformed answer\n", cookie);
+		break;
+	}
+	/* A status that is not the device's own stands for having none. */
+	if (ret == -EIO || ret == -EPROTO)
+		pinbed_job_finish(ctx, PINBED_STATUS_ERROR, NULL);
+	else
+		pinbed_job_finish(ctx, le32_to_cpu(response->header.status), NULL);
+}
+
+static void pinbed_wire_format(struct pinbed_format *format,
+			       const struct pinbed_image *image)
+{
+	format->fourcc = cpu_to_le32(image->pixfmt->fourcc);
+	format->width = cpu_to_le32(image->width);
+	format->height = cpu_to_le32(image->height);
+	format->stride = cpu_to_le32(pinbed_stride(image));
+}
+
+static void pinbed_wire_range(struct pinbed_range *range, struct vb2_buffer *vb,
+			      u64 length)
+{
+	range->handle = cpu_to_le64(to_pinbed_vb(vb)->att->handle);
+	range->offset = 0;
+	range->length = cpu_to_le64(length);
+}
+
+static void pinbed_device_run(void *priv)
+{
+	struct pinbed_ctx *ctx = priv;
+	struct pinbed_device *pdev = ctx->node->pdev;
+	struct vb2_buffer *src = &v4l2_m2m_next_src_buf(ctx->fh.m2m_ctx)->vb2_buf;
+	struct vb2_buffer *dst = &v4l2_m2m_next_dst_buf(ctx->fh.m2m_ctx)->vb2_buf;
+	bool convert = ctx->out.pixfmt != ctx->cap.pixfmt;
+	struct pinbed_job_request *job = ctx->job->request;
+	u64 src_length = vb2_get_plane_payload(src, 0);
+	u64 dst_length = vb2_plane_size(dst, 0);
+	u64 src_needed = convert ? pinbed_size(&ctx->out) : 0;
+	u64 dst_needed = convert ? pinbed_size(&ctx->cap) : src_length;
+
+	memset(job, 0, sizeof(*job));
+	pinbed_request_init(pdev, ctx->job,
+			    convert ? PINBED_OP_CONVERT : PINBED_OP_COPY);
+	if (src_length < src_needed || dst_length < dst_needed) {
+		pinbed_job_finish(ctx, PINBED_STATUS_INVALID, NULL);
+		return;
+	}
+	pinbed_wire_range(&job->src, src, convert ? src_needed : src_length);
+	pinbed_wire_range(&job->dst, dst, dst_needed);
+	if (convert) {
+		pinbed_wire_format(&job->src_format, &ctx->out);
+		pinbed_wire_format(&job->dst_format, &ctx->cap);
+	}
+	if (pinbed_request_submit(pdev, PINBED_QUEUE_VIDEO, ctx->job))
+		pinbed_job_finish(ctx, PINBED_STATUS_ERROR, NULL);
+}
+
+/* No job_abort: the device has no way to cut a job short, V4L2 waits for it. */
+const struct v4l2_m2m_ops pinbed_m2m_ops = {
+	.device_run = pinbed_device_run,
+};

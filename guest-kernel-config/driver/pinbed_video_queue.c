@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The buffers of a video node's files, which are attached to the device for as
+ * long as vb2 holds their memory.
+ */
+#include <linux/err.h>
+#include <linux/videodev2.h>
+
+#include "pinbed_video.h"
+
+static int pinbed_queue_setup(struct vb2_queue *vq, unsigned int *buffers,
+			      unsigned int *planes, unsigned int sizes[],
+			      struct device *alloc_devs[])
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
+	u32 size = pinbed_size(pinbed_image(ctx, vq->type));
+
+	if (*planes)
+		return *planes != 1 || sizes[0] < size ? -EINVAL : 0;
+	*planes = 1;
+	sizes[0] = size;
+	return 0;
+}
+
+static void pinbed_buf_detach(struct pinbed_ctx *ctx, struct pinbed_vb *pvb)
+{
+	if (!pvb->att)
+		return;
+	list_del(&pvb->att->entry);
+	pinbed_detach(ctx->node->pdev, pvb->att);
+	pvb->att = NULL;
+}
+
+/* vb2 has just pinned and mapped the memory. */
+static int pinbed_buf_init(struct vb2_buffer *vb)
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vb->vb2_queue);
+	struct pinbed_node *node = ctx->node;
+	struct pinbed_vb *pvb = to_pinbed_vb(vb);
+	struct pinbed_attachment *att;
+
+	/*
+	 * Where vb2 refuses a QBUF(USERPTR) for its length, it lets go of the
+	 * buffer's previous memory without buf_cleanup.
+	 */
+	pinbed_buf_detach(ctx, pvb);
+
+	att = pinbed_attach(node->pdev, node->memop->plane(vb),
+			    vb2_plane_size(vb, 0),
+			    V4L2_TYPE_IS_OUTPUT(vb->type) ?
+			    PINBED_DIRECTION_READ : PINBED_DIRECTION_WRITE);
+	if (IS_ERR(att))
+		return PTR_ERR(att);
+	list_add(&att->entry, &ctx->attachments);
+	pvb->att = att;
+	pvb->report.valid = false;
+	return 0;
+}
+
+/* vb2 is about to unmap and unpin the memory. */
+static void pinbed_buf_cleanup(struct vb2_buffer *vb)
+{
+	pinbed_buf_detach(vb2_get_drv_priv(vb->vb2_queue), to_pinbed_vb(vb));
+}
+
+static int pinbed_buf_out_validate(struct vb2_buffer *vb)
+{
+	struct vb2_v4l2_buffer *vbuf = to_vb2_v4l2_buffer(vb);
+
+	if (vbuf->field == V4L2_FIELD_ANY)
+		vbuf->field = V4L2_FIELD_NONE;
+	return vbuf->field == V4L2_FIELD_NONE ? 0 : -EINVAL;
+}
+
+static int pinbed_buf_prepare(struct vb2_buffer *vb)
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vb->vb2_queue);
+
+	if (vb2_plane_size(vb, 0) < pinbed_size(pinbed_image(ctx, vb->type)))
+		return -EINVAL;
+	return 0;
+}
+
+static void pinbed_buf_queue(struct vb2_buffer *vb)
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vb->vb2_queue);
+
+	v4l2_m2m_buf_queue(ctx->fh.m2m_ctx, to_vb2_v4l2_buffer(vb));
+}
+
+static int pinbed_start_streaming(struct vb2_queue *vq, unsigned int count)
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
+
+	if (V4L2_TYPE_IS_OUTPUT(vq->type))
+		ctx->out_sequence = 0;
+	else
+		ctx->cap_sequence = 0;
+	return 0;
+}
+
+/* V4L2 has waited for the running job, so nothing is at the device. */
+static void pinbed_stop_streaming(struct vb2_queue *vq)
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
+	struct vb2_v4l2_buffer *vbuf;
+
+	for (;;) {
+		if (V4L2_TYPE_IS_OUTPUT(vq->type))
+			vbuf = v4l2_m2m_src_buf_remove(ctx->fh.m2m_ctx);
+		else
+			vbuf = v4l2_m2m_dst_buf_remove(ctx->fh.m2m_ctx);
+		if (!vbuf)
+			break;
+		v4l2_m2m_buf_done(vbuf, VB2_BUF_STATE_ERROR);
+	}
+}
+
+static const struct vb2_ops pinbed_vb2_ops = {
+	.queue_setup = pinbed_queue_setup,
+	.buf_init = pinbed_buf_init,
+	.buf_cleanup = pinbed_buf_cleanup,
+	.buf_out_validate = pinbed_buf_out_validate,
+	.buf_prepare = pinbed_buf_prepare,
+	.buf_queue = pinbed_buf_queue,
+	.start_streaming = pinbed_start_streaming,
+	.stop_streaming = pinbed_stop_streaming,
+	PINBED_VB2_LOCK_OPS
+};
+
+static int pinbed_init_queue(struct pinbed_ctx *ctx, struct vb2_queue *vq,
+			     u32 type)
+{
+	vq->type = type;
+	vq->io_modes = VB2_MMAP | VB2_USERPTR | VB2_DMABUF;
+	vq->drv_priv = ctx;
+	vq->buf_struct_size = sizeof(struct pinbed_vb);
+	vq->ops = &pinbed_vb2_ops;
+	vq->mem_ops = ctx->node->memop->ops;
+	vq->timestamp_flags = V4L2_BUF_FLAG_TIMESTAMP_COPY;
+	vq->lock = &ctx->lock;
+	/* Its transport's device is the one that does DMA. */
+	vq->dev = ctx->node->pdev->vdev->dev.parent;
+	return vb2_queue_init(vq);
+}
+
+int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst)
+{
+	int ret = pinbed_init_queue(priv, src, V4L2_BUF_TYPE_VIDEO_OUTPUT);
+
+	if (ret)
+		return ret;
+	return pinbed_init_queue(priv, dst, V4L2_BUF_TYPE_VIDEO_CAPTURE);
+}
+
+/* For the end, when vb2 has let go of all; see pinbed_buf_init(). */
+void pinbed_detach_leftovers(struct pinbed_ctx *ctx)
+{
+	struct pinbed_attachment *att, *next;
+
+	list_for_each_entry_safe(att, next, &ctx->attachments, entry)
+		pinbed_detach(ctx->node->pdev, att);
+}

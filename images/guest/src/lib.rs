@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's test harness: what a test needs to say what a correct kernel does, and the eyes that judge it.
+//!
+//! - [`ctx`]: what every test is given: findings, notes, random data;
+//! - [`area`]: memory of every kind a buffer can be made of, on [`mapping`] and [`dmabuf`];
+//! - [`m2m`]: the video node's two queues, with the placement and device eyes in QBUF and DQBUF, on [`v4l2`];
+//! - [`device`]: the engine behind the driver's back;
+//! - [`pagemap`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them;
+//! - [`progress`]: what a test tells its supervisor, PID 1.
+//!
+//! PID 1 uses the same views of the kernel for the aftermath eye.
+
+pub mod area;
+pub mod cma;
+pub mod ctx;
+pub mod device;
+pub mod dmabuf;
+pub mod error;
+pub mod extent;
+pub mod image;
+pub mod m2m;
+pub mod mapping;
+pub mod module;
+pub mod pagemap;
+pub mod progress;
+pub mod v4l2;
+pub mod vmstat;
+pub mod zones;
+
+pub use error::Error;

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Memory of this process that devices read and write behind the compiler's back.
+//!
+//! Access is by copy through raw pointers only: no reference to the memory ever exists, so a device, another process or the kernel
+//! may change it at any time without breaking Rust's rules. Access to pages that the test itself made inaccessible ends the test with
+//! SIGSEGV, which its supervisor reports.
+
+use crate::error::Error;
+use crate::extent::PAGE;
+use nix::sys::mman::{
+    MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, mremap,
+    munmap,
+};
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::ptr::{self, NonNull};
+
+/// Who gives the memory back, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// munmap.
+    Map,
+    /// free.
+    Malloc,
+}
+
+/// A range of this process's memory, given back on drop.
+pub struct Mapping {
+    base: NonNull<c_void>,
+    length: usize,
+    owner: Owner,
+}
+
+/// Both reading and writing.
+pub const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+impl Mapping {
+    fn map(length: usize, protection: ProtFlags) -> Result<Self, Error> {
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory that is in use.
+        let base =
+            unsafe { mmap_anonymous(None, nonzero(length)?, protection, MapFlags::MAP_PRIVATE) }
+                .map_err(Error::call(format!(
+                    "mmap of {length} bytes of anonymous memory"
+                )))?;
+        Ok(Self {
+            base,
+            length,
+            owner: Owner::Map,
+        })
+    }
+
+    /// Private anonymous memory, untouched.
+    pub fn anon(length: usize) -> Result<Self, Error> {
+        Self::map(length.next_multiple_of(PAGE), READ_WRITE)
+    }
+
+    /// Private anonymous memory whose first byte is aligned to `align`, a power of two and at least a page.
+    pub fn anon_aligned(length: usize, align: usize) -> Result<Self, Error> {
+        let spacious = Self::anon(length + align)?;
+        let start = spacious.address().next_multiple_of(align) - spacious.address();
+        let (_, rest) = spacious.split(start);
+        let (wanted, _) = rest.split(length.next_multiple_of(PAGE));
+        Ok(wanted)
+    }
+
+    /// What malloc(3) returns.
+    pub fn malloc(length: usize) -> Result<Self, Error> {
+        // SAFETY: malloc has no preconditions.
+        let base = NonNull::new(unsafe { libc::malloc(length) }).ok_or(Error::Call {
+            what: format!("malloc of {length} bytes"),
+            errno: nix::errno::Errno::ENOMEM,
+        })?;
+        Ok(Self {
+            base,
+            length,
+            owner: Owner::Malloc,
+        })
+    }
+
+    /// A shared mapping of a file, from its start.
+    pub fn shared(file: impl AsFd, length: usize, protection: ProtFlags) -> Result<Self, Error> {
+        Self::shared_at(file, 0, length, protection)
+    }
+
+    /// A shared mapping of a file from `offset` (bytes, or a V4L2 buffer's cookie) on.
+    pub fn shared_at(
+        file: impl AsFd,
+        offset: i64,
+        length: usize,
+        protection: ProtFlags,
+    ) -> Result<Self, Error> {
+        let length = length.next_multiple_of(PAGE);
+        // SAFETY: as in `map`.
+        let base = unsafe {
+            mmap(
+                None,
+                nonzero(length)?,
+                protection,
+                MapFlags::MAP_SHARED,
+                file,
+                offset,
+            )
+        }
+        .map_err(Error::call(format!("mmap of {length} bytes of a file")))?;
+        Ok(Self {
+            base,
+            length,
+            owner: Owner::Map,
+        })
+    }
+
+    /// Maps a file over the pages from `at` to the end, so that two kinds of memory are neighbours.
+    pub fn map_over(&self, at: usize, file: impl AsFd, offset: i64) -> Result<(), Error> {
+        let (address, length) = self.part(at..self.length);
+        let address = NonZeroUsize::new(address);
+        // SAFETY: the range is this mapping's own, and no reference into it can exist.
+        unsafe {
+            mmap(
+                address,
+                nonzero(length)?,
+                READ_WRITE,
+                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED,
+                file,
+                offset,
+            )
+        }
+        .map_err(Error::call(format!(
+            "mmap of {length} bytes over other memory"
+        )))?;
+        Ok(())
+    }
+
+    /// Maps anonymous memory over the pages from `at` to the end.
+    pub fn map_anon_over(&self, at: usize) -> Result<(), Error> {
+        let (address, length) = self.part(at..self.length);
+        let address = NonZeroUsize::new(address);
+        // SAFETY: as in `map_over`.
+        unsafe {
+            mmap_anonymous(
+                address,
+                nonzero(length)?,
+                READ_WRITE,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED,
+            )
+        }
+        .map_err(Error::call(format!(
+            "mmap of {length} anonymous bytes over other memory"
+        )))?;
+        Ok(())
+    }
+
+    /// Virtual address of the first byte.
+    pub fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Never: kept for the habit.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Two mappings, the second beginning at byte `at`, a multiple of the page size.
+    pub fn split(self, at: usize) -> (Self, Self) {
+        assert!(
+            self.owner == Owner::Map && at <= self.length && at.is_multiple_of(PAGE),
+            "only whole mapped pages can be split off"
+        );
+        let whole = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `at` is within the mapping, or one past its end.
+        let second = unsafe { whole.base.byte_add(at) };
+        (
+            Self {
+                base: whole.base,
+                length: at,
+                owner: Owner::Map,
+            },
+            Self {
+                base: second,
+                length: whole.length - at,
+                owner: Owner::Map,
+            },
+        )
+    }
+
+    /// Copies bytes out.
+    pub fn read(&self, range: Range<usize>) -> Vec<u8> {
+        let (address, length) = self.part(range);
+        let mut bytes = vec![0; length];
+        // SAFETY: the source is within the mapping (checked by `part`), the destination is a fresh vector of that length.
+        unsafe { ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), length) };
+        bytes
+    }
+
+    /// Copies bytes in, from byte `at` on.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        let (address, length) = self.part(at..at + bytes.len());
+        // SAFETY: the destination is within the mapping (checked by `part`), and no reference into it can exist.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, length) };
+    }
+
+    /// madvise(2) on whole pages.
+    pub fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> Result<(), Error> {
+        let (address, length) = self.part(range);
+        // SAFETY: the pages are this mapping's own, and no reference into them can exist, whatever becomes of their contents.
+        unsafe { madvise(pointer(address)?, length, advice) }
+            .map_err(Error::call(format!("madvise {advice:?}")))
+    }
+
+    /// mprotect(2) on whole pages.
+    pub fn protect(&self, range: Range<usize>, protection: ProtFlags) -> Result<(), Error> {
+        let (address, length) = self.part(range);
+        // SAFETY: as in `advise`.
+        unsafe { mprotect(pointer(address)?, length, protection) }
+            .map_err(Error::call(format!("mprotect {protection:?}")))
+    }
+
+    /// mremap(2) to an address of the kernel's choice that is not the present one.
+    pub fn moved(self) -> Result<Self, Error> {
+        let whole = std::mem::ManuallyDrop::new(self);
+        let room = std::mem::ManuallyDrop::new(Self::map(whole.length, ProtFlags::PROT_NONE)?);
+        let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+        // SAFETY: both ranges are our own, and no reference into them can exist.
+        let base = unsafe {
+            mremap(
+                whole.base,
+                whole.length,
+                whole.length,
+                flags,
+                Some(room.base),
+            )
+        }
+        .map_err(Error::call("mremap"))?;
+        Ok(Self {
+            base,
+            length: whole.length,
+            owner: Owner::Map,
+        })
+    }
+
+    fn part(&self, range: Range<usize>) -> (usize, usize) {
+        assert!(
+            range.start <= range.end && range.end <= self.length,
+            "{range:?} is not within {} bytes",
+            self.length
+        );
+        (self.address() + range.start, range.len())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        match self.owner {
+            Owner::Map if self.length == 0 => (),
+            // SAFETY: the range is this mapping's own. munmap of a range that is mapped cannot fail in a way we could handle.
+            Owner::Map => drop(unsafe { munmap(self.base, self.length) }),
+            // SAFETY: `base` came from malloc and is freed once.
+            Owner::Malloc => unsafe { libc::free(self.base.as_ptr()) },
+        }
+    }
+}
+
+fn nonzero(length: usize) -> Result<NonZeroUsize, Error> {
+    NonZeroUsize::new(length).ok_or(Error::Call {
+        what: "mmap of no bytes".into(),
+        errno: nix::errno::Errno::EINVAL,
+    })
+}
+
+fn pointer(address: usize) -> Result<NonNull<c_void>, Error> {
+    NonNull::new(address as *mut c_void).ok_or(Error::Call {
+        what: "use of address 0".into(),
+        errno: nix::errno::Errno::EFAULT,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_come_back_and_splits_stay_apart() {
+        let whole = Mapping::anon(3 * PAGE).unwrap();
+        whole.write(PAGE - 2, &[1, 2, 3, 4]);
+        let (first, rest) = whole.split(PAGE);
+        assert_eq!(first.read(PAGE - 2..PAGE), [1, 2]);
+        drop(first);
+        assert_eq!(rest.read(0..3), [3, 4, 0]);
+        assert_eq!(rest.len(), 2 * PAGE);
+    }
+
+    #[test]
+    fn alignment_is_as_asked() {
+        let mapping = Mapping::anon_aligned(PAGE, 1 << 21).unwrap();
+        assert_eq!(mapping.address() % (1 << 21), 0);
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The driver comes and goes.
+
+use super::{FRAME, Test, test};
+use nix::errno::Errno;
+use pinbed_abi::report::Eye;
+use pinbed_guest::area::Area;
+use pinbed_guest::ctx::{Ctx, Stop, TestResult};
+use pinbed_guest::device::{self, Device};
+use pinbed_guest::error::Error;
+use pinbed_guest::m2m::M2m;
+use pinbed_guest::module;
+use pinbed_guest::v4l2::Queue::{Capture, Output};
+use std::path::Path;
+
+const MODULE: &str = "Documentation/kbuild/modules.rst; kernel/module/main.c, try_stop_module()";
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    test("driver::unload_is_refused_while_a_file_is_open", unload_is_refused_while_a_file_is_open, MODULE,
+        "rmmod is refused while the video node or the control node is open, and what is open goes on working."),
+    test("driver::reload_works", reload_works, MODULE,
+        "After rmmod the nodes are gone and the device holds nothing; after insmod they are back and work."),
+];
+
+/// Only a module can be unloaded.
+fn needs_module() -> TestResult {
+    if Path::new(module::PATH).exists() {
+        return Ok(());
+    }
+    Err(Error::Absent {
+        what: module::PATH.into(),
+        remedy: "build the driver as a module".into(),
+    }
+    .into())
+}
+
+/// One copy with user memory on both queues.
+fn copy(t: &mut Ctx, m2m: &M2m) -> TestResult {
+    let mut src = m2m.with(Output, Area::anon(8, FRAME.size())?)?;
+    let mut dst = m2m.with(Capture, Area::anon(0, FRAME.size())?)?;
+    m2m.copy(t, &mut src, &mut dst)
+}
+
+fn unload_is_refused_while_a_file_is_open(t: &mut Ctx) -> TestResult {
+    needs_module()?;
+    let m2m = M2m::copier(FRAME)?;
+    t.refused(
+        "rmmod with both nodes open",
+        module::unload(),
+        &[Errno::EAGAIN],
+    );
+    copy(t, &m2m)?;
+    let M2m { node, device, .. } = m2m;
+    drop(device);
+    t.refused(
+        "rmmod with the video node open",
+        module::unload(),
+        &[Errno::EAGAIN],
+    );
+    drop(node);
+    let device = Device::open()?;
+    t.refused(
+        "rmmod with the control node open",
+        module::unload(),
+        &[Errno::EAGAIN],
+    );
+    t.equal(
+        Eye::Device,
+        "buffers that the device holds",
+        device.list()?.len(),
+        0,
+    );
+    Ok(())
+}
+
+fn reload_works(t: &mut Ctx) -> TestResult {
+    needs_module()?;
+    copy(t, &M2m::copier(FRAME)?)?;
+    let old = Device::open()?.status()?;
+    t.check(Eye::Device, old.jobs.get() > 0, || {
+        "the device counts no job after one was done".into()
+    });
+    for round in 0..3 {
+        module::unload().map_err(|errno| {
+            Stop::finding(
+                Eye::Cpu,
+                format!("rmmod fails with {errno:?} in round {round}"),
+            )
+        })?;
+        t.check(Eye::Cpu, !Path::new(device::PATH).exists(), || {
+            format!("{} is still there after rmmod", device::PATH)
+        });
+        t.check(Eye::Cpu, pinbed_guest::v4l2::find().is_err(), || {
+            "the video node is still there after rmmod".into()
+        });
+        module::load()?;
+        let new = Device::open()?.status()?;
+        t.equal(
+            Eye::Device,
+            "buffers that the device holds after insmod",
+            new.buffers.get(),
+            0,
+        );
+        t.equal(
+            Eye::Device,
+            "jobs since the reset that comes with insmod",
+            new.jobs.get(),
+            0,
+        );
+        copy(t, &M2m::copier(FRAME)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A pin that user space holds for as long as it likes must not sit in memory that others were promised: CMA.
+
+use super::sources::{FRAME_VEC, PIN_USER_PAGES, TEE_LONGTERM};
+use super::{FRAME, Test, refuse, test};
+use nix::errno::Errno;
+use nix::unistd::pipe;
+use pinbed_abi::report::Eye;
+use pinbed_guest::area::Area;
+use pinbed_guest::cma::{self, Region};
+use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::device::Device;
+use pinbed_guest::error::Error;
+use pinbed_guest::extent::{Extent, PAGE, frames};
+use pinbed_guest::m2m::{M2m, describe};
+use pinbed_guest::mapping::Mapping;
+use pinbed_guest::pagemap;
+use pinbed_guest::v4l2::Memory;
+use pinbed_guest::v4l2::Queue::{self, Capture, Output};
+use pinbed_guest::vmstat;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    test("longterm::output_leaves_cma_before_the_pin", output_leaves_cma_before_the_pin, FRAME_VEC,
+        "Pages of an OUTPUT buffer that lie in CMA are moved out of it before they are pinned, with their contents."),
+    test("longterm::capture_leaves_cma_before_the_pin", capture_leaves_cma_before_the_pin, FRAME_VEC,
+        "Pages of a CAPTURE buffer that lie in CMA are moved out of it before they are pinned."),
+    test("longterm::cma_is_whole_while_a_buffer_is_queued", cma_is_whole_while_a_buffer_is_queued, TEE_LONGTERM,
+        "All of a CMA region can be allocated while buffers are queued whose pages were in it."),
+    test("longterm::page_that_cannot_leave_cma_is_refused", page_that_cannot_leave_cma_is_refused, PIN_USER_PAGES,
+        "A page in CMA that someone else holds on to is refused, not pinned where it is; once it is free to move, it is accepted."),
+    test("longterm::every_page_is_counted_as_pinned", every_page_is_counted_as_pinned, PIN_USER_PAGES,
+        "QBUF of user memory pins each page it touches once, and the pins last until the buffer is released, not until DQBUF."),
+];
+
+/// Bytes outside CMA that ballast leaves: enough for the system to live and for pages that leave CMA.
+const LEAVE: u64 = 24 << 20;
+/// Bytes to touch in search of pages in CMA.
+const SEARCH: usize = 16 << 20;
+
+/// Memory for a FRAME with each page in CMA, and the region. Unmovable ballast leaves so little other memory that the next
+/// movable pages come out of CMA; it is gone when this returns.
+fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
+    let region = cma::regions()?.remove(0);
+    let device = Device::open()?;
+    let held = device.ballast(LEAVE)?;
+    let pages = FRAME.size().div_ceil(PAGE);
+    let space = Mapping::anon(SEARCH)?;
+    let mut run = 0;
+    for page in 0..SEARCH / PAGE {
+        space.write(page * PAGE, &[1]);
+        let here = pagemap::entries(space.address() + page * PAGE, 1)?;
+        let inside = here
+            .first()
+            .and_then(|entry| entry.frame())
+            .is_some_and(|frame| region.frames.contains(&frame));
+        run = if inside { run + 1 } else { 0 };
+        if run == pages {
+            let (_before, wanted) = space.split((page + 1 - pages) * PAGE);
+            let (wanted, _after) = wanted.split(pages * PAGE);
+            let mut area = Area::user(wanted, 0..FRAME.size());
+            area.fill(t)?;
+            let at = extents(&area)?;
+            t.note(format!(
+                "{held} bytes of ballast put page {page} in CMA region {}: {at:?}",
+                region.name
+            ));
+            return Ok((area, region));
+        }
+    }
+    Err(Stop::finding(
+        Eye::Harness,
+        format!(
+            "{held} bytes of ballast put no {pages} neighbouring pages in CMA region {}",
+            region.name
+        ),
+    ))
+}
+
+fn extents(area: &Area) -> TestResult<Vec<Extent>> {
+    match area.extents()? {
+        Some(Ok(at)) => Ok(at),
+        _ => Err(Stop::finding(
+            Eye::Harness,
+            "not all pages of the buffer are present",
+        )),
+    }
+}
+
+/// The area's pages are all in, or all out of, the region.
+fn judge_inside(t: &mut Ctx, area: &Area, region: &Region, expected: bool) -> TestResult {
+    let at = extents(area)?;
+    let inside = frames(&at)
+        .filter(|frame| region.frames.contains(frame))
+        .count();
+    let all = frames(&at).count();
+    t.equal(
+        Eye::Placement,
+        "pages of the buffer in CMA",
+        inside,
+        if expected { all } else { 0 },
+    );
+    Ok(())
+}
+
+fn output_leaves_cma_before_the_pin(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let (src, region) = in_cma(t)?;
+    let src = m2m.with(Output, src)?;
+    let mut dst = m2m.own(Capture)?;
+    dst.fill(t)?;
+    judge_inside(t, &src, &region, true)?;
+    m2m.queue(t, Output, 0, &src)?;
+    judge_inside(t, &src, &region, false)?;
+    m2m.queue(t, Capture, 0, &dst)?;
+    m2m.stream_on()?;
+    m2m.finish(t, &src, src.written(), &dst, src.written())
+}
+
+fn capture_leaves_cma_before_the_pin(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let (dst, region) = in_cma(t)?;
+    let dst = m2m.with(Capture, dst)?;
+    let mut src = m2m.own(Output)?;
+    src.fill(t)?;
+    m2m.queue(t, Capture, 0, &dst)?;
+    judge_inside(t, &dst, &region, false)?;
+    m2m.queue(t, Output, 0, &src)?;
+    m2m.stream_on()?;
+    m2m.finish(t, &src, src.written(), &dst, src.written())
+}
+
+fn cma_is_whole_while_a_buffer_is_queued(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let (src, region) = in_cma(t)?;
+    let (src, dst) = (m2m.with(Output, src)?, m2m.with(Capture, in_cma(t)?.0)?);
+    m2m.queue(t, Output, 0, &src)?;
+    m2m.queue(t, Capture, 0, &dst)?;
+    let pages = region.longest_free()?;
+    match region.take(pages) {
+        Ok(taken) => {
+            // A secure-playback buffer, as it were, beside a device at work.
+            m2m.stream_on()?;
+            m2m.finish(t, &src, src.written(), &dst, src.written())?;
+            drop(taken);
+        }
+        Err(Error::Call {
+            errno: Errno::ENOMEM | Errno::EBUSY,
+            ..
+        }) => {
+            t.find(
+                Eye::Placement,
+                format!("{pages} pages of CMA cannot be allocated while the buffers are queued"),
+            );
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// vmsplice(2) of the area's first page into a pipe, which holds on to the page until it is read.
+fn hold_in_pipe(area: &Area) -> TestResult<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe().map_err(Error::call("pipe"))?;
+    let vector = libc::iovec {
+        iov_base: area.address() as *mut _,
+        iov_len: PAGE,
+    };
+    // SAFETY: the vector names one page of a mapping, of which no references exist.
+    let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &vector, 1, 0) };
+    Errno::result(spliced).map_err(Error::call("vmsplice"))?;
+    Ok((reader, writer))
+}
+
+fn page_that_cannot_leave_cma_is_refused(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let (src, region) = in_cma(t)?;
+    m2m.request(Output, Memory::Userptr, 1)?;
+    let pipe = hold_in_pipe(&src)?;
+    refuse(
+        t,
+        &m2m,
+        "QBUF of a page in CMA that a pipe holds",
+        describe(Output, 0, &src),
+        &[Errno::ENOMEM],
+    )?;
+    drop(pipe);
+    m2m.queue(t, Output, 0, &src)?;
+    judge_inside(t, &src, &region, false)?;
+    let seen = m2m
+        .device
+        .checksum(m2m.handle(Output, 0)?, 0, FRAME.size() as u64)?;
+    t.equal(
+        Eye::Device,
+        "CRC32C of the buffer once its page could move",
+        seen,
+        crc(src.written()),
+    );
+    Ok(())
+}
+
+fn every_page_is_counted_as_pinned(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let mut src = m2m.with(Output, Area::anon(PAGE - 8, FRAME.size())?)?;
+    let mut dst = m2m.with(Capture, Area::anon(0, FRAME.size())?)?;
+    let before = vmstat::pinned_pages()?;
+    m2m.copy(t, &mut src, &mut dst)?;
+    let pages = (src.mapping.len() + dst.mapping.len()) / PAGE;
+    t.equal(
+        Eye::Aftermath,
+        "pinned pages after DQBUF",
+        vmstat::pinned_pages()? - before,
+        pages as i64,
+    );
+    m2m.stream_off()?;
+    t.equal(
+        Eye::Aftermath,
+        "pinned pages after STREAMOFF",
+        vmstat::pinned_pages()? - before,
+        pages as i64,
+    );
+    release(&m2m, Output)?;
+    release(&m2m, Capture)?;
+    t.equal(
+        Eye::Aftermath,
+        "pinned pages after REQBUFS of none",
+        vmstat::pinned_pages()? - before,
+        0,
+    );
+    Ok(())
+}
+
+fn release(m2m: &M2m, queue: Queue) -> TestResult {
+    m2m.request(queue, Memory::Userptr, 0)
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Where the tests' statements are from.
+
+pub const FOLLOW_PFN: &str = "linux-media/dri-devel 2020-11-20, '[PATCH v6 09/17] media/videbuf1|2: Mark follow_pfn usage as unsafe'";
+pub const FRAME_VEC: &str =
+    "linux-media/linux-mm 2020-10-07, '[PATCH 2/2] mm/frame-vec: use FOLL_LONGTERM'";
+pub const DMABUF_PFNMAP: &str =
+    "dri-devel 2022-11-22, '[PATCH] dma-buf: Require VM_PFNMAP vma for mmap'";
+pub const TEE_LONGTERM: &str =
+    "linux-mm/op-tee 2023-05-17, '[PATCH] tee: add FOLL_LONGTERM for CMA case when alloc shm'";
+pub const PIN_USER_PAGES: &str = "Documentation/core-api/pin_user_pages.rst";
+pub const USERP: &str = "Documentation/userspace-api/media/v4l/userp.rst";
+pub const DMABUF: &str = "Documentation/userspace-api/media/v4l/dmabuf.rst";
+pub const EXPBUF: &str = "Documentation/userspace-api/media/v4l/vidioc-expbuf.rst";
+pub const QBUF: &str = "Documentation/userspace-api/media/v4l/vidioc-qbuf.rst";
+pub const STREAMON: &str = "Documentation/userspace-api/media/v4l/vidioc-streamon.rst";
+pub const REQBUFS: &str = "Documentation/userspace-api/media/v4l/vidioc-reqbufs.rst";
+pub const PIXFMT: &str = "Documentation/userspace-api/media/v4l/pixfmt.rst";
+pub const DEVICE: &str = "vmm/abi/src/wire.rs";

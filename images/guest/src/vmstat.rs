@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How many pages are pinned: /proc/vmstat.
+
+use crate::error::Error;
+use std::fs;
+
+/// Pages pinned by `pin_user_pages` and its kin (FOLL_PIN) in the whole system: a huge page counts as many times as it has
+/// small pages pinned.
+///
+/// The kernel gathers these counters from all CPUs once a second, which is too late for a judgement; reading
+/// /proc/sys/vm/stat_refresh makes it do so now.
+pub fn pinned_pages() -> Result<i64, Error> {
+    fs::read("/proc/sys/vm/stat_refresh").map_err(Error::io(
+        "reading /proc/sys/vm/stat_refresh (CONFIG_PROC_SYSCTL)",
+    ))?;
+    let text = fs::read_to_string("/proc/vmstat").map_err(Error::io("reading /proc/vmstat"))?;
+    difference(&text)
+}
+
+fn difference(vmstat: &str) -> Result<i64, Error> {
+    let counter = |name: &str| {
+        vmstat
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .and_then(|value| value.trim().parse::<i64>().ok())
+            .ok_or_else(|| Error::Format {
+                source_name: "/proc/vmstat".into(),
+                text: format!("no {name}"),
+            })
+    };
+    Ok(counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_are_the_difference() {
+        let text = "nr_free_pages 5\nnr_foll_pin_acquired 1033\nnr_foll_pin_released 1024\n";
+        assert_eq!(difference(text).unwrap(), 9);
+        assert!(difference("nr_foll_pin_acquired 3\n").is_err());
+    }
+}

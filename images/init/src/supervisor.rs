@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs tests one after the other, each in a process of its own, and says what each came to.
+
+use crate::aftermath::{self, Snapshot};
+use crate::kmsg::Log;
+use crate::port::Port;
+use crate::{Broken, bounded, processes};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Pid, pipe2, read, setsid};
+use pinbed_abi::report::{Eye, Finding, Message, Outcome};
+use pinbed_guest::module;
+use pinbed_guest::progress::{FD, Progress};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The tests' binary.
+const GUEST: &str = "/bin/pinbed-guest";
+/// How long a killed process may take to be gone.
+const DEATH: Duration = Duration::from_secs(5);
+/// How long looking at the system may take, settling included.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Runs all tests.
+pub fn run_all(
+    port: &mut Port,
+    log: &mut Log,
+    names: &[String],
+    timeout: Duration,
+) -> Result<(), Broken> {
+    let mut stuck = Vec::new();
+    let mut at_load = aftermath::complaints(&log.news());
+    for finding in &mut at_load {
+        finding
+            .text
+            .insert_str(0, "while the driver was loaded, before this test, ");
+    }
+    for name in names {
+        port.send(&Message::Start { name: name.clone() });
+        let start = Instant::now();
+        let mut case = Case::default();
+        case.findings.append(&mut at_load);
+        let before = bounded::run("looking at the system before a test", LOOK, prepare)??;
+        run_one(name, timeout, &mut case, &mut stuck)?;
+        let (leaks, before) =
+            bounded::run("looking at the system after a test", LOOK, move || {
+                (aftermath::after_test(&before), before)
+            })?;
+        drop(before);
+        case.findings.extend(leaks?);
+        let news = log.news();
+        case.findings.extend(aftermath::complaints(&news));
+        let outcome = case.outcome();
+        port.send(&Message::End {
+            name: name.clone(),
+            outcome,
+            duration_ms: start.elapsed().as_millis() as u64,
+            notes: case.notes,
+            dmesg: news.lines,
+        });
+    }
+    Ok(())
+}
+
+/// The system as a test finds it. A test that ended between rmmod and insmod has left no driver to look at.
+fn prepare() -> Result<Snapshot, pinbed_guest::Error> {
+    if !module::is_ready() {
+        module::load()?;
+    }
+    aftermath::before_test()
+}
+
+/// What is known of a test.
+#[derive(Default)]
+struct Case {
+    findings: Vec<Finding>,
+    notes: Vec<String>,
+    skip: Option<String>,
+    finished: bool,
+    timeout: Duration,
+}
+
+impl Case {
+    fn harness(&mut self, text: impl Into<String>) {
+        self.findings.push(Finding {
+            eye: Eye::Harness,
+            text: text.into(),
+        });
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        let findings = std::mem::take(&mut self.findings);
+        match self.skip.take() {
+            _ if !findings.is_empty() => Outcome::Fail(findings),
+            Some(reason) => Outcome::Skip(reason),
+            None => Outcome::Pass,
+        }
+    }
+
+    /// Takes in a line from the test.
+    fn hear(&mut self, line: &str) {
+        match serde_json::from_str(line) {
+            Ok(Progress::Begin { timeout_s }) => {
+                self.timeout = self.timeout.max(Duration::from_secs(timeout_s))
+            }
+            Ok(Progress::Note(note)) => self.notes.push(note),
+            Ok(Progress::Finding(finding)) => self.findings.push(finding),
+            Ok(Progress::Skip(reason)) => self.skip = Some(reason),
+            Ok(Progress::Finished) => self.finished = true,
+            Err(error) => self.harness(format!(
+                "the test said '{line}', which is not a line of its protocol: {error}"
+            )),
+        }
+    }
+
+    /// Judges how the process ended, which matters if it did not say how the test did.
+    fn ended(&mut self, status: WaitStatus) {
+        match status {
+            WaitStatus::Exited(_, _) if self.finished || self.skip.is_some() => (),
+            WaitStatus::Exited(_, code) => self.harness(format!(
+                "the test ended without a judgement, with exit code {code}"
+            )),
+            WaitStatus::Signaled(_, signal, _) => {
+                self.harness(format!("the test was ended by {signal}"))
+            }
+            other => self.harness(format!(
+                "the test ended in a way that no process does: {other:?}"
+            )),
+        }
+    }
+}
+
+/// A test's lines so far, and the rest that is no whole line yet.
+struct Ears {
+    pipe: OwnedFd,
+    rest: Vec<u8>,
+}
+
+impl Ears {
+    /// Hears all there is; does not wait.
+    fn listen(&mut self, case: &mut Case) {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = read(&self.pipe, &mut bytes) {
+            self.rest.extend_from_slice(&bytes[..length]);
+            while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                case.hear(String::from_utf8_lossy(&line).trim_end());
+            }
+        }
+    }
+}
+
+fn spawn(name: &str) -> Result<(Pid, Ears), Broken> {
+    // The read end must not block PID 1; the write end does no harm if it does not block either.
+    let (hear, tell) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    nix::fcntl::fcntl(
+        &hear,
+        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    )?;
+    let mut command = Command::new(GUEST);
+    command.args(["run", name]).current_dir("/tmp").env_clear();
+    let raw = tell.as_raw_fd();
+    // SAFETY: setsid, dup2 and fcntl are safe to call between fork and exec. The standard library has emptied the signal mask.
+    unsafe {
+        command.pre_exec(move || {
+            setsid()?;
+            if raw == FD {
+                Errno::result(libc::fcntl(raw, libc::F_SETFD, 0))?;
+            } else {
+                Errno::result(libc::dup2(raw, FD))?;
+            }
+            Ok(())
+        });
+    }
+    let child = command
+        .spawn()
+        .map_err(|error| Broken(format!("{GUEST} cannot be run: {error}")))?;
+    Ok((
+        Pid::from_raw(child.id() as i32),
+        Ears {
+            pipe: hear,
+            rest: Vec::new(),
+        },
+    ))
+}
+
+/// Runs one test to its end, or to its limit. `stuck` are the processes that would not die.
+fn run_one(
+    name: &str,
+    timeout: Duration,
+    case: &mut Case,
+    stuck: &mut Vec<i32>,
+) -> Result<(), Broken> {
+    let signals = child_signals()?;
+    case.timeout = timeout;
+    let start = Instant::now();
+    let (pid, mut ears) = spawn(name)?;
+    let mut status = None;
+    while status.is_none() {
+        let left = case.timeout.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            case.harness(format!("timed out after {} s", case.timeout.as_secs()));
+            case.notes.extend(processes::stuck_notes(&fresh(stuck)));
+            break;
+        }
+        wait(&signals, Some(&ears.pipe), left)?;
+        ears.listen(case);
+        status = processes::reap(pid);
+    }
+    ears.listen(case);
+    if let Some(status) = status {
+        case.ended(status);
+    }
+    clear_away(pid, &signals, case, stuck)?;
+    ears.listen(case);
+    Ok(())
+}
+
+/// Kills all that a test left and waits for it to be gone, for a while.
+fn clear_away(
+    main: Pid,
+    signals: &SignalFd,
+    case: &mut Case,
+    stuck: &mut Vec<i32>,
+) -> Result<(), Broken> {
+    let start = Instant::now();
+    processes::kill_all();
+    loop {
+        processes::reap(main);
+        let left = fresh(stuck);
+        if left.is_empty() {
+            return Ok(());
+        }
+        let patience = DEATH.saturating_sub(start.elapsed());
+        if patience.is_zero() {
+            for note in processes::stuck_notes(&left) {
+                case.harness(format!(
+                    "SIGKILL does not end it after {} s: {note}",
+                    DEATH.as_secs()
+                ));
+            }
+            stuck.extend(left);
+            return Ok(());
+        }
+        // Not all are PID 1's children yet, so their ends are not all signalled to it.
+        wait(signals, None, patience.min(Duration::from_millis(20)))?;
+    }
+}
+
+/// Processes that are not known to be stuck.
+fn fresh(stuck: &[i32]) -> Vec<i32> {
+    processes::others()
+        .into_iter()
+        .filter(|pid| !stuck.contains(pid))
+        .collect()
+}
+
+/// A descriptor that tells of ended children.
+fn child_signals() -> Result<SignalFd, Broken> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
+}
+
+/// Waits until a child ended, the pipe has something, or the time is over.
+fn wait(signals: &SignalFd, pipe: Option<&OwnedFd>, limit: Duration) -> Result<(), Broken> {
+    let mut set = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    set.extend(pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+    // Rounded up, lest the last millisecond is spent in a busy loop.
+    let limit = PollTimeout::try_from(limit + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+    match poll(&mut set, limit) {
+        Ok(_) | Err(Errno::EINTR) => (),
+        Err(error) => return Err(error.into()),
+    }
+    while let Ok(Some(_)) = signals.read_signal() {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(lines: &[&str], status: WaitStatus) -> Outcome {
+        let mut case = Case::default();
+        for line in lines {
+            case.hear(line);
+        }
+        case.ended(status);
+        case.outcome()
+    }
+
+    fn exited(code: i32) -> WaitStatus {
+        WaitStatus::Exited(Pid::from_raw(9), code)
+    }
+
+    const FINISHED: &str = "\"finished\"";
+    const FINDING: &str = r#"{"finding":{"eye":"cpu","text":"5, expected 6"}}"#;
+
+    #[test]
+    fn the_worst_that_is_known_decides() {
+        assert_eq!(judged(&[FINISHED], exited(0)), Outcome::Pass);
+        assert_eq!(
+            judged(&[r#"{"skip":"no THP"}"#], exited(0)),
+            Outcome::Skip("no THP".into())
+        );
+        let Outcome::Fail(findings) = judged(&[FINDING, r#"{"skip":"no THP"}"#], exited(0)) else {
+            panic!("a finding outweighs a skip")
+        };
+        assert_eq!(
+            findings,
+            [Finding {
+                eye: Eye::Cpu,
+                text: "5, expected 6".into()
+            }]
+        );
+    }
+
+    #[test]
+    fn a_test_that_says_nothing_fails() {
+        for status in [
+            exited(0),
+            exited(3),
+            WaitStatus::Signaled(Pid::from_raw(9), Signal::SIGSEGV, false),
+        ] {
+            let Outcome::Fail(findings) = judged(&[], status) else {
+                panic!("{status:?} passes")
+            };
+            assert_eq!(findings[0].eye, Eye::Harness);
+        }
+        assert!(matches!(
+            judged(&["garbage", FINISHED], exited(0)),
+            Outcome::Fail(_)
+        ));
+    }
+
+    #[test]
+    fn a_test_may_ask_for_more_time_but_not_for_less() {
+        let mut case = Case {
+            timeout: Duration::from_secs(10),
+            ..Case::default()
+        };
+        case.hear(r#"{"begin":{"timeout_s":0}}"#);
+        assert_eq!(case.timeout, Duration::from_secs(10));
+        case.hear(r#"{"begin":{"timeout_s":60}}"#);
+        assert_eq!(case.timeout, Duration::from_secs(60));
+    }
+}

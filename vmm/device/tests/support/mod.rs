@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A front end and a driver in one: a real socket, shared memory, and rings written by hand, so that they may be wrong.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use pinbed_abi::wire;
+use pinbed_device::{Error, serve_until};
+use vhost::vhost_user::message::{
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Nothing here takes longer, or it hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub const RING_SIZE: u16 = 64;
+/// Memory is `[0, MEMORY_END)` less a hole.
+pub const MEMORY_END: u64 = 16 << 20;
+pub const HOLE: std::ops::Range<u64> = 8 << 20..12 << 20;
+/// From here on memory is free for tests.
+pub const FREE: u64 = 1 << 20;
+
+pub const F_NEXT: u16 = 1;
+pub const F_WRITE: u16 = 2;
+pub const F_INDIRECT: u16 = 4;
+
+/// `pinbed device` in a thread.
+pub struct Device {
+    pub socket: PathBuf,
+    stop: EventFd,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Device {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("device");
+        let stop = EventFd::new(0).unwrap();
+        let (path, fd) = (socket.clone(), stop.try_clone().unwrap());
+        let thread = thread::spawn(move || {
+            // SAFETY: `fd` is moved into this closure and lives as long as the borrow.
+            let stop = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
+            serve_until(&path, stop)
+        });
+        let device = Self {
+            socket,
+            stop,
+            thread: Some(thread),
+            _dir: dir,
+        };
+        eventually("the socket file", || device.socket.exists().then_some(()));
+        device
+    }
+
+    pub fn stop(&self) {
+        self.stop.write(1).unwrap();
+    }
+
+    /// Waits until it has returned by itself.
+    pub fn ended(&mut self) -> Result<(), Error> {
+        let thread = self.thread.as_ref().unwrap();
+        eventually("the device's end", || thread.is_finished().then_some(()));
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.thread.is_some() && !thread::panicking() {
+            self.stop();
+            self.ended().unwrap();
+        }
+    }
+}
+
+/// The driver's side of a ring.
+pub struct Ring {
+    pub queue: usize,
+    base: u64,
+    avail: u16,
+    used: u16,
+    kick: EventFd,
+    call: EventFd,
+}
+
+impl Ring {
+    /// Chains that the device has not given back.
+    pub fn pending(&self) -> u16 {
+        self.avail.wrapping_sub(self.used)
+    }
+}
+
+pub struct Host {
+    pub device: Device,
+    pub frontend: Frontend,
+    pub memory: GuestMemoryMmap,
+    pub rings: Vec<Ring>,
+    event_idx: bool,
+}
+
+impl Host {
+    /// A device with all rings running.
+    pub fn new(event_idx: bool) -> Self {
+        let mut host = Self::connect(event_idx);
+        host.begin_rings();
+        host
+    }
+
+    /// A device that a front end is connected to, as QEMU at start-up.
+    pub fn connect(event_idx: bool) -> Self {
+        Self::connect_to(Device::start(), event_idx)
+    }
+
+    pub fn connect_to(device: Device, event_idx: bool) -> Self {
+        let file = File::from(memfd_create("guest", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(MEMORY_END).unwrap();
+        let region = |range: std::ops::Range<u64>| {
+            let file = FileOffset::new(file.try_clone().unwrap(), range.start);
+            let length = (range.end - range.start) as usize;
+            (GuestAddress(range.start), length, Some(file))
+        };
+        let memory = GuestMemoryMmap::from_ranges_with_files([
+            region(0..HOLE.start),
+            region(HOLE.end..MEMORY_END),
+        ])
+        .unwrap();
+        let mut frontend = Frontend::connect(&device.socket, 4).unwrap();
+        frontend.set_owner().unwrap();
+        let offered = frontend.get_features().unwrap();
+        assert_ne!(
+            offered & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits(),
+            0
+        );
+        let protocol = frontend.get_protocol_features().unwrap();
+        assert!(!protocol.contains(VhostUserProtocolFeatures::STATUS));
+        frontend.set_protocol_features(protocol).unwrap();
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        assert_eq!(frontend.get_queue_num().unwrap(), 4);
+        let rings = (0..4)
+            .map(|queue| Ring {
+                queue,
+                base: 0x10000 * (queue as u64 + 1),
+                avail: 0,
+                used: 0,
+                kick: EventFd::new(libc_nonblock()).unwrap(),
+                call: EventFd::new(libc_nonblock()).unwrap(),
+            })
+            .collect();
+        Self {
+            device,
+            frontend,
+            memory,
+            rings,
+            event_idx,
+        }
+    }
+
+    /// What QEMU sends when a driver sets DRIVER_OK: fresh rings that begin at zero.
+    pub fn begin_rings(&mut self) {
+        self.start_rings(None, |_| {});
+    }
+
+    /// What QEMU sends when a paused guest goes on: the rings as they were, at `base`.
+    pub fn resume_rings(&mut self, base: [u16; 4]) {
+        self.start_rings(Some(base), |_| {});
+    }
+
+    /// `prepare` runs when the rings are set up and not yet enabled.
+    pub fn start_rings(&mut self, base: Option<[u16; 4]>, prepare: impl FnOnce(&mut Self)) {
+        let mut features = self.frontend.get_features().unwrap();
+        if !self.event_idx {
+            features &= !(1 << 29);
+        }
+        self.frontend.set_features(features).unwrap();
+        let regions: Vec<_> = self
+            .memory
+            .iter()
+            .map(|region| VhostUserMemoryRegionInfo::from_guest_region(region).unwrap())
+            .collect();
+        self.frontend.set_mem_table(&regions).unwrap();
+        let fresh = base.is_none();
+        for (ring, base) in self.rings.iter_mut().zip(base.unwrap_or_default()) {
+            if fresh {
+                let zeros = vec![0; 0x4000];
+                self.memory
+                    .write_slice(&zeros, GuestAddress(ring.base))
+                    .unwrap();
+                (ring.avail, ring.used) = (0, 0);
+            }
+            let host = |offset| {
+                let at = GuestAddress(ring.base + offset);
+                self.memory.get_host_address(at).unwrap() as u64
+            };
+            let queue = ring.queue;
+            self.frontend.set_vring_num(queue, RING_SIZE).unwrap();
+            self.frontend.set_vring_base(queue, base).unwrap();
+            let config = VringConfigData {
+                queue_max_size: RING_SIZE,
+                queue_size: RING_SIZE,
+                flags: 0,
+                desc_table_addr: host(0),
+                avail_ring_addr: host(0x1000),
+                used_ring_addr: host(0x2000),
+                log_addr: None,
+            };
+            self.frontend.set_vring_addr(queue, &config).unwrap();
+            self.frontend.set_vring_kick(queue, &ring.kick).unwrap();
+            self.frontend.set_vring_call(queue, &ring.call).unwrap();
+        }
+        prepare(self);
+        for queue in 0..4 {
+            self.frontend.set_vring_enable(queue, true).unwrap();
+        }
+    }
+
+    /// What QEMU sends when the guest resets the device or is paused; returns where the rings stopped.
+    pub fn stop_rings(&mut self) -> [u16; 4] {
+        for queue in 0..4 {
+            self.frontend.set_vring_enable(queue, false).unwrap();
+        }
+        [0, 1, 2, 3].map(|queue| self.frontend.get_vring_base(queue).unwrap() as u16)
+    }
+
+    pub fn read_config(&mut self, size: u32) -> Vec<u8> {
+        let buffer = vec![0; size as usize];
+        let (_, bytes) = self
+            .frontend
+            .get_config(0, size, VhostUserConfigFlags::empty(), &buffer)
+            .unwrap();
+        bytes
+    }
+
+    pub fn write_config(&mut self, bytes: &[u8]) {
+        let flags = VhostUserConfigFlags::WRITABLE;
+        self.frontend.set_config(0, flags, bytes).unwrap();
+    }
+
+    pub fn descriptor(
+        &self,
+        queue: u32,
+        index: u16,
+        address: u64,
+        length: u32,
+        flags: u16,
+        next: u16,
+    ) {
+        let at = self.rings[queue as usize].base + 16 * u64::from(index);
+        self.put_descriptor(at, address, length, flags, next);
+    }
+
+    pub fn put_descriptor(&self, at: u64, address: u64, length: u32, flags: u16, next: u16) {
+        self.write(at, &address.to_le_bytes());
+        self.write(at + 8, &length.to_le_bytes());
+        self.write(at + 12, &flags.to_le_bytes());
+        self.write(at + 14, &next.to_le_bytes());
+    }
+
+    pub fn write(&self, at: u64, bytes: &[u8]) {
+        self.memory.write_slice(bytes, GuestAddress(at)).unwrap();
+    }
+
+    pub fn read(&self, at: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(at))
+            .unwrap();
+        bytes
+    }
+
+    /// Makes a chain available without a kick.
+    pub fn offer(&mut self, queue: u32, head: u16) {
+        let ring = &mut self.rings[queue as usize];
+        let entry = ring.base + 0x1004 + 2 * u64::from(ring.avail % RING_SIZE);
+        self.memory.write_obj(head, GuestAddress(entry)).unwrap();
+        ring.avail = ring.avail.wrapping_add(1);
+        self.set_avail_index(queue, self.rings[queue as usize].avail);
+    }
+
+    pub fn set_avail_index(&self, queue: u32, index: u16) {
+        let at = GuestAddress(self.rings[queue as usize].base + 0x1002);
+        self.memory
+            .store(index.to_le(), at, Ordering::Release)
+            .unwrap();
+    }
+
+    pub fn kick(&self, queue: u32) {
+        self.rings[queue as usize].kick.write(1).unwrap();
+    }
+
+    fn used_index(&self, queue: u32) -> u16 {
+        let at = GuestAddress(self.rings[queue as usize].base + 0x2002);
+        u16::from_le(self.memory.load(at, Ordering::Acquire).unwrap())
+    }
+
+    /// The next used chain's head and length, if there is one already.
+    pub fn poll_used(&mut self, queue: u32) -> Option<(u32, u32)> {
+        let index = self.used_index(queue);
+        let ring = &mut self.rings[queue as usize];
+        if index == ring.used {
+            return None;
+        }
+        let entry = ring.base + 0x2004 + 8 * u64::from(ring.used % RING_SIZE);
+        ring.used = ring.used.wrapping_add(1);
+        if self.event_idx {
+            // The driver's used_event: notify about the very next one.
+            let at = ring.base + 0x1004 + 2 * u64::from(RING_SIZE);
+            self.memory
+                .write_obj(ring.used.to_le(), GuestAddress(at))
+                .unwrap();
+        }
+        let read = |at| u32::from_le(self.memory.read_obj(GuestAddress(at)).unwrap());
+        Some((read(entry), read(entry + 4)))
+    }
+
+    /// The next used chain, as a driver learns of it: by a notification, which may also be a belated one.
+    pub fn used(&mut self, queue: u32) -> (u32, u32) {
+        let call = self.rings[queue as usize].call.try_clone().unwrap();
+        eventually("a notification of a used chain", || {
+            call.read().ok().and_then(|_| self.poll_used(queue))
+        })
+    }
+
+    /// Kicks, and waits until the device has given back everything.
+    pub fn await_idle(&mut self, queue: u32) {
+        self.kick(queue);
+        eventually("the ring's end", || {
+            while self.poll_used(queue).is_some() {}
+            (self.rings[queue as usize].pending() == 0).then_some(())
+        });
+    }
+
+    /// Sends a request and returns what the device wrote of `room` bytes.
+    pub fn request(&mut self, queue: u32, request: &[u8], room: u32) -> Vec<u8> {
+        let at = FREE - 0x40000 + 0x10000 * u64::from(queue);
+        self.write(at, request);
+        self.descriptor(queue, 0, at, request.len() as u32, F_NEXT, 1);
+        self.descriptor(queue, 1, at + 0x8000, room, F_WRITE, 0);
+        self.offer(queue, 0);
+        self.kick(queue);
+        let (head, length) = self.used(queue);
+        assert_eq!(head, 0);
+        assert!(length <= room);
+        self.read(at + 0x8000, length as usize)
+    }
+
+    pub fn ask<Q: IntoBytes + Immutable, R: FromBytes>(&mut self, queue: u32, request: &Q) -> R {
+        let answer = self.request(queue, request.as_bytes(), 0x1000);
+        R::read_from_prefix(&answer).expect("an answer too short").0
+    }
+
+    pub fn status(&mut self) -> wire::StatusResponse {
+        self.ask(wire::QUEUE_CONTROL, &header(wire::OP_STATUS))
+    }
+
+    /// Attaches `segments` and returns the handle.
+    pub fn attach(&mut self, direction: u32, segments: &[(u64, u64)]) -> u64 {
+        let mut request = wire::AttachRequest {
+            header: header(wire::OP_ATTACH),
+            direction: direction.into(),
+            segment_count: (segments.len() as u32).into(),
+            length: segments.iter().map(|segment| segment.1).sum::<u64>().into(),
+        }
+        .as_bytes()
+        .to_vec();
+        for (address, length) in segments {
+            request.extend_from_slice(&address.to_le_bytes());
+            request.extend_from_slice(&length.to_le_bytes());
+        }
+        let answer = self.request(wire::QUEUE_CONTROL, &request, 0x1000);
+        let answer = wire::AttachResponse::read_from_bytes(&answer).unwrap();
+        assert_eq!(answer.header.status.get(), wire::STATUS_OK);
+        answer.handle.get()
+    }
+
+    pub fn copy(&mut self, src: u64, dst: u64, length: u64) -> wire::JobResponse {
+        self.ask(wire::QUEUE_VIDEO, &copy(src, dst, length))
+    }
+
+    /// Posts a buffer for an event and returns its address.
+    pub fn post_event_buffer(&mut self, index: u16) -> u64 {
+        let at = FREE - 0x40000 + 0x30000 + 0x100 * u64::from(index);
+        let length = size_of::<wire::Event>() as u32;
+        self.descriptor(wire::QUEUE_EVENT, index, at, length, F_WRITE, 0);
+        self.offer(wire::QUEUE_EVENT, index);
+        at
+    }
+}
+
+pub fn header(op: u32) -> wire::RequestHeader {
+    wire::RequestHeader {
+        op: op.into(),
+        cookie: 0x5eed.into(),
+        ..Default::default()
+    }
+}
+
+pub fn copy(src: u64, dst: u64, length: u64) -> wire::JobRequest {
+    let range = |handle: u64| wire::Range {
+        handle: handle.into(),
+        offset: 0.into(),
+        length: length.into(),
+    };
+    wire::JobRequest {
+        header: header(wire::OP_COPY),
+        src: range(src),
+        dst: range(dst),
+        ..Default::default()
+    }
+}
+
+fn libc_nonblock() -> i32 {
+    nix::fcntl::OFlag::O_NONBLOCK.bits()
+}
+
+/// Waits for something, and fails loudly where it hangs.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what} did not come");
+        thread::sleep(Duration::from_micros(200));
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Operations of the control queue.
+
+use std::sync::atomic::Ordering;
+
+use pinbed_abi::wire;
+use vm_memory::GuestMemory;
+use zerocopy::FromBytes;
+
+use crate::dma::{self, Access, AttachError, Direction, Extent, Piece, Range};
+use crate::message::{Answer, Request, status};
+use crate::{Engine, count};
+
+/// Bytes of a buffer that CHECKSUM has in hand at a time.
+const CHECKSUM_STEP: u64 = 1 << 20;
+
+pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Request) -> Answer {
+    let mut events = Vec::new();
+    let bytes = match request.header.op.get() {
+        wire::OP_STATUS => request.answer(|_: wire::RequestHeader, rest| {
+            nothing_follows(rest)?;
+            Ok((report(engine), Vec::new()))
+        }),
+        wire::OP_ATTACH => request.answer(|attach, rest| {
+            let handle = self::attach(engine, &attach, rest)?;
+            let response = wire::AttachResponse {
+                handle: handle.into(),
+                ..Default::default()
+            };
+            Ok((response, Vec::new()))
+        }),
+        wire::OP_DETACH => request.answer(|detach: wire::DetachRequest, rest| {
+            nothing_follows(rest)?;
+            let handle = detach.handle.get();
+            let buffer = engine.table_mut().detach(handle);
+            match buffer {
+                Some(buffer) => log::debug!("DETACH {handle}: {} bytes", buffer.length()),
+                None => return Err(wire::STATUS_NO_BUFFER),
+            }
+            Ok((status(wire::STATUS_OK), Vec::new()))
+        }),
+        wire::OP_QUERY => request.answer(|query, rest| {
+            nothing_follows(rest)?;
+            self::query(
+                engine,
+                &query,
+                request.room_for_segments::<wire::QueryResponse>(),
+            )
+        }),
+        wire::OP_CHECKSUM => request.answer(|checksum: wire::ChecksumRequest, rest| {
+            nothing_follows(rest)?;
+            let range = Range::from(checksum.range);
+            if engine.table().get(range.handle).is_none() {
+                return Err(wire::STATUS_NO_BUFFER);
+            }
+            let mut response = wire::ChecksumResponse::default();
+            match self::checksum(engine, memory, range) {
+                Ok(crc) => {
+                    log::debug!(
+                        "CHECKSUM {}: offset {:#x} length {:#x} crc {crc:#010x}",
+                        range.handle,
+                        range.offset,
+                        range.length
+                    );
+                    response.crc = crc.into();
+                }
+                Err(fault) => {
+                    events.push(engine.fault(&fault, request));
+                    response.header = status(wire::STATUS_DMA_FAULT);
+                    response.fault = fault.into();
+                }
+            }
+            Ok((response, Vec::new()))
+        }),
+        wire::OP_INJECT => request.answer(|inject: wire::InjectRequest, rest| {
+            nothing_follows(rest)?;
+            let (kind, count) = (inject.kind.get(), inject.count.get());
+            let argument = inject.argument.get();
+            if !engine.injector.plan(kind, count, argument) {
+                return Err(wire::STATUS_INVALID);
+            }
+            log::debug!("INJECT kind {kind} count {count} argument {argument}");
+            Ok((status(wire::STATUS_OK), Vec::new()))
+        }),
+        _ => request.refuse(wire::STATUS_UNSUPPORTED),
+    };
+    Answer { bytes, events }
+}
+
+/// A request that has no variable part ends where its struct does.
+pub(crate) fn nothing_follows(rest: &[u8]) -> Result<(), u32> {
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(wire::STATUS_INVALID)
+    }
+}
+
+fn report(engine: &Engine) -> wire::StatusResponse {
+    let table = engine.table();
+    let counters = &engine.counters;
+    let response = wire::StatusResponse {
+        header: status(wire::STATUS_OK),
+        buffers: (table.len() as u64).into(),
+        bytes: table.bytes().into(),
+        attached: counters.attached.load(Ordering::Relaxed).into(),
+        jobs: counters.jobs.load(Ordering::Relaxed).into(),
+        faults: counters.faults.load(Ordering::Relaxed).into(),
+        events_lost: counters.events_lost.load(Ordering::Relaxed).into(),
+    };
+    log::debug!(
+        "STATUS: {} buffers of {} bytes, {} jobs, {} faults",
+        response.buffers,
+        response.bytes,
+        response.jobs,
+        response.faults
+    );
+    response
+}
+
+fn attach(engine: &Engine, request: &wire::AttachRequest, rest: &[u8]) -> Result<u64, u32> {
+    let direction = Direction::from_wire(request.direction.get()).ok_or(wire::STATUS_INVALID)?;
+    let segments = <[wire::Segment]>::ref_from_bytes(rest).map_err(|_| wire::STATUS_INVALID)?;
+    if segments.len() != request.segment_count.get() as usize {
+        return Err(wire::STATUS_INVALID);
+    }
+    // Summed before the table sees it, so that a length that is not the sum is INVALID whatever the limits are.
+    let sum = segments
+        .iter()
+        .try_fold(0u64, |sum, segment| sum.checked_add(segment.length.get()));
+    if sum != Some(request.length.get()) {
+        return Err(wire::STATUS_INVALID);
+    }
+    let pieces = segments.iter().map(|segment| Piece {
+        address: segment.address.get(),
+        length: segment.length.get(),
+    });
+    let attached = engine.table_mut().attach(direction, pieces);
+    let handle = attached.map_err(|error| match error {
+        AttachError::Malformed => wire::STATUS_INVALID,
+        AttachError::Limit => wire::STATUS_LIMIT,
+    })?;
+    count(&engine.counters.attached, 1);
+    log::debug!(
+        "ATTACH {handle}: {direction:?} {} bytes in {} segments",
+        request.length,
+        segments.len()
+    );
+    Ok(handle)
+}
+
+fn query(
+    engine: &Engine,
+    query: &wire::QueryRequest,
+    room: usize,
+) -> Result<(wire::QueryResponse, Vec<Piece>), u32> {
+    let table = engine.table();
+    let handle = query.handle.get();
+    let found = match query.flags.get() {
+        0 => table.get(handle).map(|buffer| (handle, buffer)),
+        wire::QUERY_NEXT => table.next_after(handle),
+        _ => return Err(wire::STATUS_INVALID),
+    };
+    let (handle, buffer) = found.ok_or(wire::STATUS_NO_BUFFER)?;
+    let segments = buffer.segments();
+    let first = segments.len().min(query.first_segment.get() as usize);
+    let returned: Vec<Piece> = segments[first..].iter().take(room).copied().collect();
+    log::debug!(
+        "QUERY {handle}: {} of {} segments",
+        returned.len(),
+        segments.len()
+    );
+    let response = wire::QueryResponse {
+        handle: handle.into(),
+        length: buffer.length().into(),
+        direction: buffer.direction().to_wire().into(),
+        // The table takes no more segments than a u32 counts.
+        segment_count: (segments.len() as u32).into(),
+        returned: (returned.len() as u32).into(),
+        ..Default::default()
+    };
+    Ok((response, returned))
+}
+
+fn checksum<M: GuestMemory>(engine: &Engine, memory: &M, range: Range) -> Result<u32, dma::Fault> {
+    let table = engine.table();
+    let whole = |length| [Extent { offset: 0, length }];
+    // All of it is checked first; the steps are for the size of the scratch buffer alone.
+    table.resolve(memory, range, &whole(range.length), Access::Inspect)?;
+    let (mut crc, mut done) = (0, 0);
+    let mut scratch = vec![0; CHECKSUM_STEP.min(range.length) as usize];
+    while done < range.length {
+        let step = Range {
+            offset: range.offset + done,
+            length: CHECKSUM_STEP.min(range.length - done),
+            ..range
+        };
+        let pieces = table.resolve(memory, step, &whole(step.length), Access::Inspect)?;
+        let bytes = &mut scratch[..step.length as usize];
+        dma::read(memory, &pieces, bytes).map_err(|reason| dma::Fault {
+            reason,
+            access: Access::Inspect,
+            range,
+        })?;
+        crc = crc32c::crc32c_append(crc, bytes);
+        done += step.length;
+    }
+    Ok(crc)
+}

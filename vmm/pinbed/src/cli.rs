@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The guest's memory in MiB unless something else is asked for.
+pub const DEFAULT_MEMORY: u64 = 512;
+/// The guest's CPUs unless something else is asked for.
+pub const DEFAULT_CPUS: u8 = 2;
+
+/// Tests what a Linux kernel does with memory that is pinned for a device.
+///
+/// pinbed boots a kernel in QEMU beside an emulated DMA engine and asks, test by test: do the process and the device keep looking at the
+/// same bytes, and does the kernel get its memory back?
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot the kernel and run the tests
+    ///
+    /// Exit codes: 0 every verdict is as the baseline says; 1 a verdict differs; 2 wrong usage; 3 something could not be provided or
+    /// built; 4 the guest never came up; 5 kernel panic; 6 hang; 7 the device process died; 8 QEMU died; 9 internal error;
+    /// 130 interrupted.
+    Run(RunArgs),
+    /// Show the tests, and what a correct kernel does in each
+    List(ListArgs),
+    /// Boot the kernel with the driver and the device, and open a shell in it
+    Shell(ShellArgs),
+    /// Run the device alone, for any vhost-user front end
+    Device(DeviceArgs),
+    /// Provide all that a run needs (packages, QEMU, kernel, driver, guest programs), and show it
+    Setup(SetupArgs),
+}
+
+/// Arguments of `pinbed run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Only tests whose name contains this, or matches it where it has one of *?[ (several: any of them)
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
+    #[command(flatten)]
+    pub vm: VmArgs,
+    /// Seconds one test may take, unless the test itself asks for more
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+    /// Run the tests this many times over, in one boot
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub repeat: u32,
+    /// Print KTAP version 1 on standard output, and nothing else there
+    #[arg(long)]
+    pub ktap: bool,
+    /// Write everything about the run to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the verdicts to this file, as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Keep the directory with the console log, the guest's report and QEMU's command line
+    #[arg(long)]
+    pub keep: bool,
+    /// Show the facts that each test noted, and the guest's console
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Arguments of `pinbed list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only tests whose name contains this, or matches it where it has one of *?[ (several: any of them)
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// As a JSON array of objects with name, correct and source
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `pinbed shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// Arguments of `pinbed setup`.
+#[derive(Debug, Args)]
+pub struct SetupArgs {
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// Arguments of `pinbed device`.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Where to listen; a front end connects there once, and the device ends when it leaves
+    #[arg(short, long, value_name = "PATH")]
+    pub socket_path: PathBuf,
+}
+
+/// What the virtual machine is made of.
+#[derive(Debug, Args)]
+pub struct VmArgs {
+    /// The kernel to test, one of guest-kernel-config/kernels.toml
+    #[arg(long, value_name = "VERSION")]
+    pub kernel: Option<String>,
+    /// Build and test this kernel source tree instead; it is not changed
+    #[arg(long, value_name = "DIR")]
+    pub kernel_src: Option<PathBuf>,
+    /// Add a configuration fragment of guest-kernel-config/fragments, such as debug (may be repeated)
+    #[arg(long = "fragment", value_name = "NAME")]
+    pub fragments: Vec<String>,
+    /// The QEMU to use, 10.2 or newer [default: the system's if it will do, else a private copy]
+    #[arg(long, value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+    /// Who runs the guest's code: auto takes KVM where it is shown to work
+    #[arg(long, value_enum, default_value_t = AccelArg::Auto)]
+    pub accel: AccelArg,
+    /// The guest's memory, in MiB or with one of the units M and G
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MEMORY, value_parser = parse_memory)]
+    pub memory: u64,
+    /// Add to the kernel's command line, such as "slub_debug=FZPU panic_on_warn=1"
+    #[arg(
+        long,
+        value_name = "ARGUMENTS",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+    /// The guest's CPUs
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CPUS, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub cpus: u8,
+}
+
+/// `--accel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccelArg {
+    /// KVM where it works, else TCG
+    Auto,
+    /// KVM, or nothing
+    Kvm,
+    /// QEMU's own emulation
+    Tcg,
+}
+
+impl std::fmt::Display for AccelArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            self.to_possible_value()
+                .as_ref()
+                .map_or("", |value| value.get_name()),
+        )
+    }
+}
+
+/// Parses a memory size into MiB.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.char_indices().last() {
+        Some((at, 'M' | 'm')) => (&text[..at], 1),
+        Some((at, 'G' | 'g')) => (&text[..at], 1024),
+        _ => (text, 1),
+    };
+    let mib = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
+    match mib {
+        Some(mib @ 192..=1_048_576) => Ok(mib),
+        Some(mib) => Err(format!(
+            "{mib} MiB is out of range: from 192M (the tests need that much) to 1024G"
+        )),
+        None => Err("not a size such as 512M or 2G".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_sizes_have_units_and_bounds() {
+        assert_eq!(parse_memory("512"), Ok(512));
+        assert_eq!(parse_memory("768M"), Ok(768));
+        assert_eq!(parse_memory("2G"), Ok(2048));
+        for bad in [
+            "",
+            "M",
+            "1.5G",
+            "-1",
+            "64M",
+            "18014398509481984G",
+            "5T",
+            "ü",
+        ] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+    }
+}

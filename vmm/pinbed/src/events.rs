@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Everything that happens around the guest, as one stream of events: a thread for each source, one channel for all.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use nix::unistd::Pid;
+use pinbed_abi::report::Message;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+
+use crate::process::wait_without_reaping;
+use crate::qmp::{self, Said};
+
+/// The longest line we take from a guest, in bytes; what is longer is cut, so that a guest cannot fill our memory.
+const LINE_MAX: u64 = 1 << 20;
+
+/// One thing that happened. Processes that ended are still to be reaped, by who owns them.
+#[derive(Debug)]
+pub enum Happening {
+    /// A message from the guest, or why a line is none.
+    Report(Result<Message, String>),
+    /// A line on the guest's console, without control characters.
+    Console(String),
+    /// QEMU said something.
+    Qemu(Said),
+    /// QEMU ended, and all that came through it has come.
+    QemuEnded,
+    /// The device process ended.
+    DeviceEnded,
+    /// A signal came.
+    Signal(i32),
+}
+
+/// Where the guest's words come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The report port.
+    pub report: UnixStream,
+    /// Where a copy of the report goes.
+    pub report_log: File,
+    /// The console; `None` where a person has it.
+    pub console: Option<(UnixStream, File)>,
+    /// The QMP connection.
+    pub qmp: UnixStream,
+    /// QEMU.
+    pub qemu: Pid,
+    /// The device process.
+    pub device: Pid,
+}
+
+/// Signals as happenings, from now on; until this is dropped they do not end the process.
+#[derive(Debug)]
+pub struct Interrupts(Handle);
+
+impl Interrupts {
+    /// Takes over SIGINT, SIGTERM and SIGHUP.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen(to: &Sender<Happening>) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let handle = signals.handle();
+        let to = to.clone();
+        thread::spawn(move || {
+            for signal in signals.forever() {
+                // Nobody listens any more: the run is over.
+                if to.send(Happening::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Interrupts(handle))
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The channel that all sources send to.
+pub fn stream() -> (Sender<Happening>, Receiver<Happening>) {
+    channel()
+}
+
+/// Starts a thread for each source. They end when QEMU and the device have ended.
+pub fn listen(sources: Sources, to: &Sender<Happening>) {
+    let mut through_qemu = vec![
+        each_line(sources.report, Some(sources.report_log), to, |line| {
+            let message = Message::from_line(line).map_err(|error| format!("{error} in {line:?}"));
+            Some(Happening::Report(message))
+        }),
+        each_line(sources.qmp, None, to, |line| {
+            qmp::parse(line).map(Happening::Qemu)
+        }),
+    ];
+    if let Some((console, log)) = sources.console {
+        through_qemu.push(each_line(console, Some(log), to, |line| {
+            Some(Happening::Console(printable(line)))
+        }));
+    }
+    let (qemu, device) = (sources.qemu, sources.device);
+    on_end_of(qemu, to, move |to| {
+        for reader in through_qemu {
+            // A reader that panicked has nothing more to say.
+            let _ = reader.join();
+        }
+        to.send(Happening::QemuEnded)
+    });
+    on_end_of(device, to, |to| to.send(Happening::DeviceEnded));
+}
+
+fn on_end_of<R>(
+    pid: Pid,
+    to: &Sender<Happening>,
+    then: impl FnOnce(Sender<Happening>) -> R + Send + 'static,
+) {
+    let to = to.clone();
+    thread::spawn(move || {
+        if let Err(error) = wait_without_reaping(pid) {
+            log::warn!("cannot wait for process {pid}: {error}");
+        }
+        then(to);
+    });
+}
+
+fn each_line(
+    from: UnixStream,
+    mut log: Option<File>,
+    to: &Sender<Happening>,
+    understand: impl Fn(&str) -> Option<Happening> + Send + 'static,
+) -> JoinHandle<()> {
+    let to = to.clone();
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match from.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            if let Some(file) = &mut log
+                && let Err(error) = file.write_all(&line)
+            {
+                log::warn!("cannot write a log of the run: {error}");
+                log = None;
+            }
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches(['\r', '\n']);
+            if let Some(happening) = understand(text)
+                && to.send(happening).is_err()
+            {
+                return;
+            }
+        }
+    })
+}
+
+/// A line without what would control a terminal.
+pub fn printable(line: &str) -> String {
+    console::strip_ansi_codes(line)
+        .chars()
+        .filter(|&c| c == '\t' || !c.is_control())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_control_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\x07c\td\r"), "abc\td");
+    }
+
+    #[test]
+    fn lines_arrive_whole_and_the_last_without_its_end_too() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (to, events) = stream();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let reader = each_line(ours, Some(log.reopen().unwrap()), &to, |line| {
+            Some(Happening::Console(line.to_owned()))
+        });
+        (&theirs).write_all(b"one\r\ntw").unwrap();
+        (&theirs).write_all(b"o\nthr\xffee").unwrap();
+        drop(theirs);
+        reader.join().unwrap();
+        drop(to);
+        let lines: Vec<_> = events.iter().map(|event| format!("{event:?}")).collect();
+        assert_eq!(
+            lines,
+            [
+                "Console(\"one\")",
+                "Console(\"two\")",
+                "Console(\"thr\u{fffd}ee\")"
+            ]
+        );
+        assert_eq!(std::fs::read(log.path()).unwrap(), b"one\r\ntwo\nthr\xffee");
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (to, events) = stream();
+        let reader = each_line(ours, None, &to, |line| {
+            Some(Happening::Console(line.to_owned()))
+        });
+        theirs
+            .write_all(&vec![b'x'; LINE_MAX as usize + 5])
+            .unwrap();
+        drop(theirs);
+        reader.join().unwrap();
+        drop(to);
+        let lengths: Vec<_> = events
+            .iter()
+            .map(|event| match event {
+                Happening::Console(line) => line.len(),
+                _ => 0,
+            })
+            .collect();
+        assert_eq!(lengths, [LINE_MAX as usize, 5]);
+    }
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kernel source trees: Debian's, unpacked into the cache, or a user's own, left as it is.
+
+use std::fs::{self, File};
+use std::io::Seek;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
+
+use super::Recipe;
+use crate::progress::Unit;
+use crate::provision::apt::{self, Apt};
+use crate::provision::cache::{Fingerprint, Locked};
+use crate::provision::child::Run;
+use crate::provision::{Context, Error};
+
+/// The space that a package, the tarball in it and the unpacked tree take at the same time.
+const SPACE: u64 = 2300 << 20;
+
+/// A tree to build from.
+#[derive(Debug)]
+pub struct Source {
+    /// Its top.
+    pub dir: PathBuf,
+    /// The kernel's version, "6.12.117".
+    pub version: String,
+    /// What tells its content from another's.
+    pub identity: String,
+    /// Whether it is a user's own, which may change between two runs.
+    pub of_user: bool,
+}
+
+/// The record of an unpacked Debian package.
+#[derive(Serialize, Deserialize)]
+struct Unpacked {
+    package: String,
+    version: String,
+    sha256: String,
+}
+
+impl Source {
+    /// The recipe's package out of Debian; fetched once, and the same from then on.
+    pub fn of_debian(context: &Context, recipe: &Recipe) -> Result<Self, Error> {
+        let entry = context.cache.entry("source", &recipe.name);
+        let unpacked = match entry.record::<Unpacked>() {
+            Some(unpacked) => unpacked,
+            None => {
+                let work = entry.lock(&context.progress)?;
+                match entry.record::<Unpacked>() {
+                    Some(unpacked) => unpacked,
+                    None => fetch(context, recipe, &work)?,
+                }
+            }
+        };
+        let dir = entry.dir().join("tree");
+        Ok(Source {
+            version: version(&dir)?,
+            dir,
+            identity: format!(
+                "{} {} {}",
+                unpacked.package, unpacked.version, unpacked.sha256
+            ),
+            of_user: false,
+        })
+    }
+
+    /// A user's own tree. It must be clean enough to be built out of tree.
+    pub fn of_user(dir: &Path) -> Result<Self, Error> {
+        let dir = dir.canonicalize().map_err(|e| Error::io("find", dir, e))?;
+        for lacks in ["Makefile", "Kconfig", "mm/gup.c"] {
+            if !dir.join(lacks).is_file() {
+                return Err(Error::NotAKernelTree { path: dir, lacks });
+            }
+        }
+        // What the top Makefile looks for before it builds out of tree.
+        for product in [".config", "include/config", "arch/x86/include/generated"] {
+            if dir.join(product).exists() {
+                return Err(Error::BuiltInPlace {
+                    path: dir,
+                    product: product.to_owned(),
+                });
+            }
+        }
+        Ok(Source {
+            version: version(&dir)?,
+            identity: state(&dir)?,
+            dir,
+            of_user: true,
+        })
+    }
+}
+
+/// Names, sizes and times of all files: tells an edited tree from an unedited one in a fraction of a second.
+fn state(dir: &Path) -> Result<String, Error> {
+    let mut print = Fingerprint::default();
+    let files = WalkDir::new(dir)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| entry.file_name() != ".git");
+    for file in files {
+        let found = file.and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, file) = found.map_err(|e| {
+            let path = e.path().unwrap_or(dir).to_owned();
+            Error::io("read", &path, e.into())
+        })?;
+        if !metadata.is_dir() {
+            let mark = format!(
+                "{} {} {}",
+                metadata.size(),
+                metadata.mtime(),
+                metadata.mtime_nsec()
+            );
+            print = print.add(&file.path().to_string_lossy(), mark);
+        }
+    }
+    Ok(print.finish())
+}
+
+/// VERSION, PATCHLEVEL, SUBLEVEL and EXTRAVERSION at the head of the top Makefile.
+fn version(dir: &Path) -> Result<String, Error> {
+    let path = dir.join("Makefile");
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let field = |name: &str| {
+        let line = text
+            .lines()
+            .take(20)
+            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    Ok(format!(
+        "{}.{}.{}{}",
+        field("VERSION"),
+        field("PATCHLEVEL"),
+        field("SUBLEVEL"),
+        field("EXTRAVERSION")
+    ))
+}
+
+fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, Error> {
+    context.cache.require_free(SPACE)?;
+    let apt = Apt::open(context, &recipe.suites)?;
+    let deb = apt.package(&recipe.package)?;
+    let what = format!("{} {}", deb.package, deb.version);
+    let files = apt.download(&what, std::slice::from_ref(&deb))?;
+    let package = work.fresh("package")?;
+    for file in &files {
+        apt::unpack(file, &package, |_| {})?;
+    }
+    let tarball = package
+        .join("usr/src")
+        .join(format!("{}.tar.xz", recipe.package));
+    let tree = work.fresh("tree")?;
+    let file = File::open(&tarball).map_err(|e| Error::io("read", &tarball, e))?;
+    let size = file
+        .metadata()
+        .map_err(|e| Error::io("read", &tarball, e))?
+        .len();
+    // tar reads from a descriptor whose position we share, which is how far it is.
+    let mut position = file
+        .try_clone()
+        .map_err(|e| Error::io("read", &tarball, e))?;
+    let mut task = context.progress.start(
+        format!("unpacking {}", recipe.package),
+        Unit::Bytes,
+        Some(size),
+    );
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--xz", "--strip-components=1", "--file=-"])
+        .current_dir(&tree);
+    Run::new("tar", tar).stdin(file).checked(
+        |_| false,
+        |_| task.set(position.stream_position().unwrap_or_default()),
+    )?;
+    let unpacked = Unpacked {
+        package: deb.package,
+        version: deb.version,
+        sha256: deb.sha256,
+    };
+    work.publish(&unpacked)?;
+    task.finish(&format!(
+        "unpacked {} {}",
+        unpacked.package, unpacked.version
+    ));
+    Ok(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("mm")).unwrap();
+        for (name, text) in [
+            (
+                "Makefile",
+                "# SPDX\nVERSION = 6\nPATCHLEVEL = 13\nSUBLEVEL = 0\nEXTRAVERSION = -rc4\nNAME = x\n",
+            ),
+            ("Kconfig", ""),
+            ("mm/gup.c", ""),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_users_tree_is_recognised() {
+        let dir = tree();
+        let source = Source::of_user(dir.path()).unwrap();
+        assert_eq!(source.version, "6.13.0-rc4");
+        fs::remove_file(dir.path().join("mm/gup.c")).unwrap();
+        assert!(matches!(
+            Source::of_user(dir.path()),
+            Err(Error::NotAKernelTree {
+                lacks: "mm/gup.c",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_tree_built_in_place_is_refused() {
+        let dir = tree();
+        fs::write(dir.path().join(".config"), "").unwrap();
+        let error = Source::of_user(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, Error::BuiltInPlace { product, .. } if product == ".config"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_edit_changes_the_identity_and_git_does_not() {
+        let dir = tree();
+        let before = Source::of_user(dir.path()).unwrap().identity;
+        fs::create_dir(dir.path().join(".git")).unwrap();
+        fs::write(dir.path().join(".git/index"), "x").unwrap();
+        assert_eq!(Source::of_user(dir.path()).unwrap().identity, before);
+        fs::write(dir.path().join("mm/gup.c"), "x").unwrap();
+        assert_ne!(Source::of_user(dir.path()).unwrap().identity, before);
+    }
+}

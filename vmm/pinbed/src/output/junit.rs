@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! JUnit XML: a suite for each group of tests. What is as the baseline says is a success or, with its reason, skipped.
+
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use super::table::eye;
+use crate::record::{Judged, Record};
+use crate::verdict::Verdict;
+
+/// The run as a document.
+///
+/// # Errors
+/// When it cannot be written as XML.
+pub fn document(record: &Record) -> Result<String, quick_junit::SerializeError> {
+    let mut suites: Vec<TestSuite> = Vec::new();
+    for test in &record.tests {
+        let (group, name) = test
+            .test
+            .name
+            .split_once("::")
+            .unwrap_or(("", &test.test.name));
+        let case = case(name, group, test);
+        match suites.iter_mut().find(|suite| suite.name.as_str() == group) {
+            Some(suite) => suite.add_test_case(case),
+            None => {
+                let mut suite = TestSuite::new(group);
+                suite.add_test_case(case);
+                suites.push(suite);
+                continue;
+            }
+        };
+    }
+    let mut report = Report::new("pinbed");
+    // Only now: the report counts what the suites have.
+    report.add_test_suites(suites);
+    report.to_string()
+}
+
+fn case(name: &str, group: &str, judged: &Judged) -> TestCase {
+    let failure = |kind, message: &str, description: String| {
+        let mut status = TestCaseStatus::non_success(kind);
+        status
+            .set_message(message)
+            .set_type(judged.verdict.name())
+            .set_description(description);
+        status
+    };
+    let skipped = |message: String| {
+        let mut status = TestCaseStatus::skipped();
+        status.set_message(message).set_type(judged.verdict.name());
+        status
+    };
+    let status = match &judged.verdict {
+        Verdict::Pass => TestCaseStatus::success(),
+        Verdict::Fail { findings, .. } => {
+            let lines = findings
+                .iter()
+                .map(|finding| format!("{}: {}", eye(finding), finding.text));
+            let lines: Vec<_> = lines.chain(judged.dmesg.iter().cloned()).collect();
+            let message = lines.first().cloned().unwrap_or_default();
+            failure(NonSuccessKind::Failure, &message, lines.join("\n"))
+        }
+        Verdict::Xfail {
+            reason, reference, ..
+        } => skipped(format!("known to fail: {reason} ({reference})")),
+        Verdict::Fixed { reason } => failure(
+            NonSuccessKind::Failure,
+            "passes, and the baseline says that it does not",
+            reason.clone(),
+        ),
+        Verdict::Skip {
+            reason,
+            expected: true,
+        } => skipped(reason.clone()),
+        Verdict::Skip {
+            reason,
+            expected: false,
+        } => failure(
+            NonSuccessKind::Failure,
+            "skipped, and the baseline does not say so",
+            reason.clone(),
+        ),
+        Verdict::Missing { reason } => failure(NonSuccessKind::Error, reason, String::new()),
+    };
+    let mut case = TestCase::new(name, status);
+    case.set_classname(group);
+    if let Some(ms) = judged.duration_ms {
+        case.set_time(Duration::from_millis(ms));
+    }
+    case
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The cache: `$XDG_CACHE_HOME/pinbed/<kind>/<key>/`, an entry per thing fetched or built.
+//!
+//! An entry exists when its record does: the record is a small JSON file that is renamed into place last, when all else of the
+//! entry is on disk. So an interrupted build leaves no entry, only a directory that the next run goes on from or clears.
+//! A lock per entry keeps two pinbeds from building the same thing; readers take none.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::error::Error;
+use super::interrupt;
+use crate::progress::Progress;
+
+/// The record's name in an entry.
+const RECORD: &str = "entry.json";
+
+/// The cache directory.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// `$XDG_CACHE_HOME/pinbed`, else `~/.cache/pinbed`. Creates nothing.
+    ///
+    /// # Errors
+    /// When neither variable names an absolute path.
+    pub fn of_user() -> Result<Self, Error> {
+        let absolute = |name| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let base = absolute("XDG_CACHE_HOME")
+            .or_else(|| Some(absolute("HOME")?.join(".cache")))
+            .ok_or_else(|| {
+                let source = io::Error::new(
+                    ErrorKind::NotFound,
+                    "neither XDG_CACHE_HOME nor HOME is an absolute path",
+                );
+                Error::CacheNotWritable {
+                    path: "the cache directory".into(),
+                    source,
+                }
+            })?;
+        Ok(Cache::at(base.join("pinbed")))
+    }
+
+    /// A cache at this directory.
+    pub fn at(root: PathBuf) -> Self {
+        Cache { root }
+    }
+
+    /// The place for an entry. Touches nothing on disk.
+    pub fn entry(&self, kind: &str, key: &str) -> Entry {
+        Entry {
+            dir: self.root.join(kind).join(key),
+        }
+    }
+
+    /// Fails early when fewer than `bytes` are free: better than after minutes of work.
+    pub fn require_free(&self, bytes: u64) -> Result<(), Error> {
+        create_dir(&self.root)?;
+        let stat = nix::sys::statvfs::statvfs(&self.root)
+            .map_err(|e| Error::io("look at", &self.root, e.into()))?;
+        let free = stat.blocks_available() * stat.fragment_size();
+        if free < bytes {
+            let mib = |n: u64| n.div_ceil(1 << 20);
+            let detail = format!(
+                "has {} MiB free, and this needs {} MiB",
+                mib(free),
+                mib(bytes)
+            );
+            return Err(Error::DiskFull {
+                path: self.root.clone(),
+                detail,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// One entry, there or not.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    dir: PathBuf,
+}
+
+impl Entry {
+    /// The entry's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The record, if the entry is complete and what it says can be read by this pinbed.
+    pub fn record<T: DeserializeOwned>(&self) -> Option<T> {
+        let bytes = fs::read(self.dir.join(RECORD)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Takes the entry's lock and makes its directory. Waits, and says for what, while another pinbed has it.
+    pub fn lock(&self, progress: &Progress) -> Result<Locked, Error> {
+        create_dir(&self.dir)?;
+        let mut path = self.dir.clone().into_os_string();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let open = || {
+            OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+        };
+        let mut file = open().map_err(|e| cache_error(&path, e))?;
+        let mut spoke: Option<Instant> = None;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => {
+                    return Ok(Locked {
+                        entry: self.clone(),
+                        _lock: lock,
+                    });
+                }
+                Err((back, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => {
+                    file = back
+                }
+                Err((_, errno)) => return Err(Error::io("lock", &path, errno.into())),
+            }
+            if interrupt::requested() {
+                return Err(Error::Interrupted);
+            }
+            if spoke.is_none_or(|at| at.elapsed() > Duration::from_secs(15)) {
+                progress.say(&format!(
+                    "waiting for another pinbed that works on {}",
+                    self.dir.display()
+                ));
+                spoke = Some(Instant::now());
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// An entry that only this process may change.
+pub struct Locked {
+    entry: Entry,
+    _lock: Flock<File>,
+}
+
+impl Locked {
+    /// The entry's directory, which exists.
+    pub fn dir(&self) -> &Path {
+        &self.entry.dir
+    }
+
+    /// Takes the record away, so that the entry does not exist while it is worked on.
+    pub fn retract(&self) -> Result<(), Error> {
+        let path = self.dir().join(RECORD);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(cache_error(&path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A new, empty directory `name` in the entry.
+    pub fn fresh(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.dir().join(name);
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(cache_error(&path, e)),
+            _ => {}
+        }
+        create_dir(&path)?;
+        Ok(path)
+    }
+
+    /// Makes the entry exist: everything in it to disk, then the record, in one step.
+    pub fn publish<T: Serialize>(&self, record: &T) -> Result<(), Error> {
+        let failed = |e: io::Error| cache_error(self.dir(), e);
+        let directory = File::open(self.dir()).map_err(failed)?;
+        // One call for the thousands of files of an entry; those of other programs on the file system ride along.
+        // SAFETY: syncfs takes a descriptor, which is open, and no memory.
+        if unsafe { nix::libc::syncfs(directory.as_raw_fd()) } != 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        let text = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
+        let temporary = self.dir().join("entry.json.new");
+        let mut file = File::create(&temporary).map_err(failed)?;
+        file.write_all(&text)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
+        fs::rename(&temporary, self.dir().join(RECORD)).map_err(failed)?;
+        directory.sync_all().map_err(failed)
+    }
+}
+
+/// Makes a directory and those above it, with the cache's own message when that is refused.
+pub fn create_dir(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(|e| cache_error(path, e))
+}
+
+fn cache_error(path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory => Error::CacheNotWritable {
+            path: path.to_owned(),
+            source,
+        },
+        _ => Error::io("write", path, source),
+    }
+}
+
+/// A key for the cache, from everything that makes a difference.
+#[derive(Default)]
+pub struct Fingerprint {
+    hash: Sha256,
+}
+
+impl Fingerprint {
+    /// Adds one thing. The name and the length keep "ab" + "c" apart from "a" + "bc".
+    pub fn add(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        self.hash.update(format!("{name} {}\n", value.len()));
+        self.hash.update(value);
+        self
+    }
+
+    /// 16 hexadecimal digits: 64 bits are plenty for the few entries of one user.
+    pub fn finish(self) -> String {
+        let mut text = hex(&self.hash.finalize());
+        text.truncate(16);
+        text
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked(cache: &Cache) -> Locked {
+        cache.entry("thing", "one").lock(&Progress::new()).unwrap()
+    }
+
+    #[test]
+    fn an_entry_exists_only_once_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("pinbed"));
+        let entry = cache.entry("thing", "one");
+        assert_eq!(entry.record::<String>(), None);
+        let work = locked(&cache);
+        fs::write(work.dir().join("file"), "half").unwrap();
+        assert_eq!(entry.record::<String>(), None, "before publish");
+        work.publish(&"done").unwrap();
+        assert_eq!(entry.record::<String>().as_deref(), Some("done"));
+        work.retract().unwrap();
+        assert_eq!(entry.record::<String>(), None, "after retract");
+    }
+
+    #[test]
+    fn a_record_of_another_form_is_no_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        locked(&cache).publish(&"text").unwrap();
+        assert_eq!(cache.entry("thing", "one").record::<u32>(), None);
+    }
+
+    #[test]
+    fn a_locked_entry_cannot_be_locked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let held = locked(&cache);
+        let file = File::open(dir.path().join("thing/one.lock")).unwrap();
+        assert!(Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err());
+        drop(held);
+        let file = File::open(dir.path().join("thing/one.lock")).unwrap();
+        assert!(Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok());
+    }
+
+    #[test]
+    fn fingerprints_differ_where_concatenations_do_not() {
+        let one = Fingerprint::default().add("a", "bc").finish();
+        assert_eq!(one, Fingerprint::default().add("a", "bc").finish());
+        assert_ne!(
+            one,
+            Fingerprint::default().add("a", "b").add("c", "").finish()
+        );
+        assert_ne!(one, Fingerprint::default().add("ab", "c").finish());
+    }
+
+    #[test]
+    fn too_little_space_is_said_before_work_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        assert!(matches!(
+            cache.require_free(u64::MAX / 2),
+            Err(Error::DiskFull { .. })
+        ));
+        cache.require_free(1).unwrap();
+    }
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What must be installed on the host, found by looking for what is used rather than for packages: another way to install it
+//! is as good. What is missing is installed with apt by root; anyone else is told the exact line.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::Uid;
+
+use super::child::{Event, OnInterrupt, Run};
+use super::{Context, Error};
+use crate::progress::Unit;
+
+/// One thing a build uses.
+pub struct Need {
+    what: &'static str,
+    found_by: Mark,
+    package: &'static str,
+}
+
+/// What shows that it is there.
+enum Mark {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// What it takes to build a kernel and a module.
+pub const KERNEL: [Need; 8] = [
+    Need {
+        what: "a C compiler",
+        found_by: Mark::Program("gcc"),
+        package: "gcc",
+    },
+    Need {
+        what: "the C library's headers",
+        found_by: Mark::File("/usr/include/stdlib.h"),
+        package: "libc6-dev",
+    },
+    Need {
+        what: "make",
+        found_by: Mark::Program("make"),
+        package: "make",
+    },
+    Need {
+        what: "flex",
+        found_by: Mark::Program("flex"),
+        package: "flex",
+    },
+    Need {
+        what: "bison",
+        found_by: Mark::Program("bison"),
+        package: "bison",
+    },
+    Need {
+        what: "bc",
+        found_by: Mark::Program("bc"),
+        package: "bc",
+    },
+    Need {
+        what: "libelf's headers",
+        found_by: Mark::File("/usr/include/gelf.h"),
+        package: "libelf-dev",
+    },
+    Need {
+        what: "xz",
+        found_by: Mark::Program("xz"),
+        package: "xz-utils",
+    },
+];
+
+impl Need {
+    fn met(&self) -> bool {
+        match self.found_by {
+            Mark::Program(name) => which::which(name).is_ok(),
+            Mark::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+}
+
+/// Makes sure of all of them; does nothing, and takes no time, when all are there.
+pub fn ensure(context: &Context, needs: &[Need]) -> Result<(), Error> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !need.met()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    if which::which("apt-get").is_err() {
+        return Err(Error::NoApt { missing: names });
+    }
+    if !Uid::effective().is_root() {
+        return Err(Error::MissingPackages {
+            missing: names,
+            line: install_line(&packages),
+        });
+    }
+    install(context, &packages)?;
+    match missing.iter().find(|need| !need.met()) {
+        None => Ok(()),
+        Some(need) => Err(Error::Command {
+            what: format!("installing {}", need.package),
+            status: format!("apt-get succeeded, but {need} is still not found"),
+            lines: Vec::new(),
+            log: None,
+        }),
+    }
+}
+
+fn install_line(packages: &[&str]) -> String {
+    format!(
+        "sudo apt-get update && sudo apt-get install --yes --no-install-recommends {}",
+        packages.join(" ")
+    )
+}
+
+fn install(context: &Context, packages: &[&str]) -> Result<(), Error> {
+    let progress = context.progress;
+    progress.say(&format!(
+        "installing {} with apt-get, as this machine lacks them",
+        packages.join(" ")
+    ));
+    let mut task = progress.start("apt-get update", Unit::Count("lists"), None);
+    Run::new("apt-get update", apt_get(&["update"])).checked(complaint, |_| task.tick())?;
+    task.finish("updated apt's package lists");
+
+    let mut task = progress.start("downloading packages", Unit::Count("packages"), None);
+    let mut download = apt_get(&[
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        "--download-only",
+    ]);
+    download.args(packages);
+    Run::new("apt-get install --download-only", download).checked(complaint, |_| task.tick())?;
+    task.finish("downloaded packages");
+
+    // dpkg is not stopped half way: that would leave the host's packages broken.
+    let mut task = progress.start("installing packages", Unit::Count("packages"), None);
+    let mut install = apt_get(&["install", "--yes", "--no-install-recommends"]);
+    install.args(packages);
+    let mut installed = Vec::new();
+    Run::new("apt-get install", install)
+        .on_interrupt(OnInterrupt::Finish)
+        .checked(complaint, |event| {
+            task.tick();
+            if let Event::Line(line) = event
+                && let Some(name) = line.strip_prefix("Setting up ")
+            {
+                installed.push(name.split([' ', ':']).next().unwrap_or(name).to_owned());
+            }
+        })?;
+    task.finish(&format!("installed {}", installed.join(" ")));
+    Ok(())
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-o", "DPkg::Lock::Timeout=120"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn complaint(line: &str) -> bool {
+    line.starts_with("E: ") || line.starts_with("Err:") || line.starts_with("dpkg: error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_noticed() {
+        let need = |found_by| Need {
+            what: "x",
+            found_by,
+            package: "x",
+        };
+        assert!(need(Mark::Program("sh")).met());
+        assert!(!need(Mark::Program("no-such-program-anywhere")).met());
+        assert!(need(Mark::File("/proc/self/status")).met());
+        assert!(!need(Mark::File("/nonexistent")).met());
+    }
+
+    #[test]
+    fn the_line_to_run_names_every_package() {
+        let line = install_line(&["flex", "bison"]);
+        assert!(
+            line.ends_with("apt-get install --yes --no-install-recommends flex bison"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A QEMU that has the generic vhost-user device: the one asked for, the host's, or a private copy out of Debian.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use super::apt::{self, Apt};
+use super::child::{Event, Run};
+use super::{Context, Error};
+use crate::progress::Unit;
+
+/// The device. QEMU has it under this name, for users to create, from 10.2 on.
+pub const DEVICE: &str = "vhost-user-test-device-pci";
+const NEEDED: Version = Version {
+    major: 10,
+    minor: 2,
+    patch: 0,
+};
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Where a private copy comes from.
+const SUITES: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"];
+const SUITE: &str = "trixie-backports";
+const PACKAGES: [&str; 1] = ["qemu-system-x86"];
+/// The space that the download and the unpacked files take.
+const SPACE: u64 = 300 << 20;
+
+/// QEMU's version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl Version {
+    /// Out of what `--version` prints: "QEMU emulator version 11.1.3 (Debian …)".
+    fn parse(text: &str) -> Option<Self> {
+        let word = text
+            .split_once("version ")?
+            .1
+            .split(|c: char| !c.is_ascii_digit() && c != '.')
+            .next()?;
+        let mut numbers = word.split('.').map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Version {
+            major: next()?,
+            minor: next()?,
+            patch: next().unwrap_or(0),
+        })
+    }
+}
+
+/// A QEMU that will do.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    /// What to start.
+    pub program: PathBuf,
+    /// Arguments that come before any other.
+    pub args_prefix: Vec<OsString>,
+    /// Variables to set.
+    pub env: Vec<(OsString, OsString)>,
+    /// Its version.
+    pub version: Version,
+}
+
+impl Qemu {
+    /// The command to add arguments to.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args_prefix)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// The one at `asked` and no other; else the host's if it will do; else a private copy, fetched when there is none yet.
+    pub fn provide(context: &Context, asked: Option<&Path>) -> Result<Self, Error> {
+        if let Some(program) = asked {
+            return Candidate::plain(program.to_owned()).probe();
+        }
+        let private = context.cache.entry("qemu", SUITE);
+        let host = which::which(PROGRAM).ok();
+        if let Some(program) = &host {
+            match Candidate::plain(program.clone()).probe() {
+                Ok(qemu) => return Ok(qemu),
+                // Said once, when it costs a download; not on every run.
+                Err(why) if private.record::<Private>().is_none() => {
+                    context.progress.say(&format!("{why}"))
+                }
+                Err(_) => {}
+            }
+        }
+        if private.record::<Private>().is_none() {
+            let work = private.lock(&context.progress)?;
+            if private.record::<Private>().is_none() {
+                if host.is_none() {
+                    context.progress.say(&format!(
+                        "no {PROGRAM} on PATH; fetching one out of Debian {SUITE}"
+                    ));
+                }
+                let tree = work.fresh("tree")?;
+                let packages = fetch(context, &tree)?;
+                let version = Candidate::unpacked(&tree).probe()?.version;
+                work.publish(&Private { version, packages })?;
+            }
+        }
+        Candidate::unpacked(&private.dir().join("tree")).probe()
+    }
+}
+
+/// The record of a private copy.
+#[derive(Serialize, Deserialize)]
+struct Private {
+    version: Version,
+    packages: Vec<String>,
+}
+
+fn fetch(context: &Context, tree: &Path) -> Result<Vec<String>, Error> {
+    context.cache.require_free(SPACE)?;
+    let apt = Apt::open(context, &SUITES.map(str::to_owned))?;
+    let debs = apt.closure(&PACKAGES, SUITE)?;
+    let files = apt.download("QEMU", &debs)?;
+    let mut task = context.progress.start(
+        "unpacking QEMU",
+        Unit::Count("packages"),
+        Some(files.len() as u64),
+    );
+    for file in &files {
+        apt::unpack(file, tree, |event| {
+            if let Event::Tick = event {
+                task.tick();
+            }
+        })?;
+        task.inc();
+    }
+    task.finish("unpacked QEMU");
+    for file in &files {
+        fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
+    }
+    Ok(debs
+        .into_iter()
+        .map(|deb| format!("{} {}", deb.package, deb.version))
+        .collect())
+}
+
+/// A QEMU that is yet to be looked at.
+struct Candidate {
+    program: PathBuf,
+    args_prefix: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    /// What to call it in a message.
+    name: PathBuf,
+}
+
+impl Candidate {
+    fn plain(program: PathBuf) -> Self {
+        Candidate {
+            name: program.clone(),
+            program,
+            args_prefix: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    // Started by its own dynamic loader, with its own libraries: the host's C library may be older than it needs.
+    fn unpacked(tree: &Path) -> Self {
+        let usr = tree.join("usr");
+        let libraries = usr.join("lib/x86_64-linux-gnu");
+        let name = usr.join("bin").join(PROGRAM);
+        let mut args_prefix: Vec<OsString> = vec![
+            "--library-path".into(),
+            libraries.clone().into(),
+            name.clone().into(),
+        ];
+        for data in ["share/qemu", "share/seabios"] {
+            args_prefix.extend(["-L".into(), usr.join(data).into()]);
+        }
+        Candidate {
+            program: libraries.join("ld-linux-x86-64.so.2"),
+            args_prefix,
+            env: vec![("QEMU_MODULE_DIR".into(), libraries.join("qemu").into())],
+            name,
+        }
+    }
+
+    fn probe(self) -> Result<Qemu, Error> {
+        let version = self
+            .ask("--version")
+            .and_then(|text| {
+                Version::parse(&text).ok_or_else(|| format!("--version says {:?}", text.trim()))
+            })
+            .map_err(|why| Error::QemuNotFound {
+                program: self.name.clone(),
+                why,
+            })?;
+        if version < NEEDED {
+            return Err(Error::QemuTooOld {
+                program: self.name,
+                found: version.to_string(),
+                needed: NEEDED.to_string(),
+            });
+        }
+        let devices = self
+            .ask("-device help")
+            .map_err(|why| Error::QemuNotFound {
+                program: self.name.clone(),
+                why,
+            })?;
+        if !devices.contains(&format!("\"{DEVICE}\"")) {
+            return Err(Error::QemuLacksDevice {
+                program: self.name,
+                version: version.to_string(),
+                device: DEVICE,
+            });
+        }
+        Ok(Qemu {
+            program: self.program,
+            args_prefix: self.args_prefix,
+            env: self.env,
+            version,
+        })
+    }
+
+    fn ask(&self, question: &str) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args_prefix)
+            .args(question.split(' '))
+            .envs(self.env.iter().map(|(n, v)| (n, v)));
+        let mut answer = String::new();
+        let ended = Run::new("QEMU", command)
+            .ended(|event| {
+                if let Event::Line(line) = event {
+                    answer.push_str(line);
+                    answer.push('\n');
+                }
+            })
+            .map_err(|e| match e {
+                Error::Spawn { source, .. } => source.to_string(),
+                other => other.to_string(),
+            })?;
+        if ended.status.success() {
+            Ok(answer)
+        } else {
+            Err(format!("{question} ended with {}", ended.status))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A program that answers as a QEMU would.
+    fn pretend(dir: &Path, version: &str, devices: &str) -> PathBuf {
+        let path = dir.join("qemu");
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'QEMU emulator version {version}'; else echo 'name {devices}'; fi\n"
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn versions_are_read_and_ordered() {
+        let parse = |text| Version::parse(text).unwrap();
+        let debian =
+            parse("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)\nCopyright (c)");
+        assert_eq!(
+            debian,
+            Version {
+                major: 11,
+                minor: 1,
+                patch: 3
+            }
+        );
+        assert!(parse("QEMU emulator version 10.2.0") >= NEEDED);
+        assert!(parse("QEMU emulator version 10.2") >= NEEDED);
+        assert!(parse("QEMU emulator version 10.1.99") < NEEDED);
+        assert!(parse("QEMU emulator version 9.10.0") < NEEDED);
+        assert_eq!(Version::parse("GNU coreutils"), None);
+    }
+
+    #[test]
+    fn each_shortcoming_has_its_own_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = Context {
+            cache: super::super::cache::Cache::at(dir.path().into()),
+            progress: crate::progress::Progress::new(),
+        };
+        let provide = |path: &Path| Qemu::provide(&context, Some(path));
+        let device = format!("\"{DEVICE}\", bus PCI");
+
+        let good = provide(&pretend(dir.path(), "10.2.1", &device)).unwrap();
+        assert_eq!(good.version.to_string(), "10.2.1");
+        let old = provide(&pretend(dir.path(), "7.2.22", &device)).unwrap_err();
+        assert!(
+            matches!(&old, Error::QemuTooOld { found, .. } if found == "7.2.22"),
+            "{old}"
+        );
+        let lacks = provide(&pretend(dir.path(), "11.0.0", "\"virtio-net-pci\"")).unwrap_err();
+        assert!(matches!(lacks, Error::QemuLacksDevice { .. }), "{lacks}");
+        let other = provide(Path::new("/bin/true")).unwrap_err();
+        assert!(matches!(other, Error::QemuNotFound { .. }), "{other}");
+        let none = provide(Path::new("/nonexistent/qemu")).unwrap_err();
+        assert!(matches!(none, Error::QemuNotFound { .. }), "{none}");
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The little of QMP that a run needs: the run state when the guest stops, why it ends, and registers when it hangs. (The crates for
+//! QMP carry all of its schema, and give events only between commands.)
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
+
+/// What QEMU says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The guest stopped; [`Monitor::ask_run_state`] tells why.
+    Stopped,
+    /// The guest is in this run state.
+    RunState(String),
+    /// The guest wants to end.
+    Shutdown {
+        /// By a reset.
+        reset: bool,
+    },
+    /// All CPUs' registers, as QEMU prints them.
+    Registers(String),
+}
+
+const RUN_STATE: &str = "run-state";
+const REGISTERS: &str = "registers";
+
+/// The side of a QMP connection that asks.
+#[derive(Debug)]
+pub struct Monitor(UnixStream);
+
+impl Monitor {
+    /// Takes over a connection on which nothing has been said.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn new(connection: UnixStream) -> io::Result<Self> {
+        let mut monitor = Monitor(connection);
+        monitor.ask("capabilities", "qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Asks for [`Said::RunState`].
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn ask_run_state(&mut self) -> io::Result<()> {
+        self.ask(RUN_STATE, "query-status", json!({}))
+    }
+
+    /// Asks for [`Said::Registers`].
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn ask_registers(&mut self) -> io::Result<()> {
+        self.ask(
+            REGISTERS,
+            "human-monitor-command",
+            json!({ "command-line": "info registers -a" }),
+        )
+    }
+
+    fn ask(&mut self, id: &str, command: &str, arguments: Value) -> io::Result<()> {
+        let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
+        line.push('\n');
+        self.0.write_all(line.as_bytes())
+    }
+}
+
+/// What a line from QEMU says, if it is of interest.
+pub fn parse(line: &str) -> Option<Said> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    match (
+        value.get("event").and_then(Value::as_str),
+        value.get("id").and_then(Value::as_str),
+    ) {
+        (Some("STOP"), _) => Some(Said::Stopped),
+        (Some("SHUTDOWN"), _) => {
+            let reason = value.pointer("/data/reason").and_then(Value::as_str)?;
+            Some(Said::Shutdown {
+                reset: reason.contains("reset"),
+            })
+        }
+        (Some("GUEST_PANICKED"), _) => Some(Said::RunState("guest-panicked".to_owned())),
+        (_, Some(RUN_STATE)) => value
+            .pointer("/return/status")
+            .and_then(Value::as_str)
+            .map(|state| Said::RunState(state.to_owned())),
+        (_, Some(REGISTERS)) => value
+            .get("return")
+            .and_then(Value::as_str)
+            .map(|text| Said::Registers(text.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_qemu_says_is_understood() {
+        for (line, said) in [
+            (
+                r#"{"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}}, "capabilities": ["oob"]}}"#,
+                None,
+            ),
+            (
+                r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#,
+                Some(Said::Stopped),
+            ),
+            (
+                r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#,
+                Some(Said::Shutdown { reset: false }),
+            ),
+            (
+                r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,
+                Some(Said::Shutdown { reset: true }),
+            ),
+            (
+                r#"{"return": {"status": "internal-error", "running": false}, "id": "run-state"}"#,
+                Some(Said::RunState("internal-error".to_owned())),
+            ),
+            (
+                r#"{"return": "CPU#0\r\nRIP=1", "id": "registers"}"#,
+                Some(Said::Registers("CPU#0\r\nRIP=1".to_owned())),
+            ),
+            (r#"{"return": {}, "id": "capabilities"}"#, None),
+            (r#"{"event": "RTC_CHANGE", "data": {"offset": 0}}"#, None),
+            ("QEMU is not talking JSON", None),
+        ] {
+            assert_eq!(parse(line), said, "{line}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `pinbed shell`: a guest with the driver and the device, and its console on this terminal.
+
+use std::io::{self, IsTerminal};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use pinbed_abi::report::{Message, Plan};
+use signal_hook::consts::SIGINT;
+
+use crate::cli::ShellArgs;
+use crate::events::{self, Happening, Interrupts};
+use crate::exit::Exit;
+use crate::setup::{Directory, Setup};
+use crate::vm::{self, Console};
+use crate::watch::describe;
+
+/// Runs a shell in a guest until it ends.
+///
+/// # Errors
+/// When there is no terminal, or the guest cannot be started.
+pub fn shell(args: &ShellArgs) -> Result<Exit> {
+    ensure!(
+        io::stdin().is_terminal(),
+        "a shell needs a terminal on standard input"
+    );
+    let setup = Setup::new(&args.vm)?;
+    let directory = Directory::new(false)?;
+    let machine = setup.machine(&args.vm, Console::Person, directory.files(), &Plan::Shell)?;
+    eprintln!("pinbed: the guest powers off when the shell ends; Ctrl-A X ends it at once");
+
+    let (to, happenings) = events::stream();
+    let _interrupts = Interrupts::listen(&to)?;
+    let _terminal = Terminal::save()?;
+    let (mut vm, sources) = vm::start(&machine, setup.qemu.command(), directory.files())?;
+    events::listen(sources, &to);
+    for happening in happenings {
+        match happening {
+            Happening::QemuEnded => {
+                let status = vm.qemu.reap()?;
+                if status.success() {
+                    return Ok(Exit::Green);
+                }
+                let said =
+                    std::fs::read_to_string(directory.files().qemu_log()).unwrap_or_default();
+                eprintln!(
+                    "\r\npinbed: QEMU died ({}): {}",
+                    describe(status),
+                    said.trim()
+                );
+                return Ok(Exit::QemuDied);
+            }
+            Happening::DeviceEnded => {
+                let status = vm.device.reap()?;
+                // It leaves when QEMU does.
+                if !status.success() {
+                    eprintln!(
+                        "\r\npinbed: the device process died ({}); the guest ends with it\r",
+                        describe(status)
+                    );
+                    return Ok(Exit::DeviceDied);
+                }
+            }
+            Happening::Report(Ok(Message::Broken { reason })) => {
+                eprintln!("\r\npinbed: the guest says: {reason}\r")
+            }
+            // The terminal is the guest's: Ctrl-C reaches it as a key.
+            Happening::Signal(SIGINT) => {}
+            Happening::Signal(_) => return Ok(Exit::Interrupted),
+            _ => {}
+        }
+    }
+    Ok(Exit::Green)
+}
+
+/// The terminal's settings as they were, restored when this is dropped: QEMU changes them, and may not come to restore them.
+struct Terminal(Termios);
+
+impl Terminal {
+    fn save() -> Result<Self> {
+        tcgetattr(io::stdin())
+            .map(Terminal)
+            .context("cannot read the terminal's settings")
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // If the terminal is gone there is nothing to restore.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}

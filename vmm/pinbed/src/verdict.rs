@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a test's outcome means on the kernel it ran on: the judgement of an outcome against a baseline.
+
+use pinbed_abi::report::{Finding, Outcome};
+use serde::Serialize;
+
+use crate::baseline::Baseline;
+
+/// A judged outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "verdict")]
+pub enum Verdict {
+    /// The kernel did the correct thing, as expected.
+    Pass,
+    /// It did not, and that is news.
+    Fail {
+        /// What was seen; never empty.
+        findings: Vec<Finding>,
+        /// If the baseline expects the test to fail: the failure that was expected instead.
+        expected: Option<String>,
+    },
+    /// It did not, as the baseline says.
+    Xfail {
+        /// What was seen.
+        findings: Vec<Finding>,
+        /// The baseline's reason.
+        reason: String,
+        /// Where that is known from.
+        reference: String,
+    },
+    /// It did the correct thing, and the baseline says that it does not: the baseline wants an update.
+    Fixed {
+        /// The reason that no longer holds.
+        reason: String,
+    },
+    /// The test could not run.
+    Skip {
+        /// What it lacks, in the guest's words.
+        reason: String,
+        /// Whether the baseline says so, or there is no baseline to say otherwise.
+        expected: bool,
+    },
+    /// The test was to run, and the run ended before its result came.
+    Missing {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Verdict {
+    /// Judges an outcome. Without a baseline the kernel is held to correctness: it may lack something, but what runs has to pass.
+    pub fn of(name: &str, outcome: Outcome, baseline: Option<&Baseline>) -> Self {
+        let xfail = baseline.and_then(|baseline| baseline.xfail.get(name));
+        let skip = baseline.and_then(|baseline| baseline.skip.get(name));
+        match (outcome, xfail, skip) {
+            (Outcome::Pass, None, None) => Verdict::Pass,
+            (Outcome::Pass, Some(xfail), _) => Verdict::Fixed {
+                reason: xfail.reason.clone(),
+            },
+            (Outcome::Pass, None, Some(skip)) => Verdict::Fixed {
+                reason: skip.reason.clone(),
+            },
+            (Outcome::Fail(findings), Some(xfail), _) if xfail.explains(&findings) => {
+                Verdict::Xfail {
+                    findings,
+                    reason: xfail.reason.clone(),
+                    reference: xfail.reference.clone(),
+                }
+            }
+            (Outcome::Fail(findings), xfail, _) => Verdict::Fail {
+                findings,
+                expected: xfail.map(|xfail| xfail.reason.clone()),
+            },
+            (Outcome::Skip(reason), _, skip) => Verdict::Skip {
+                reason,
+                expected: skip.is_some() || baseline.is_none(),
+            },
+        }
+    }
+
+    /// Whether this is other than the baseline says, so that the run is not green.
+    pub fn differs(&self) -> bool {
+        match self {
+            Verdict::Pass | Verdict::Xfail { .. } | Verdict::Skip { expected: true, .. } => false,
+            Verdict::Fail { .. }
+            | Verdict::Fixed { .. }
+            | Verdict::Skip {
+                expected: false, ..
+            }
+            | Verdict::Missing { .. } => true,
+        }
+    }
+
+    /// The verdict's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail { .. } => "fail",
+            Verdict::Xfail { .. } => "xfail",
+            Verdict::Fixed { .. } => "fixed",
+            Verdict::Skip { .. } => "skip",
+            Verdict::Missing { .. } => "missing",
+        }
+    }
+}
+
+/// How many verdicts are as expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// As expected: passes, and failures that the baseline knows.
+    pub passed: usize,
+    /// Other than expected: failures, fixes, missing results, and skips that the baseline does not know.
+    pub failed: usize,
+    /// Skipped, as expected.
+    pub skipped: usize,
+}
+
+impl Counts {
+    /// Counts verdicts.
+    pub fn of<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> Self {
+        let mut counts = Counts::default();
+        for verdict in verdicts {
+            match verdict {
+                verdict if verdict.differs() => counts.failed += 1,
+                Verdict::Skip { .. } => counts.skipped += 1,
+                _ => counts.passed += 1,
+            }
+        }
+        counts
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinbed_abi::report::Eye;
+
+    const BASELINE: &str = r#"
+        [xfail.any]
+        reason = "known"
+        reference = "thread"
+        [xfail.precise]
+        reason = "known"
+        reference = "thread"
+        findings = [{ eye = "placement", text = "in CMA" }, { eye = "aftermath" }]
+        [skip.lacking]
+        reason = "no heap"
+    "#;
+
+    fn judge(name: &str, outcome: Outcome) -> Verdict {
+        Verdict::of(name, outcome, Some(&toml::from_str(BASELINE).unwrap()))
+    }
+
+    fn failed(findings: &[(Eye, &str)]) -> Outcome {
+        Outcome::Fail(
+            findings
+                .iter()
+                .map(|&(eye, text)| Finding {
+                    eye,
+                    text: text.to_owned(),
+                })
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn what_is_not_named_has_to_pass() {
+        assert_eq!(judge("other", Outcome::Pass), Verdict::Pass);
+        let verdict = judge("other", failed(&[(Eye::Cpu, "wrong byte")]));
+        assert!(
+            matches!(&verdict, Verdict::Fail { expected: None, findings } if findings.len() == 1),
+            "{verdict:?}"
+        );
+        assert!(verdict.differs());
+    }
+
+    #[test]
+    fn a_known_failure_is_an_xfail_with_its_reason() {
+        let verdict = judge("any", failed(&[(Eye::Cpu, "wrong byte")]));
+        assert!(
+            matches!(&verdict, Verdict::Xfail { reason, reference, .. } if reason == "known" && reference == "thread"),
+            "{verdict:?}"
+        );
+        assert!(!verdict.differs());
+    }
+
+    #[test]
+    fn a_known_failure_that_no_longer_happens_is_fixed_and_not_green() {
+        for name in ["any", "precise", "lacking"] {
+            let verdict = judge(name, Outcome::Pass);
+            assert!(
+                matches!(verdict, Verdict::Fixed { .. }),
+                "{name}: {verdict:?}"
+            );
+            assert!(verdict.differs(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_test_that_fails_differently_than_known_is_a_failure() {
+        let known = [
+            (Eye::Placement, "page 3 lies in CMA"),
+            (Eye::Aftermath, "1 pin more than before"),
+        ];
+        assert!(!judge("precise", failed(&known)).differs());
+        for other in [
+            (Eye::Placement, "page 3 moved"),
+            (Eye::Cpu, "in CMA"),
+            (Eye::Harness, "timed out after 30 s"),
+        ] {
+            let verdict = judge("precise", failed(&[known[0], other]));
+            assert!(
+                matches!(&verdict, Verdict::Fail { expected: Some(reason), .. } if reason == "known"),
+                "{verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_crash_is_not_a_known_failure_unless_it_is_named() {
+        assert!(judge("any", failed(&[(Eye::Harness, "killed by SIGSEGV")])).differs());
+    }
+
+    #[test]
+    fn a_skip_is_green_only_if_the_baseline_has_it() {
+        let skip = || Outcome::Skip("no /dev/udmabuf".to_owned());
+        assert!(!judge("lacking", skip()).differs());
+        assert!(judge("other", skip()).differs());
+        assert!(judge("any", skip()).differs());
+        assert!(judge("lacking", failed(&[(Eye::Cpu, "wrong byte")])).differs());
+    }
+
+    #[test]
+    fn a_kernel_without_baseline_is_held_to_correctness() {
+        assert_eq!(Verdict::of("any", Outcome::Pass, None), Verdict::Pass);
+        assert!(Verdict::of("any", failed(&[(Eye::Cpu, "wrong byte")]), None).differs());
+        assert!(!Verdict::of("any", Outcome::Skip("no heap".to_owned()), None).differs());
+    }
+
+    #[test]
+    fn counts_agree_with_the_colour_of_the_run() {
+        let missing = Verdict::Missing {
+            reason: "panic".to_owned(),
+        };
+        let skip = |expected| Verdict::Skip {
+            reason: String::new(),
+            expected,
+        };
+        let xfail = judge("any", failed(&[(Eye::Cpu, "wrong byte")]));
+        let verdicts = [
+            Verdict::Pass,
+            xfail,
+            missing,
+            skip(true),
+            skip(false),
+            judge("any", Outcome::Pass),
+        ];
+        let counts = Counts::of(&verdicts);
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 2,
+                failed: 3,
+                skipped: 1
+            }
+        );
+        assert_eq!(counts.to_string(), "2 passed, 3 failed, 1 skipped");
+        assert_eq!(Counts::of(&verdicts[..2]).to_string(), "2 passed, 0 failed");
+    }
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The virtual machine: the device process, and QEMU with the guest.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pinbed_abi::{report, wire};
+
+use crate::accel::Accel;
+use crate::events::Sources;
+use crate::process::{Process, Terminal};
+use crate::watch::describe;
+
+/// How long the device process may take until it listens. It takes milliseconds.
+const DEVICE_START: Duration = Duration::from_secs(10);
+
+/// What the kernel is told, whoever it is. The second half is there because start-up under emulation is slow: one serial port to probe
+/// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them).
+const KERNEL: &str = "console=ttyS0 panic=-1 cma=64M \
+                      8250.nr_uarts=1 pty.legacy_count=0 dma_debug_entries=8192";
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct Machine {
+    /// bzImage, or vmlinux with a PVH entry.
+    pub kernel: PathBuf,
+    /// The guest's root.
+    pub initramfs: PathBuf,
+    /// Who runs the guest's code.
+    pub accel: Accel,
+    /// The guest's memory in MiB.
+    pub memory: u64,
+    /// The guest's CPUs.
+    pub cpus: u8,
+    /// What is added to the kernel's command line.
+    pub append: String,
+    /// Who has the console.
+    pub console: Console,
+}
+
+/// Who has the guest's console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// The runner.
+    Runner,
+    /// The person at the terminal.
+    Person,
+}
+
+/// A run's directory.
+#[derive(Debug)]
+pub struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    /// The files of a run in this directory, which exists.
+    pub fn new(directory: &Path) -> Self {
+        Files {
+            directory: directory.to_owned(),
+        }
+    }
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+    /// Where the device listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("device.sock")
+    }
+    /// The guest's root.
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs.cpio")
+    }
+    /// What the guest's console showed.
+    pub fn console(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+    /// What the guest reported.
+    pub fn report(&self) -> PathBuf {
+        self.directory.join("report.jsonl")
+    }
+    /// QEMU's command line.
+    pub fn command(&self) -> PathBuf {
+        self.directory.join("qemu.command")
+    }
+    /// What QEMU wrote to standard error.
+    pub fn qemu_log(&self) -> PathBuf {
+        self.directory.join("qemu.log")
+    }
+    /// What the device wrote to standard error.
+    pub fn device_log(&self) -> PathBuf {
+        self.directory.join("device.log")
+    }
+}
+
+/// A machine that runs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Vm {
+    /// QEMU; before the device, so that it is dropped first.
+    pub qemu: Process,
+    /// The device process.
+    pub device: Process,
+}
+
+/// Starts the device process and QEMU; `qemu` is the command without arguments of ours.
+///
+/// # Errors
+/// When one of them cannot be started, or the device does not come to listen.
+pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
+    let device = start_device(files)?;
+    let (report, qemu_report) = UnixStream::pair()?;
+    let (qmp, qemu_qmp) = UnixStream::pair()?;
+    let (console, qemu_console) = UnixStream::pair()?;
+    let own_console = machine.console == Console::Runner;
+
+    qemu.args(arguments(machine, files));
+    qemu.arg("-chardev")
+        .arg(format!("socket,id=report,fd={}", qemu_report.as_raw_fd()));
+    qemu.arg("-chardev")
+        .arg(format!("socket,id=qmp,fd={}", qemu_qmp.as_raw_fd()));
+    let mut fds: Vec<OwnedFd> = vec![qemu_report.into(), qemu_qmp.into()];
+    if own_console {
+        let console = format!("socket,id=console,fd={}", qemu_console.as_raw_fd());
+        qemu.arg("-chardev").arg(console);
+        fds.push(qemu_console.into());
+        qemu.stdin(Stdio::null()).stdout(Stdio::null());
+    }
+    fs::write(files.command(), shell_line(&qemu)).context("cannot write to the run's directory")?;
+    qemu.stderr(create(&files.qemu_log())?);
+    let terminal = if own_console {
+        Terminal::Apart
+    } else {
+        Terminal::Shared
+    };
+    let program = qemu.get_program().to_owned();
+    let qemu = Process::spawn(&mut qemu, fds, terminal)
+        .with_context(|| format!("cannot start QEMU ({})", program.display()))?;
+
+    let sources = Sources {
+        report,
+        report_log: create(&files.report())?,
+        console: own_console
+            .then(|| create(&files.console()).map(|log| (console, log)))
+            .transpose()?,
+        qmp,
+        qemu: qemu.pid(),
+        device: device.pid(),
+    };
+    Ok((Vm { qemu, device }, sources))
+}
+
+fn start_device(files: &Files) -> Result<Process> {
+    let socket = files.socket();
+    let mut command =
+        Command::new(std::env::current_exe().context("cannot find the program that runs")?);
+    command.args(["device", "--socket-path"]).arg(&socket);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(create(&files.device_log())?);
+    let mut device = Process::spawn(&mut command, vec![], Terminal::Apart)
+        .context("cannot start the device process")?;
+    let begin = Instant::now();
+    // The socket's file appears when the device listens.
+    while !socket.exists() {
+        if let Some(status) = device.ended()? {
+            let said = fs::read_to_string(files.device_log()).unwrap_or_default();
+            bail!(
+                "the device process ended before it listened ({}): {}",
+                describe(status),
+                said.trim()
+            );
+        }
+        if begin.elapsed() > DEVICE_START {
+            bail!(
+                "the device process does not listen after {} s",
+                DEVICE_START.as_secs()
+            );
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(device)
+}
+
+fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
+    let (memory, cpus) = (machine.memory, machine.cpus);
+    let config_size = size_of::<wire::Config>();
+    let (id, queues, depth) = (wire::VIRTIO_ID, wire::QUEUE_COUNT, wire::QUEUE_SIZE);
+    let quiet = if machine.console == Console::Runner {
+        "quiet"
+    } else {
+        "loglevel=5"
+    };
+    let port = report::PORT_NAME;
+    // Nothing that the guest does not need: each device costs start-up time.
+    let machine_type = "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off,memory-backend=memory";
+    let mut arguments = vec![
+        "-nodefaults".to_owned(),
+        "-no-user-config".to_owned(),
+        "-no-reboot".to_owned(),
+    ];
+    let mut option = |name: &str, value: String| arguments.extend([format!("-{name}"), value]);
+    option("display", "none".to_owned());
+    option("machine", machine_type.to_owned());
+    // Shared, so that the device process sees the guest's memory.
+    option(
+        "object",
+        format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
+    );
+    option("m", format!("{memory}M"));
+    option("smp", cpus.to_string());
+    option("accel", machine.accel.qemu_accel().to_owned());
+    option("cpu", machine.accel.qemu_cpu().to_owned());
+    option("kernel", machine.kernel.display().to_string());
+    option("initrd", machine.initramfs.display().to_string());
+    option(
+        "append",
+        format!(
+            "{KERNEL}{} {quiet} {}",
+            machine.accel.kernel_arguments(),
+            machine.append
+        ),
+    );
+    option(
+        "chardev",
+        format!(
+            "socket,id=device,path={}",
+            files.socket().display().to_string().replace(',', ",,")
+        ),
+    );
+    option(
+        "device",
+        format!(
+            "vhost-user-test-device-pci,chardev=device,virtio-id={id},num_vqs={queues},vq_size={depth},config_size={config_size}"
+        ),
+    );
+    option("device", "virtio-serial-pci".to_owned());
+    option(
+        "device",
+        format!("virtserialport,chardev=report,name={port}"),
+    );
+    option("qmp", "chardev:qmp".to_owned());
+    // With "mon:", Ctrl-A X ends QEMU, and Ctrl-C is the guest's.
+    let console = if machine.console == Console::Runner {
+        "chardev:console"
+    } else {
+        "mon:stdio"
+    };
+    option("serial", console.to_owned());
+    arguments
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot create {}", path.display()))
+}
+
+/// The command as a shell would take it; its descriptors are ours.
+pub fn shell_line(command: &Command) -> String {
+    let environment = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let words: Vec<_> = ["env".to_owned()]
+        .into_iter()
+        .chain(environment)
+        .chain(words.map(|word| word.display().to_string()))
+        .collect();
+    // Fails only for a NUL, which no argument can have.
+    let line = shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default();
+    format!("{line}\n")
+}

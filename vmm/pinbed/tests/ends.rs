@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Each way a run can end, with real guests: its exit code, what it says, and that it leaves neither processes nor files behind.
+//!
+//! They provide what they need as `pinbed run` does, so the first time takes as long as its.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A test that ends at once, then one that takes long enough to do things to it.
+const TESTS: [&str; 2] = [
+    "userptr::malloc_is_decoder_input",
+    "stream::thousand_repins_leave_nothing_pinned",
+];
+/// How TESTS begin on the table.
+const FIRST: &str = "malloc_is_decoder_input";
+
+/// One guest at a time: they take all the CPU there is.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A `pinbed run` under way, with a directory for temporary files of its own.
+struct Run {
+    pinbed: Child,
+    output: BufReader<std::process::ChildStdout>,
+    seen: String,
+    temporary: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// What is left of a run.
+struct Ended {
+    status: ExitStatus,
+    output: String,
+    took: Duration,
+}
+
+impl Run {
+    fn start(arguments: &[&str]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let temporary = tempfile::tempdir().unwrap();
+        let mut pinbed = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+            .args(["run", "--accel", "tcg"])
+            .args(arguments)
+            .env("TMPDIR", temporary.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(pinbed.stdout.take().unwrap());
+        Run {
+            pinbed,
+            output,
+            seen: String::new(),
+            temporary,
+            _turn: turn,
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.pinbed.id().cast_signed())
+    }
+
+    /// Waits until a line with this is printed.
+    fn wait_for(&mut self, what: &str) {
+        loop {
+            let before = self.seen.len();
+            let read = self.output.read_line(&mut self.seen).unwrap();
+            assert!(read > 0, "{what} never came:\n{}", self.seen);
+            if self.seen[before..].contains(what) {
+                return;
+            }
+        }
+    }
+
+    /// Its child whose command line has this.
+    fn child(&self, what: &str) -> Pid {
+        let children = children(self.pid());
+        let found = children.iter().find(|(_, command)| command.contains(what));
+        found
+            .unwrap_or_else(|| panic!("no {what} among {children:?}"))
+            .0
+    }
+
+    fn device(&self) -> Pid {
+        self.child("--socket-path")
+    }
+
+    fn qemu(&self) -> Pid {
+        self.child("-nodefaults")
+    }
+
+    /// Waits for the end of it, and sees that nothing is left. `then` is called first, and the time counts from it.
+    fn end(mut self, then: impl FnOnce(&Self)) -> Ended {
+        let children = children(self.pid());
+        let begin = Instant::now();
+        then(&self);
+        self.output.read_to_string(&mut self.seen).unwrap();
+        let status = self.pinbed.wait().unwrap();
+        let took = begin.elapsed();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        for (pid, command) in children {
+            while command_of(pid).is_some_and(|now| now == command) {
+                assert!(Instant::now() < deadline, "{pid} is still there: {command}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // A pinbed that was killed cannot remove it.
+        if status.code().is_some() {
+            let left: Vec<_> = fs::read_dir(self.temporary.path()).unwrap().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        Ended {
+            status,
+            output: self.seen,
+            took,
+        }
+    }
+}
+
+impl Ended {
+    fn check(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.status.code(), Some(code), "{}", self.output);
+        for what in says {
+            assert!(
+                self.output.contains(what),
+                "lacks {what:?}:\n{}",
+                self.output
+            );
+        }
+    }
+}
+
+/// All processes whose parent this is, with their command lines.
+fn children(parent: Pid) -> Vec<(Pid, String)> {
+    let parent = format!("PPid:\t{parent}");
+    let ids = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| status.lines().any(|line| line == parent))
+    };
+    ids.filter(is_child)
+        .filter_map(|pid| Some((Pid::from_raw(pid), command_of(Pid::from_raw(pid))?)))
+        .collect()
+}
+
+/// The command line; none if there is no such process, or only its exit status is left.
+fn command_of(pid: Pid) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline"))
+        .ok()
+        .filter(|bytes| !bytes.is_empty())?;
+    Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+}
+
+/// A run whose first test has ended, so that the second runs.
+fn in_the_middle() -> Run {
+    let mut run = Run::start(&TESTS);
+    run.wait_for(FIRST);
+    run
+}
+
+/// A program that starts the QEMU that pinbed would, after `change` to the arguments in the shell array `arguments`.
+fn changed_qemu(directory: &Path, change: &str) -> PathBuf {
+    let setup = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["setup", "--accel", "tcg"])
+        .output()
+        .unwrap();
+    let setup = String::from_utf8(setup.stdout).unwrap();
+    let line = setup.lines().find(|line| line.starts_with("QEMU")).unwrap();
+    let command = line.split_once('(').unwrap().1.trim_end_matches(')');
+    let path = directory.join("qemu");
+    let script = format!(
+        "#!/bin/bash\narguments=(\"$@\")\n{change}\nexec {command} \"${{arguments[@]}}\"\n"
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The change that puts one argument in the place of another, which is given as a pattern.
+fn instead_of(pattern: &str, argument: &str) -> String {
+    format!(
+        "for i in \"${{!arguments[@]}}\"; do [[ ${{arguments[i]}} == {pattern} ]] && arguments[i]={argument}; done"
+    )
+}
+
+#[test]
+fn a_run_that_ends_well_leaves_nothing() {
+    let ended = Run::start(&[TESTS[0]]).end(|_| {});
+    ended.check(0, &["pass", FIRST]);
+    assert_eq!(ended.output.lines().last(), Some("1 passed, 0 failed"));
+}
+
+#[test]
+fn a_device_that_is_killed_is_reported_at_once() {
+    let ended = in_the_middle().end(|run| kill(run.device(), Signal::SIGKILL).unwrap());
+    ended.check(
+        7,
+        &[
+            "the device process died during stream::",
+            "SIGKILL",
+            "next:",
+            "1 passed, 1 failed",
+        ],
+    );
+    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+}
+
+#[test]
+fn a_qemu_that_is_killed_is_reported_at_once() {
+    let ended = in_the_middle().end(|run| kill(run.qemu(), Signal::SIGKILL).unwrap());
+    ended.check(
+        8,
+        &[
+            "QEMU died during stream::",
+            "SIGKILL",
+            "next:",
+            "1 passed, 1 failed",
+        ],
+    );
+    assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+}
+
+#[test]
+fn ctrl_c_ends_everything_and_shows_what_there_is() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let ended = in_the_middle().end(|run| kill(run.pid(), signal).unwrap());
+        ended.check(130, &["interrupted", "1 passed, 1 failed"]);
+        assert!(ended.took < Duration::from_secs(2), "{:?}", ended.took);
+    }
+}
+
+#[test]
+fn a_runner_that_is_killed_takes_everything_along() {
+    let ended = in_the_middle().end(|run| kill(run.pid(), Signal::SIGKILL).unwrap());
+    assert_eq!(ended.status.code(), None);
+}
+
+#[test]
+fn a_panic_at_boot_is_reported_with_its_text() {
+    let ended = Run::start(&[TESTS[0], "--append", "rdinit=/bin/pinbed-guest"]).end(|_| {});
+    ended.check(
+        5,
+        &[
+            "the guest kernel panicked: ",
+            "Attempted to kill init!",
+            "the console's last lines",
+            "0 passed, 1 failed",
+        ],
+    );
+    assert!(ended.took < Duration::from_secs(20), "{:?}", ended.took);
+}
+
+#[test]
+fn a_kernel_that_is_none_never_comes_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let garbage = directory.path().join("bzImage");
+    fs::write(&garbage, [0x5a; 1 << 20]).unwrap();
+    let qemu = changed_qemu(
+        directory.path(),
+        &instead_of("*/vmlinux", garbage.to_str().unwrap()),
+    );
+    let ended = Run::start(&[TESTS[0], "--qemu", qemu.to_str().unwrap()]).end(|_| {});
+    ended.check(
+        4,
+        &["the guest never came up", "QEMU says", "0 passed, 1 failed"],
+    );
+    assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
+}
+
+#[test]
+fn a_guest_without_its_device_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let qemu = changed_qemu(
+        directory.path(),
+        &instead_of("vhost-user-test-device-pci*", "virtio-balloon-pci"),
+    );
+    let ended = Run::start(&[TESTS[0], "--qemu", qemu.to_str().unwrap()]).end(|_| {});
+    ended.check(
+        3,
+        &["the guest cannot run the tests: ", "0 passed, 1 failed"],
+    );
+}
+
+#[test]
+fn a_guest_that_goes_silent_is_a_hang_with_registers() {
+    let directory = tempfile::tempdir().unwrap();
+    let monitor = directory.path().join("monitor");
+    let change = format!(
+        "arguments+=(-qmp unix:{},server=on,wait=off)",
+        monitor.display()
+    );
+    let qemu = changed_qemu(directory.path(), &change);
+    let mut run = Run::start(&[
+        TESTS[0],
+        TESTS[1],
+        "--timeout",
+        "1",
+        "--qemu",
+        qemu.to_str().unwrap(),
+    ]);
+    run.wait_for(FIRST);
+    let ended = run.end(|_| {
+        let mut monitor = UnixStream::connect(&monitor).unwrap();
+        monitor
+            .write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"stop\"}\n")
+            .unwrap();
+        // Not closed before it has been read.
+        let mut said = BufReader::new(monitor).lines();
+        said.find(|line| line.as_ref().unwrap().contains("STOP"))
+            .unwrap()
+            .unwrap();
+    });
+    ended.check(
+        6,
+        &[
+            "the guest hangs during stream::",
+            "registers",
+            "RIP=",
+            "1 passed, 1 failed",
+        ],
+    );
+}
+
+#[test]
+fn a_filter_without_match_names_close_tests() {
+    let run = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["run", "userptr::malloc_is_decoder_inptu"])
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(said.contains("userptr::malloc_is_decoder_input"), "{said}");
+}
+
+#[test]
+fn ktap_is_all_there_is_on_standard_output() {
+    let ended = Run::start(&["--ktap", TESTS[0], "userptr::malloc_is_encoder_output"]).end(|_| {});
+    ended.check(0, &[]);
+    let lines: Vec<_> = ended
+        .output
+        .lines()
+        .filter(|line| !line.starts_with("# "))
+        .collect();
+    let expected = [
+        "KTAP version 1",
+        "1..2",
+        "ok 1 userptr::malloc_is_decoder_input",
+        "ok 2 userptr::malloc_is_encoder_output",
+    ];
+    assert_eq!(lines, expected);
+}
