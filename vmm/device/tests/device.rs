@@ -326,6 +326,47 @@ fn malformed_chains_are_given_back_empty_and_the_queue_goes_on() {
 }
 
 #[test]
+fn a_request_whose_answer_could_not_be_delivered_is_not_carried_out() {
+    let mut host = Host::new(true);
+    let request = wire::AttachRequest {
+        header: header(wire::OP_ATTACH),
+        direction: wire::DIRECTION_READ.into(),
+        segment_count: 1.into(),
+        length: 1.into(),
+    };
+    let segment = wire::Segment {
+        address: 0.into(),
+        length: 1.into(),
+    };
+    host.write(FREE, request.as_bytes());
+    host.write(FREE + 32, segment.as_bytes());
+    for (room, length) in [(HOLE.start - 8, 0x100), (FREE + 0x1000, 23)] {
+        host.descriptor(wire::QUEUE_CONTROL, 0, FREE, 48, F_NEXT, 1);
+        host.descriptor(wire::QUEUE_CONTROL, 1, room, length, F_WRITE, 0);
+        host.offer(wire::QUEUE_CONTROL, 0);
+        host.kick(wire::QUEUE_CONTROL);
+        host.used(wire::QUEUE_CONTROL);
+        assert_eq!(host.status().attached.get(), 0);
+    }
+}
+
+#[test]
+fn a_ring_that_cannot_be_read_is_not_asked_again_and_again() {
+    let mut host = Host::connect(false);
+    // Its index is the last of the memory before the hole, its entries are in the hole.
+    host.rings[2].avail_at = HOLE.start - 4;
+    host.begin_rings();
+    host.set_avail_index(wire::QUEUE_TEE, 1);
+    host.kick(wire::QUEUE_TEE);
+    // A worker that drains its ring does not want kicks, and says so in the used ring.
+    let wants_kicks = |host: &Host| host.used_flags(wire::QUEUE_TEE) == 0;
+    eventually("rest", || {
+        let mut looks = (0..2000).map(|_| wants_kicks(&host));
+        looks.all(|wants| wants).then_some(())
+    });
+}
+
+#[test]
 fn an_indirect_chain_in_pieces_is_served() {
     let mut host = Host::new(true);
     let (request, room, table) = (FREE, FREE + 0x1000, FREE + 0x2000);

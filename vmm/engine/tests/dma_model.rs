@@ -141,7 +141,7 @@ fn whole(memory: &GuestMemoryMmap) -> Vec<u8> {
 
 fn address() -> impl Strategy<Value = u64> {
     prop_oneof![
-        6 => 0..END,
+        12 => 0..HOLE.start - 0x200,
         2 => HOLE.start - 0x40..HOLE.end + 0x40,
         1 => END - 0x40..END + 0x40,
         1 => u64::MAX - 0x40..=u64::MAX,
@@ -151,6 +151,8 @@ fn address() -> impl Strategy<Value = u64> {
 fn length() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => 1..0x200u64,
+        // Round, so that ranges and extents end where segments do.
+        8 => (1..8u64).prop_map(|n| n * 0x40),
         2 => 0x200..0x1000u64,
         1 => Just(0),
         1 => prop_oneof![Just(u64::MAX), Just(1 << 63), Just(LIMITS.length), Just(LIMITS.length + 1)],
@@ -158,7 +160,7 @@ fn length() -> impl Strategy<Value = u64> {
 }
 
 fn offset() -> impl Strategy<Value = u64> {
-    prop_oneof![8 => 0..0x400u64, 2 => 0..0x2000u64, 1 => u64::MAX - 2..=u64::MAX]
+    prop_oneof![8 => 0..0x400u64, 8 => (0..8u64).prop_map(|n| n * 0x40), 2 => 0..0x2000u64, 1 => u64::MAX - 2..=u64::MAX]
 }
 
 fn op() -> impl Strategy<Value = Op> {

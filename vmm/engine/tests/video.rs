@@ -240,8 +240,10 @@ fn jobs_that_contradict_themselves_are_invalid_and_touch_nothing() {
     odd_grey.dst_format = format(b"RGB3", 15, 7, 45);
     assert_eq!(status(&odd_grey), OK);
 
-    let uneven = copy(range(src, 0, 10), range(dst, 0, 11));
-    assert_eq!(status(&uneven), wire::STATUS_INVALID);
+    for (read, written) in [(10, 11), (11, 10)] {
+        let uneven = copy(range(src, 0, read), range(dst, 0, written));
+        assert_eq!(status(&uneven), wire::STATUS_INVALID);
+    }
     let mut long = good.as_bytes().to_vec();
     long.push(0);
     for bytes in [&long, &long[..long.len() - 2]] {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemory
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Nothing here takes longer, or it hangs.
+/// No single thing here takes longer, or it hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// No test takes longer. The front end's messages wait for their answers without end, so a thread watches.
+const LIFETIME: Duration = Duration::from_secs(30);
 
 pub const RING_SIZE: u16 = 64;
 /// Memory is `[0, MEMORY_END)` less a hole.
@@ -86,8 +89,10 @@ impl Drop for Device {
 
 /// The driver's side of a ring.
 pub struct Ring {
-    pub queue: usize,
+    queue: usize,
     base: u64,
+    /// Where the available ring is.
+    pub avail_at: u64,
     avail: u16,
     used: u16,
     kick: EventFd,
@@ -107,6 +112,7 @@ pub struct Host {
     pub memory: GuestMemoryMmap,
     pub rings: Vec<Ring>,
     event_idx: bool,
+    _watched: Sender<()>,
 }
 
 impl Host {
@@ -135,6 +141,13 @@ impl Host {
             region(HOLE.end..MEMORY_END),
         ])
         .unwrap();
+        let (watched, watch) = mpsc::channel();
+        thread::spawn(move || {
+            if watch.recv_timeout(LIFETIME) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("a test hangs: the device has not answered a vhost-user message");
+                std::process::abort();
+            }
+        });
         let mut frontend = Frontend::connect(&device.socket, 4).unwrap();
         frontend.set_owner().unwrap();
         let offered = frontend.get_features().unwrap();
@@ -151,6 +164,7 @@ impl Host {
             .map(|queue| Ring {
                 queue,
                 base: 0x10000 * (queue as u64 + 1),
+                avail_at: 0x10000 * (queue as u64 + 1) + 0x1000,
                 avail: 0,
                 used: 0,
                 kick: EventFd::new(libc_nonblock()).unwrap(),
@@ -163,6 +177,7 @@ impl Host {
             memory,
             rings,
             event_idx,
+            _watched: watched,
         }
     }
 
@@ -198,10 +213,7 @@ impl Host {
                     .unwrap();
                 (ring.avail, ring.used) = (0, 0);
             }
-            let host = |offset| {
-                let at = GuestAddress(ring.base + offset);
-                self.memory.get_host_address(at).unwrap() as u64
-            };
+            let host = |at| self.memory.get_host_address(GuestAddress(at)).unwrap() as u64;
             let queue = ring.queue;
             self.frontend.set_vring_num(queue, RING_SIZE).unwrap();
             self.frontend.set_vring_base(queue, base).unwrap();
@@ -209,9 +221,9 @@ impl Host {
                 queue_max_size: RING_SIZE,
                 queue_size: RING_SIZE,
                 flags: 0,
-                desc_table_addr: host(0),
-                avail_ring_addr: host(0x1000),
-                used_ring_addr: host(0x2000),
+                desc_table_addr: host(ring.base),
+                avail_ring_addr: host(ring.avail_at),
+                used_ring_addr: host(ring.base + 0x2000),
                 log_addr: None,
             };
             self.frontend.set_vring_addr(queue, &config).unwrap();
@@ -281,14 +293,14 @@ impl Host {
     /// Makes a chain available without a kick.
     pub fn offer(&mut self, queue: u32, head: u16) {
         let ring = &mut self.rings[queue as usize];
-        let entry = ring.base + 0x1004 + 2 * u64::from(ring.avail % RING_SIZE);
+        let entry = ring.avail_at + 4 + 2 * u64::from(ring.avail % RING_SIZE);
         self.memory.write_obj(head, GuestAddress(entry)).unwrap();
         ring.avail = ring.avail.wrapping_add(1);
         self.set_avail_index(queue, self.rings[queue as usize].avail);
     }
 
     pub fn set_avail_index(&self, queue: u32, index: u16) {
-        let at = GuestAddress(self.rings[queue as usize].base + 0x1002);
+        let at = GuestAddress(self.rings[queue as usize].avail_at + 2);
         self.memory
             .store(index.to_le(), at, Ordering::Release)
             .unwrap();
@@ -296,6 +308,11 @@ impl Host {
 
     pub fn kick(&self, queue: u32) {
         self.rings[queue as usize].kick.write(1).unwrap();
+    }
+
+    pub fn used_flags(&self, queue: u32) -> u16 {
+        let at = GuestAddress(self.rings[queue as usize].base + 0x2000);
+        u16::from_le(self.memory.load(at, Ordering::Acquire).unwrap())
     }
 
     fn used_index(&self, queue: u32) -> u16 {
@@ -314,7 +331,7 @@ impl Host {
         ring.used = ring.used.wrapping_add(1);
         if self.event_idx {
             // The driver's used_event: notify about the very next one.
-            let at = ring.base + 0x1004 + 2 * u64::from(RING_SIZE);
+            let at = ring.avail_at + 4 + 2 * u64::from(RING_SIZE);
             self.memory
                 .write_obj(ring.used.to_le(), GuestAddress(at))
                 .unwrap();
