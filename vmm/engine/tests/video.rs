@@ -5,6 +5,7 @@ mod support;
 
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -400,6 +401,50 @@ fn a_delay_is_as_long_as_asked_for() {
     let start = Instant::now();
     rig.job(&copy(range(1, 0, 4), range(1, 0, 4)));
     assert!(start.elapsed() >= Duration::from_millis(50));
+}
+
+/// Set when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn after_detach_is_answered_no_byte_moves_any_more() {
+    const LENGTH: u64 = 0x8000;
+    let rig = Rig::new();
+    let src = rig.attach(READ, &[(0, LENGTH)]);
+    let dst = AtomicU64::new(0);
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let to = dst.load(Ordering::Relaxed);
+                let (answer, _) = rig.job(&copy(range(src, 0, LENGTH), range(to, 0, LENGTH)));
+                written.fetch_add(answer.bytes_written.get(), Ordering::Relaxed);
+            }
+        });
+        // However this ends, the job's thread must.
+        let _stop = Stop(&stop);
+        for _ in 0..300 {
+            let handle = rig.attach(WRITE, &[(0x10000, LENGTH)]);
+            let before = written.load(Ordering::Relaxed);
+            dst.store(handle, Ordering::Relaxed);
+            let start = Instant::now();
+            while written.load(Ordering::Relaxed) == before {
+                assert!(start.elapsed() < Duration::from_secs(5), "no job gets done");
+                thread::yield_now();
+            }
+            assert_eq!(rig.detach(handle), OK);
+            rig.put(0x10000, &[0xee; LENGTH as usize]);
+            thread::yield_now();
+            let bytes = rig.get(0x10000, LENGTH as usize);
+            assert!(bytes.iter().all(|byte| *byte == 0xee), "a stray write");
+        }
+    });
 }
 
 #[test]
