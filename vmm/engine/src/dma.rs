@@ -6,7 +6,7 @@
 //!
 //! 1. [`Table::resolve`] checks all of it (is the buffer attached, does the range end inside it, does its direction allow
 //!    the access, is every byte backed by memory) and translates it to [`Piece`]s of memory, or says why not in a [`Fault`];
-//! 2. [`read`] and [`write`] move bytes from and to pieces.
+//! 2. [`read()`] and [`write()`] move bytes from and to pieces.
 //!
 //! A job resolves all its ranges before it moves the first byte, so a job that faults has written nothing. It keeps the
 //! table locked for reading from the first step to the end of the second: when DETACH has been answered, no byte of the

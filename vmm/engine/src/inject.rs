@@ -109,7 +109,7 @@ impl Injector {
     }
 }
 
-/// See [`Injector::hurry`].
+/// See [`crate::Engine::hurry`].
 #[derive(Debug)]
 pub struct Hurry<'a>(&'a Injector);
 

@@ -429,7 +429,7 @@ fn after_detach_is_answered_no_byte_moves_any_more() {
         });
         // However this ends, the job's thread must.
         let _stop = Stop(&stop);
-        for _ in 0..300 {
+        for _ in 0..100 {
             let handle = rig.attach(WRITE, &[(0x10000, LENGTH)]);
             let before = written.load(Ordering::Relaxed);
             dst.store(handle, Ordering::Relaxed);
