@@ -404,7 +404,8 @@ static_assert(sizeof(struct pinbed_inject_request) == 32);
  * @buffers: Buffers attached now.
  * @bytes: Bytes attached now.
  * @attached: ATTACHs since the device was reset.
- * @jobs: Video jobs that were answered since the device was reset.
+ * @jobs: Video jobs begun since the device was reset; requests refused as
+ *   invalid do not count.
  * @faults: DMA faults since the device was reset.
  * @events_lost: Events lost since the device was reset because the driver had
  *   posted no buffer.

@@ -282,7 +282,7 @@ wire_struct! {
         pub bytes: U64,
         /// ATTACHs since the device was reset.
         pub attached: U64,
-        /// Video jobs that were answered since the device was reset.
+        /// Video jobs begun since the device was reset; requests refused as invalid do not count.
         pub jobs: U64,
         /// DMA faults since the device was reset.
         pub faults: U64,
