@@ -61,6 +61,14 @@ impl Monitor {
         )
     }
 
+    /// Sends a serial break to the console, with which the kernel takes the next key as a SysRq.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn send_break(&mut self) -> io::Result<()> {
+        self.ask("break", "chardev-send-break", json!({ "id": "console" }))
+    }
+
     fn ask(&mut self, id: &str, command: &str, arguments: Value) -> io::Result<()> {
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');

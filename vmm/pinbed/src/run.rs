@@ -57,6 +57,7 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
         Box::new(Ktap::new(io::stdout(), rerun))
     } else {
         Box::new(Table::new(
+            io::stdout(),
             chosen.iter().map(|test| test.name.as_str()),
             args.verbose,
             rerun,

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -23,11 +25,20 @@ use crate::vm::{self, Files, Machine, Vm};
 use crate::watch::{End, Event, Limits, Watch};
 
 /// Lines of the console that are kept as evidence.
-const CONSOLE: usize = 200;
+const CONSOLE: usize = 400;
 /// Lines of a process's log that are kept as evidence.
 const LOG: usize = 30;
 /// How long QEMU may take to print a hanging guest's registers.
 const REGISTERS: Duration = Duration::from_secs(2);
+/// SysRq keys for a hanging guest, and how long to listen after each: show all of what follows; where the CPUs are; which tasks are
+/// blocked, and where.
+const SYSRQ: [(u8, Duration); 3] = [
+    (b'9', Duration::from_millis(100)),
+    (b'l', Duration::from_millis(500)),
+    (b'w', Duration::from_millis(1000)),
+];
+/// How long a serial break takes to arrive.
+const BREAK: Duration = Duration::from_millis(50);
 
 /// A run, its results so far, and who is told of it.
 pub struct Session<'a> {
@@ -85,11 +96,19 @@ impl<'a> Session<'a> {
         self.times.qemu_started = self.elapsed();
         // If it fails, QEMU has just died, and we shall hear of that.
         let mut monitor = Monitor::new(sources.qmp.try_clone()?).ok();
+        let console = sources
+            .console
+            .as_ref()
+            .map(|(console, _)| console.try_clone())
+            .transpose()?;
         events::listen(sources, &to);
 
         let end = self.watch(limits, &happenings, &mut vm, &mut monitor)?;
-        let registers = match (&end, monitor) {
-            (End::Hang { .. }, Some(monitor)) => registers(monitor, &happenings),
+        let registers = match (&end, monitor, console) {
+            // If one of these fails, QEMU has died meanwhile: there is no more to see.
+            (End::Hang { .. }, Some(monitor), Some(console)) => {
+                self.examine(monitor, console, &happenings).unwrap_or(None)
+            }
             _ => None,
         };
         drop(vm);
@@ -122,10 +141,7 @@ impl<'a> Session<'a> {
                 Ok(Happening::Report(Ok(message))) => Event::Report(message),
                 Ok(Happening::Report(Err(why))) => Event::Garbled(why),
                 Ok(Happening::Console(line)) => {
-                    if self.console.len() == CONSOLE {
-                        self.console.pop_front();
-                    }
-                    self.console.push_back(line.clone());
+                    self.keep(line.clone());
                     self.output.console(&line)?;
                     Event::Console(line)
                 }
@@ -155,6 +171,49 @@ impl<'a> Session<'a> {
                 && let Some(reason) = self.heard(message)?
             {
                 return Ok(End::Unexpected { reason });
+            }
+        }
+    }
+
+    fn keep(&mut self, line: String) {
+        if self.console.len() == CONSOLE {
+            self.console.pop_front();
+        }
+        self.console.push_back(line);
+    }
+
+    /// Looks at a guest that hangs: all CPUs' registers, if QEMU answers; and, if the kernel does, backtraces on the console.
+    fn examine(
+        &mut self,
+        mut monitor: Monitor,
+        mut console: UnixStream,
+        happenings: &Receiver<Happening>,
+    ) -> io::Result<Option<String>> {
+        monitor.ask_registers()?;
+        let registers = self.listen(REGISTERS, happenings, true);
+        for (key, time) in SYSRQ {
+            monitor.send_break()?;
+            self.listen(BREAK, happenings, false);
+            console.write_all(&[key])?;
+            self.listen(time, happenings, false);
+        }
+        Ok(registers)
+    }
+
+    /// Keeps what the console shows for a time, or until the registers come.
+    fn listen(
+        &mut self,
+        time: Duration,
+        happenings: &Receiver<Happening>,
+        for_registers: bool,
+    ) -> Option<String> {
+        let deadline = Instant::now() + time;
+        loop {
+            match happenings.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Happening::Qemu(Said::Registers(text))) if for_registers => return Some(text),
+                Ok(Happening::Console(line)) => self.keep(line),
+                Ok(_) => {}
+                Err(_) => return None,
             }
         }
     }
@@ -250,19 +309,6 @@ impl<'a> Session<'a> {
 
     fn elapsed(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// All CPUs' registers, if QEMU answers.
-fn registers(mut monitor: Monitor, happenings: &Receiver<Happening>) -> Option<String> {
-    monitor.ask_registers().ok()?;
-    let deadline = Instant::now() + REGISTERS;
-    loop {
-        match happenings.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Happening::Qemu(Said::Registers(text))) => return Some(text),
-            Ok(_) => {}
-            Err(_) => return None,
-        }
     }
 }
 

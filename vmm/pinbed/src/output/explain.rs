@@ -5,7 +5,7 @@ use crate::record::Record;
 use crate::watch::End;
 
 /// How many of the console's last lines are shown.
-const CONSOLE: usize = 25;
+const CONSOLE: usize = 50;
 
 /// A bad end.
 #[derive(Debug, PartialEq, Eq)]

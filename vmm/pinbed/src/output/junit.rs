@@ -91,3 +91,22 @@ fn case(name: &str, group: &str, judged: &Judged) -> TestCase {
     }
     case
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::samples;
+
+    #[test]
+    fn the_document_counts_as_the_run_does() {
+        let document = document(&samples::mixed()).unwrap();
+        for part in [
+            "<testsuites name=\"pinbed\" tests=\"6\" failures=\"3\" errors=\"0\">",
+            "<testsuite name=\"group\" tests=\"4\"",
+            "<failure message=\"cpu: byte 0 is 1, expected 2\" type=\"fail\">",
+            "<skipped message=\"known to fail: it never worked (a commit)\" type=\"xfail\"/>",
+        ] {
+            assert!(document.contains(part), "lacks {part}:\n{document}");
+        }
+    }
+}

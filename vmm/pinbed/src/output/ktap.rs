@@ -135,3 +135,58 @@ impl<W: Write> Output for Ktap<W> {
         self.out.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::samples;
+
+    fn shown(record: &Record) -> String {
+        let mut out = Vec::new();
+        let mut ktap = Ktap::new(&mut out, Box::new(|test| format!("pinbed run {test}")));
+        samples::tell(record, &mut ktap);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// All lines but diagnostic ones.
+    fn results(ktap: &str) -> Vec<&str> {
+        ktap.lines()
+            .filter(|line| !line.starts_with("# "))
+            .collect()
+    }
+
+    #[test]
+    fn each_verdict_has_its_line() {
+        let expected = [
+            "KTAP version 1",
+            "1..6",
+            "ok 1 group::passes",
+            "not ok 2 group::unknown_failure",
+            "ok 3 group::known_failure # XFAIL it never worked",
+            "ok 4 group::lacking # SKIP no heap",
+            "not ok 5 other::works_now # passes, and the baseline says: broken",
+            "not ok 6 other::gone # skipped, and the baseline does not say so: no /dev/video0",
+        ];
+        let shown = shown(&samples::mixed());
+        assert_eq!(results(&shown), expected);
+        assert!(
+            shown.contains("# group::unknown_failure: cpu: byte 0 is 1, expected 2\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.ends_with("# 2 passed, 3 failed, 1 skipped\n"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn the_plan_is_kept_whatever_happens() {
+        let shown = shown(&samples::panicked());
+        let missing = "not ok 1 group::passes # ERROR the run ended before its result came";
+        assert_eq!(results(&shown), ["KTAP version 1", "1..1", missing]);
+        assert!(
+            shown.contains("# Kernel panic - not syncing: x\n"),
+            "{shown}"
+        );
+    }
+}

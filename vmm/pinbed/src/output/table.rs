@@ -1,23 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table for people: a line for each test as it ends, failures in full, and at the end what differs and what is known.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
-use console::{Style, Term, measure_text_width, truncate_str};
-use indicatif::{ProgressBar, ProgressStyle};
-use pinbed_abi::report::Finding;
+use console::{Style, measure_text_width, style};
+use pinbed_abi::report::{Eye, Finding};
 
 use super::Output;
 use super::explain::explain;
+use super::page::{INDENT, Page};
 use crate::events::printable;
 use crate::record::{Environment, Judged, Record};
 use crate::verdict::Verdict;
 use crate::watch::End;
 
-/// Where the details of a verdict begin.
-const INDENT: &str = "         ";
-/// Findings shown under a failure.
+/// Findings shown under a failure; all of them are in the JSON file.
 const FINDINGS: usize = 8;
 /// Lines of the kernel log shown under a failure; all of them are in the JSON file.
 const DMESG: usize = 12;
@@ -30,16 +28,15 @@ const COMPLAINTS: [&str; 6] = [
     "general protection",
     "INFO: task",
 ];
-/// Narrower terminals have to wrap.
-const NARROWEST: usize = 40;
-/// Wider lines are harder to read.
-const WIDEST: usize = 120;
+/// How wide a duration is.
+const DURATION: usize = 10;
 
-/// The table, on standard output.
-pub struct Table {
-    width: usize,
-    name_width: usize,
-    live: Option<ProgressBar>,
+/// The table.
+pub struct Table<W> {
+    page: Page<W>,
+    /// How wide names are.
+    names: usize,
+    /// The last group that has a heading.
     group: Option<String>,
     total: usize,
     ended: usize,
@@ -47,35 +44,25 @@ pub struct Table {
     rerun: Box<dyn Fn(&str) -> String>,
 }
 
-impl Table {
-    /// A table of tests with these names; `rerun` makes the command that runs one test again.
+impl<W: Write> Table<W> {
+    /// A table of tests with these names on `out`, which is standard output; `rerun` makes the command that runs one test again.
     pub fn new<'a>(
+        out: W,
         names: impl IntoIterator<Item = &'a str>,
         verbose: bool,
         rerun: Box<dyn Fn(&str) -> String>,
     ) -> Self {
-        let width = Term::stdout()
-            .size_checked()
-            .map_or(100, |(_, columns)| usize::from(columns))
-            .clamp(NARROWEST, WIDEST);
+        let page = Page::new(out);
+        page.now("booting".to_owned());
         let longest = names
             .into_iter()
-            .map(|name| last_part(name).len())
+            .map(|name| measure_text_width(parts(name).1))
             .max()
             .unwrap_or(0);
-        let live = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner().with_message("booting");
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:.dim} {elapsed:.dim}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
-        let name_width = longest.min(width.saturating_sub(INDENT.len() + 10));
+        let names = longest.min(page.width() - INDENT.len() - DURATION);
         Table {
-            width,
-            name_width,
-            live,
+            page,
+            names,
             group: None,
             total: 0,
             ended: 0,
@@ -84,115 +71,95 @@ impl Table {
         }
     }
 
-    fn line(&self, line: &str) -> io::Result<()> {
-        // Not console's own, which takes a closed pipe for a success.
-        let print = || writeln!(io::stdout(), "{}", line.trim_end());
-        match &self.live {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
-    }
-
-    /// A titled paragraph under a verdict.
-    fn detail(&self, title: &str, style: &Style, text: &str) -> io::Result<()> {
-        let title = format!("{title:<10}");
-        let indent = format!("{INDENT}{}", " ".repeat(title.len()));
-        let options = textwrap::Options::new(self.width)
-            .initial_indent(&indent)
-            .subsequent_indent(&indent);
-        let text = text.lines().map(printable).collect::<Vec<_>>().join("\n");
-        for (at, line) in textwrap::wrap(&text, options).iter().enumerate() {
-            match at {
-                0 => self.line(&format!(
-                    "{INDENT}{}{}",
-                    style.apply_to(&title),
-                    &line[indent.len().min(line.len())..]
-                ))?,
-                _ => self.line(line)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Lines of a log as they are, but no longer than ours.
-    fn log(&self, lines: &[String]) -> io::Result<()> {
-        let dim = Style::new().dim();
-        for line in lines {
-            let line = printable(&line.replace('\t', " "));
-            let line = truncate_str(&line, self.width - INDENT.len(), "…");
-            self.line(&format!("{INDENT}{}", dim.apply_to(line)))?;
-        }
-        Ok(())
-    }
-
-    /// The part of a kernel log that is worth a look: from the first complaint on, else the end.
-    fn dmesg(&self, lines: &[String]) -> io::Result<()> {
-        let complaint = lines
-            .iter()
-            .position(|line| COMPLAINTS.iter().any(|word| line.contains(word)));
-        let from = complaint.unwrap_or(lines.len().saturating_sub(DMESG));
-        let to = lines.len().min(from + DMESG);
-        let left_out = |count: usize, which: &str| match count {
-            0 => Ok(()),
-            _ => self.log(&[format!("… {count} lines of the kernel log {which}")]),
-        };
-        left_out(from, "before")?;
-        self.log(&lines[from..to])?;
-        left_out(lines.len() - to, "after")
-    }
-
-    /// Findings, equal ones once.
-    fn findings(&self, findings: &[Finding], style: &Style) -> io::Result<()> {
-        let mut distinct: Vec<(&Finding, usize)> = Vec::new();
-        for finding in findings {
-            match distinct.iter_mut().find(|(known, _)| *known == finding) {
-                Some((_, times)) => *times += 1,
-                None => distinct.push((finding, 1)),
-            }
-        }
+    /// What a failure is.
+    fn failure(
+        &mut self,
+        judged: &Judged,
+        findings: &[Finding],
+        expected: Option<&str>,
+    ) -> io::Result<()> {
+        let distinct = distinct(findings);
         for (finding, times) in distinct.iter().take(FINDINGS) {
             let times = if *times > 1 {
                 format!(" ({times} times)")
             } else {
                 String::new()
             };
-            self.detail(eye(finding), style, &format!("{}{times}", finding.text))?;
+            self.page.titled(
+                style(eye(finding)).red(),
+                &format!("{}{times}", finding.text),
+            )?;
         }
-        match distinct.len().saturating_sub(FINDINGS) {
-            0 => Ok(()),
-            more => self.line(&format!("{INDENT}… {more} more; --json FILE has them all")),
+        if let Some(more @ 1..) = distinct.len().checked_sub(FINDINGS) {
+            self.page
+                .text(&format!("… {more} more findings; --json FILE has them all"))?;
         }
+        if let Some(expected) = expected {
+            self.page.titled(
+                style("expected").dim(),
+                &format!("another failure: {expected}"),
+            )?;
+        }
+        self.page
+            .titled(style("correct").dim(), &judged.test.correct)?;
+        self.page
+            .titled(style("source").dim(), &judged.test.source)?;
+        self.dmesg(&judged.dmesg)?;
+        self.page
+            .titled(style("again").dim(), &(self.rerun)(&judged.test.name))
+    }
+
+    /// The part of a kernel log that is worth a look: from the first complaint on, else the end.
+    fn dmesg(&mut self, lines: &[String]) -> io::Result<()> {
+        let complains = |line: &String| COMPLAINTS.iter().any(|word| line.contains(word));
+        let from = lines
+            .iter()
+            .position(complains)
+            .unwrap_or(lines.len().saturating_sub(DMESG));
+        let to = lines.len().min(from + DMESG);
+        let left_out = |count: usize, which: &str| match count {
+            0 => String::new(),
+            1 => format!("… a line of the kernel log {which}"),
+            _ => format!("… {count} lines of the kernel log {which}"),
+        };
+        let (before, after) = (
+            left_out(from, "before"),
+            left_out(lines.len() - to, "after"),
+        );
+        let shown = lines[from..to].iter().map(String::as_str);
+        let all = [before.as_str()]
+            .into_iter()
+            .chain(shown)
+            .chain([after.as_str()]);
+        self.page.log(all.filter(|line| !line.is_empty()))
     }
 
     /// A section at the end: tests with something to say about each.
-    fn section<'a>(
-        &self,
+    fn section(
+        &mut self,
         title: &str,
-        entries: impl Iterator<Item = (&'a Judged, String)>,
+        tests: &[Judged],
+        say: impl Fn(&Verdict) -> Option<String>,
     ) -> io::Result<()> {
-        for (at, (judged, text)) in entries.enumerate() {
-            if at == 0 {
-                self.line("")?;
-                self.line(title)?;
-            }
-            let mark = Style::new().apply_to(format!("{:<7}", judged.verdict.name()));
-            self.line(&format!(
-                "  {}{}",
-                style_of(&judged.verdict).apply_to(mark),
-                judged.test.name
-            ))?;
-            let options = textwrap::Options::new(self.width)
-                .initial_indent(INDENT)
-                .subsequent_indent(INDENT);
-            for line in textwrap::wrap(&printable(&text), options) {
-                self.line(&line)?;
-            }
+        let entries: Vec<_> = tests
+            .iter()
+            .filter_map(|judged| Some((judged, say(&judged.verdict)?)))
+            .collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.page.line("")?;
+        self.page.line(style(title).bold())?;
+        for (judged, text) in entries {
+            self.page
+                .line(format!("  {}{}", mark(&judged.verdict), judged.test.name))?;
+            self.page.text(&text)?;
         }
         Ok(())
     }
 }
 
-impl Output for Table {
+impl<W: Write> Output for Table<W> {
     fn begin(&mut self, environment: &Environment, total: usize) -> io::Result<()> {
         self.total = total;
         let Environment {
@@ -205,193 +172,175 @@ impl Output for Table {
             cpus,
             ..
         } = environment;
-        let kernel = release.as_ref().unwrap_or(kernel);
+        let plural = if *cpus == 1 { "" } else { "s" };
+        let machine = format!(
+            "QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPU{plural}",
+            accel.name()
+        );
         let baseline = environment
             .baseline
             .as_deref()
             .unwrap_or("none, so the kernel is held to correctness");
-        let dim = Style::new().dim();
-        let head = |name: &str, value: &str| {
-            self.line(&format!("{} {value}", dim.apply_to(format!("{name:<9}"))))
+        let mut head = |name: &str, value: &str| {
+            self.page
+                .line(format!("{} {value}", style(format!("{name:<9}")).dim()))
         };
-        head("kernel", &format!("Linux {kernel}"))?;
-        let why = accel_reason
-            .as_ref()
-            .map(|why| format!(", not KVM: {why}"))
-            .unwrap_or_default();
         head(
-            "machine",
-            &format!(
-                "QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPU{}",
-                accel.name(),
-                if *cpus == 1 { "" } else { "s" }
-            ),
+            "kernel",
+            &format!("Linux {}", release.as_ref().unwrap_or(kernel)),
         )?;
-        if !why.is_empty() {
-            head("", why.trim_start_matches(", "))?;
+        head("machine", &machine)?;
+        if let Some(why) = accel_reason {
+            head("not KVM", why)?;
         }
         head("baseline", baseline)
     }
 
     fn start(&mut self, name: &str) -> io::Result<()> {
-        if let Some(bar) = &self.live {
-            bar.reset_elapsed();
-            bar.set_message(format!("{}/{} {name}", self.ended + 1, self.total));
-        }
+        self.page
+            .now(format!("{}/{} {name}", self.ended + 1, self.total));
         Ok(())
     }
 
     fn verdict(&mut self, judged: &Judged) -> io::Result<()> {
         self.ended += 1;
-        let group = judged
-            .test
-            .name
-            .split_once("::")
-            .map_or("", |(group, _)| group);
+        let (group, name) = parts(&judged.test.name);
         if self.group.as_deref() != Some(group) {
-            self.line("")?;
-            self.line(&Style::new().bold().apply_to(group).to_string())?;
             self.group = Some(group.to_owned());
+            self.page.line("")?;
+            self.page.line(style(group).bold())?;
         }
-        let style = style_of(&judged.verdict);
-        let name = last_part(&judged.test.name);
-        let padding = " ".repeat(self.name_width.saturating_sub(measure_text_width(name)));
-        let mark = if judged.verdict.differs() {
-            judged.verdict.name().to_uppercase()
-        } else {
-            judged.verdict.name().to_owned()
-        };
+        let padding = " ".repeat(self.names.saturating_sub(measure_text_width(name)));
+        let seconds = |ms| Duration::from_millis(ms).as_secs_f64();
         let time = judged
             .duration_ms
-            .map(|ms| format!("{:>6.2} s", Duration::from_millis(ms).as_secs_f64()))
-            .unwrap_or_default();
-        self.line(&format!(
+            .map_or(String::new(), |ms| format!("{:>6.2} s", seconds(ms)));
+        self.page.line(format!(
             "  {}{name}{padding} {}",
-            style.apply_to(format!("{mark:<7}")),
-            Style::new().dim().apply_to(time)
+            mark(&judged.verdict),
+            style(time).dim()
         ))?;
         if let Verdict::Fail { findings, expected } = &judged.verdict {
-            let dim = Style::new().dim();
-            self.findings(findings, &style)?;
-            if let Some(expected) = expected {
-                self.detail(
-                    "expected",
-                    &dim,
-                    &format!("to fail differently: {expected}"),
-                )?;
-            }
-            self.detail("correct", &dim, &judged.test.correct)?;
-            self.detail("source", &dim, &judged.test.source)?;
-            self.dmesg(&judged.dmesg)?;
-            self.detail("again", &dim, &(self.rerun)(&judged.test.name))?;
+            self.failure(judged, findings, expected.as_deref())?;
         }
         if self.verbose {
             for note in &judged.notes {
-                self.detail("note", &Style::new().dim(), note)?;
+                self.page.titled(style("note").dim(), note)?;
             }
         }
         Ok(())
     }
 
     fn console(&mut self, line: &str) -> io::Result<()> {
-        if self.verbose {
-            self.line(
-                &Style::new()
-                    .dim()
-                    .apply_to(format!("console  {line}"))
-                    .to_string(),
-            )
-        } else {
-            Ok(())
+        match self.verbose {
+            true => self.page.line(style(format!("console  {line}")).dim()),
+            false => Ok(()),
         }
     }
 
     fn end(&mut self, record: &Record) -> io::Result<()> {
-        if let Some(bar) = self.live.take() {
-            bar.finish_and_clear();
-        }
+        self.page.still();
         self.section(
             "Known on this kernel",
-            record
-                .tests
-                .iter()
-                .filter_map(|judged| match &judged.verdict {
-                    Verdict::Xfail {
-                        reason, reference, ..
-                    } => Some((judged, format!("{reason} ({reference})"))),
-                    Verdict::Skip {
-                        reason,
-                        expected: true,
-                    } => Some((judged, reason.clone())),
-                    _ => None,
-                }),
+            &record.tests,
+            |verdict| match verdict {
+                Verdict::Xfail {
+                    reason, reference, ..
+                } => Some(format!("{reason} ({reference})")),
+                Verdict::Skip {
+                    reason,
+                    expected: true,
+                } => Some(reason.clone()),
+                _ => None,
+            },
         )?;
-        self.section(
-            "Other than the baseline says",
-            record
-                .tests
-                .iter()
-                .filter_map(|judged| match &judged.verdict {
-                    Verdict::Fail { findings, .. } => Some((
-                        judged,
-                        findings
-                            .first()
-                            .map(|finding| format!("{}: {}", eye(finding), finding.text))
-                            .unwrap_or_default(),
-                    )),
-                    Verdict::Fixed { reason } => Some((
-                        judged,
-                        format!("it passes; take it out of the baseline, which says: {reason}"),
-                    )),
-                    Verdict::Skip {
-                        reason,
-                        expected: false,
-                    } => Some((judged, reason.clone())),
-                    Verdict::Missing { reason } if record.end == End::Done => {
-                        Some((judged, reason.clone()))
-                    }
-                    _ => None,
-                }),
-        )?;
+        let title = match record.environment.baseline {
+            Some(_) => "Other than the baseline says",
+            None => "Other than correct",
+        };
+        self.section(title, &record.tests, |verdict| match verdict {
+            Verdict::Fail { findings, .. } => findings
+                .first()
+                .map(|finding| format!("{}: {}", eye(finding), finding.text)),
+            Verdict::Fixed { reason } => Some(format!(
+                "it passes; take it out of the baseline, which says: {reason}"
+            )),
+            Verdict::Skip {
+                reason,
+                expected: false,
+            } => Some(reason.clone()),
+            // After another end they are many, and all have the same reason.
+            Verdict::Missing { reason } if record.end == End::Done => Some(reason.clone()),
+            _ => None,
+        })?;
         if let Some(explanation) = explain(record, &self.rerun) {
-            let (red, bold) = (Style::new().red().bold(), Style::new().bold());
             for (title, lines) in &explanation.evidence {
-                self.line("")?;
-                self.line(&bold.apply_to(title).to_string())?;
-                self.log(lines)?;
+                self.page.line("")?;
+                self.page.line(style(title).bold())?;
+                self.page.log(lines.iter().map(String::as_str))?;
             }
-            self.line("")?;
-            self.line(&red.apply_to(printable(&explanation.what)).to_string())?;
-            self.line(&format!("{} {}", bold.apply_to("next:"), explanation.next))?;
-            let missing = record
-                .tests
-                .iter()
-                .filter(|judged| matches!(judged.verdict, Verdict::Missing { .. }))
-                .count();
+            self.page.line("")?;
+            self.page
+                .line(style(printable(&explanation.what)).red().bold())?;
+            self.page
+                .line(format!("{} {}", style("next:").bold(), explanation.next))?;
+            let missing = |judged: &&Judged| matches!(judged.verdict, Verdict::Missing { .. });
+            let (missing, all) = (
+                record.tests.iter().filter(missing).count(),
+                record.tests.len(),
+            );
             if missing > 0 {
-                self.line(&format!(
-                    "{missing} of {} results are missing, and count as failed",
-                    record.tests.len()
+                self.page.line(format!(
+                    "{missing} of {all} results are missing, and count as failed"
                 ))?;
             }
         }
-        self.line("")?;
-        let style = if record.exit == 0 {
-            Style::new().green().bold()
+        self.page.line("")?;
+        let colour = if record.exit == 0 {
+            Style::new().green()
         } else {
-            Style::new().red().bold()
+            Style::new().red()
         };
-        self.line(&style.apply_to(record.counts).to_string())
+        self.page.line(colour.bold().apply_to(record.counts))
     }
 }
 
-fn last_part(name: &str) -> &str {
-    name.split_once("::").map_or(name, |(_, last)| last)
+/// The group and the rest of a name.
+fn parts(name: &str) -> (&str, &str) {
+    name.split_once("::").unwrap_or(("", name))
+}
+
+/// The verdict's name in its colour; louder if it differs.
+fn mark(verdict: &Verdict) -> String {
+    let mut name = format!("{:<7}", verdict.name());
+    let mut colour = match verdict {
+        Verdict::Pass => Style::new().green(),
+        Verdict::Xfail { .. } => Style::new().yellow(),
+        Verdict::Fixed { .. } => Style::new().magenta(),
+        Verdict::Skip { expected: true, .. } => Style::new().cyan(),
+        Verdict::Skip { .. } | Verdict::Fail { .. } | Verdict::Missing { .. } => Style::new().red(),
+    };
+    if verdict.differs() {
+        name.make_ascii_uppercase();
+        colour = colour.bold();
+    }
+    colour.apply_to(name).to_string()
+}
+
+/// Findings without repetitions, and how often each is there.
+fn distinct(findings: &[Finding]) -> Vec<(&Finding, usize)> {
+    let mut distinct: Vec<(&Finding, usize)> = Vec::new();
+    for finding in findings {
+        match distinct.iter_mut().find(|(known, _)| *known == finding) {
+            Some((_, times)) => *times += 1,
+            None => distinct.push((finding, 1)),
+        }
+    }
+    distinct
 }
 
 /// The eye of a finding, as people read it.
 pub fn eye(finding: &Finding) -> &'static str {
-    use pinbed_abi::report::Eye;
     match finding.eye {
         Eye::Cpu => "cpu",
         Eye::Device => "device",
@@ -401,13 +350,79 @@ pub fn eye(finding: &Finding) -> &'static str {
     }
 }
 
-fn style_of(verdict: &Verdict) -> Style {
-    let style = Style::new();
-    match verdict {
-        Verdict::Pass => style.green(),
-        Verdict::Xfail { .. } => style.yellow(),
-        Verdict::Skip { expected: true, .. } => style.cyan(),
-        Verdict::Fail { .. } | Verdict::Missing { .. } | Verdict::Skip { .. } => style.red().bold(),
-        Verdict::Fixed { .. } => style.magenta().bold(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::samples;
+
+    fn shown(record: &Record) -> String {
+        console::set_colors_enabled(false);
+        let mut out = Vec::new();
+        let names = record.tests.iter().map(|judged| judged.test.name.as_str());
+        let mut table = Table::new(
+            &mut out,
+            names,
+            false,
+            Box::new(|test| format!("pinbed run {test}")),
+        );
+        samples::tell(record, &mut table);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_last_line_counts() {
+        assert_eq!(
+            shown(&samples::mixed()).lines().last(),
+            Some("2 passed, 3 failed, 1 skipped")
+        );
+        assert_eq!(
+            shown(&samples::green()).lines().last(),
+            Some("1 passed, 0 failed")
+        );
+    }
+
+    #[test]
+    fn a_failure_says_what_was_seen_what_is_correct_and_how_to_see_it_again() {
+        let shown = shown(&samples::mixed());
+        for line in [
+            "  FAIL   unknown_failure    0.02 s",
+            "         cpu       byte 0 is 1, expected 2 (2 times)",
+            "         correct   The device reads what the process wrote.",
+            "         source    a thread",
+            "         WARNING: CPU: 0 PID: 1 at mm/gup.c:1",
+            "         again     pinbed run group::unknown_failure",
+        ] {
+            assert!(
+                shown.lines().any(|it| it == line),
+                "lacks {line:?}:\n{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_known_and_what_differs_is_listed_with_reasons() {
+        let shown = shown(&samples::mixed());
+        for part in [
+            "Known on this kernel\n  xfail  group::known_failure\n         it never worked (a commit)\n",
+            "  skip   group::lacking\n         no heap\n",
+            "Other than the baseline says\n  FAIL   group::unknown_failure\n         cpu: byte 0 is 1, expected 2\n",
+            "  FIXED  other::works_now\n         it passes; take it out of the baseline, which says: broken\n",
+            "  SKIP   other::gone\n         no /dev/video0\n",
+        ] {
+            assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn a_bad_end_comes_with_its_evidence_and_what_to_do_next() {
+        let shown = shown(&samples::panicked());
+        for part in [
+            "the console's last lines\n         Kernel panic - not syncing: x\n",
+            "the guest kernel panicked during group::passes: Kernel panic - not syncing: x\n\
+             next: run it alone with its logs kept: pinbed run group::passes --keep\n\
+             1 of 1 results are missing, and count as failed\n",
+        ] {
+            assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
+        }
     }
 }

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Lines for people: wrapped at the terminal's width, with a live last line on a terminal.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use console::{Style, StyledObject, Term, truncate_str};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::events::printable;
+
+/// Where what belongs to a line begins under it.
+pub const INDENT: &str = "         ";
+/// How wide the titles of paragraphs are.
+const TITLE: usize = 10;
+/// Narrower terminals have to wrap.
+const NARROWEST: usize = 40;
+/// Wider lines are harder to read.
+const WIDEST: usize = 120;
+/// Where there is no terminal.
+const WIDTH: usize = 100;
+
+/// Where lines go. The live line goes to standard error.
+pub struct Page<W> {
+    out: W,
+    width: usize,
+    live: Option<ProgressBar>,
+}
+
+impl<W: Write> Page<W> {
+    /// A page on `out`, as wide as standard output's terminal, live if standard error is one.
+    pub fn new(out: W) -> Self {
+        let columns = Term::stdout()
+            .size_checked()
+            .map_or(WIDTH, |(_, columns)| columns.into());
+        let live = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:.dim} {elapsed:.dim}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        let width = columns.clamp(NARROWEST, WIDEST);
+        Page { out, width, live }
+    }
+
+    /// The columns there are.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Shows what goes on now, and for how long, in the live line.
+    pub fn now(&self, what: String) {
+        if let Some(bar) = &self.live {
+            bar.reset_elapsed();
+            bar.set_message(what);
+        }
+    }
+
+    /// Takes the live line away for good.
+    pub fn still(&mut self) {
+        if let Some(bar) = self.live.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// A line.
+    pub fn line(&mut self, line: impl Display) -> io::Result<()> {
+        let Page { out, live, .. } = self;
+        let line = line.to_string();
+        // Flushed, since who waits for a test's verdict may read through a pipe.
+        let mut print = || writeln!(out, "{}", line.trim_end()).and_then(|()| out.flush());
+        match live {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// A paragraph under a line, with a title to its left.
+    pub fn titled(&mut self, title: StyledObject<&str>, text: &str) -> io::Result<()> {
+        let indent = " ".repeat(INDENT.len() + TITLE);
+        let mut title = format!("{INDENT}{title:<TITLE$}");
+        for line in self.wrap(text, indent.len()) {
+            self.line(format!("{title}{line}"))?;
+            title.clone_from(&indent);
+        }
+        Ok(())
+    }
+
+    /// A paragraph under a line.
+    pub fn text(&mut self, text: &str) -> io::Result<()> {
+        self.wrap(text, INDENT.len())
+            .into_iter()
+            .try_for_each(|line| self.line(format!("{INDENT}{line}")))
+    }
+
+    /// Lines of a log as they are, but cut where they are too long.
+    pub fn log<'a>(&mut self, lines: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        let dim = Style::new().dim();
+        lines.into_iter().try_for_each(|line| {
+            let line = printable(&line.replace('\t', " "));
+            let line = truncate_str(&line, self.width - INDENT.len(), "…");
+            self.line(format!("{INDENT}{}", dim.apply_to(line)))
+        })
+    }
+
+    fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        for line in text.lines().map(printable) {
+            let parts = textwrap::wrap(&line, self.width - indent);
+            lines.extend(parts.into_iter().map(|part| part.into_owned()));
+        }
+        lines
+    }
+}
