@@ -1,26 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Builds a kernel out of tree, in its cache entry: configure, check, make. Interrupted, it goes on where it stopped, by
-//! make's own bookkeeping.
+//! Builds a kernel out of tree: configure, check, make.
+//!
+//! make works in one place for each source tree, whatever the configuration, so that a build that was interrupted, a changed
+//! fragment or an edited tree cost what they must and no more. (kbuild's own tools contain their path: the place cannot move.)
+//! What is used of a built kernel is then copied into an entry that never changes again.
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
+use walkdir::{DirEntry, WalkDir};
 
 use super::config::Wish;
 use super::source::Source;
 use super::{Kernel, Recipe};
 use crate::progress::Unit;
-use crate::provision::cache::{Entry, Fingerprint, Locked};
+use crate::provision::cache::{Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
 use crate::provision::{Context, Error};
 
 /// The space an object directory takes; the debug fragment makes it several times as large.
 const SPACE: u64 = 500 << 20;
 const SPACE_DEBUG: u64 = 3000 << 20;
+
+/// How many kernels of a recipe or a tree are kept, so that going back to an earlier fragment costs nothing.
+const KEPT: usize = 4;
+
+const IMAGE: &str = "arch/x86/boot/bzImage";
 
 /// Variables that would change what make does.
 const FOREIGN: [&str; 10] = [
@@ -39,7 +49,6 @@ const FOREIGN: [&str; 10] = [
 /// The record of a built kernel.
 #[derive(Serialize, Deserialize)]
 struct Built {
-    fingerprint: String,
     release: String,
 }
 
@@ -55,23 +64,35 @@ pub fn provide(
         .add("configuration", wish.text())
         .add("compiler", compiler()?)
         .finish();
-    // A user's tree changes with every edit: one entry for the tree, that make brings up to date. Debian's do not.
-    let key = if source.of_user {
-        let place = Fingerprint::default()
-            .add("tree", source.dir.as_os_str().as_encoded_bytes())
-            .add("fragments", wish.fragments().join(" "));
-        format!("{}-tree-{}", source.version, place.finish())
-    } else {
-        format!("{}-{fingerprint}", recipe.name)
+    let family = match source.of_user {
+        false => recipe.name.clone(),
+        true => {
+            let place = source.dir.as_os_str().as_encoded_bytes();
+            format!("tree{}", Fingerprint::default().add("tree", place).finish())
+        }
     };
-    let entry = context.cache.entry("kernel", &key);
-    let built = match found(&entry, &fingerprint) {
+    let entry = context
+        .cache
+        .entry("kernel", &format!("{family}-{fingerprint}"));
+    let built = match entry.record() {
         Some(built) => built,
         None => {
-            let work = entry.lock(&context.progress)?;
-            match found(&entry, &fingerprint) {
+            let place = workplace(context, &family, source)?;
+            match entry.record() {
                 Some(built) => built,
-                None => build(context, recipe, source, wish, &work, fingerprint)?,
+                None => {
+                    let release = build(context, recipe, source, wish, &place)?;
+                    let built = keep(context, &place, &entry, Built { release })?;
+                    for old in context
+                        .cache
+                        .entries("kernel", &format!("{family}-"))
+                        .iter()
+                        .skip(KEPT)
+                    {
+                        old.remove()?;
+                    }
+                    built
+                }
             }
         }
     };
@@ -80,40 +101,56 @@ pub fn provide(
         name: recipe.name.clone(),
         baseline: recipe.baseline.clone(),
         release: built.release,
-        image: objects.join("arch/x86/boot/bzImage"),
+        image: objects.join(IMAGE),
         vmlinux: objects.join("vmlinux"),
         config: objects.join(".config"),
         objects,
         source: source.dir.clone(),
-        fingerprint: built.fingerprint,
+        fingerprint,
     })
 }
 
-fn found(entry: &Entry, fingerprint: &str) -> Option<Built> {
-    let built: Built = entry.record()?;
-    let image = entry.dir().join("objects/arch/x86/boot/bzImage");
-    (built.fingerprint == fingerprint && image.exists()).then_some(built)
+/// Where make works on this source, locked. Debian's source has its times from the package, so make cannot tell a new package
+/// from an old one by them: a new package is a new place, and the old one goes.
+fn workplace(context: &Context, family: &str, source: &Source) -> Result<Locked, Error> {
+    let key = match source.of_user {
+        true => family.to_owned(),
+        false => format!(
+            "{family}-{}",
+            Fingerprint::default()
+                .add("source", &source.identity)
+                .finish()
+        ),
+    };
+    let place = context.cache.entry("build", &key);
+    for other in context.cache.entries("build", &format!("{family}-")) {
+        if other.dir() != place.dir() {
+            other.remove()?;
+        }
+    }
+    place.lock(&context.progress)
 }
 
+/// Configures and runs make. Returns the kernel's release.
 fn build(
     context: &Context,
     recipe: &Recipe,
     source: &Source,
     wish: &Wish,
-    work: &Locked,
-    fingerprint: String,
-) -> Result<Built, Error> {
+    place: &Locked,
+) -> Result<String, Error> {
     let kernel = &source.version;
-    let debug = wish.fragments().iter().any(|name| name == "debug");
-    context
-        .cache
-        .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
-    work.retract()?;
-    let objects = work.dir().join("objects");
-    fs::create_dir_all(&objects).map_err(|e| Error::io("create", &objects, e))?;
+    let objects = place.dir().join("objects");
+    if !objects.exists() {
+        let debug = wish.fragments().iter().any(|name| name == "debug");
+        context
+            .cache
+            .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
+    }
+    create_dir(&objects)?;
     configure(source, wish, &objects)?;
 
-    let log = work.dir().join("build.log");
+    let log = place.dir().join("build.log");
     let jobs = available_parallelism().map_or(1, usize::from);
     let mut command = make(&source.dir, &objects);
     command
@@ -134,36 +171,58 @@ fn build(
             }
             _ => task.tick(),
         })?;
-
-    let path = objects.join("include/config/kernel.release");
-    let release = fs::read_to_string(&path)
-        .map_err(|e| Error::io("read", &path, e))?
-        .trim()
-        .to_owned();
-    let built = Built {
-        fingerprint,
-        release,
-    };
-    work.publish(&built)?;
     task.finish(&format!("built kernel {kernel}, {steps} steps"));
+    let path = objects.join("include/config/kernel.release");
+    let release = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    Ok(release.trim().to_owned())
+}
+
+/// Copies what is used of a built kernel: the images, and what a module is built against.
+fn keep(context: &Context, place: &Locked, entry: &Entry, built: Built) -> Result<Built, Error> {
+    let work = entry.lock(&context.progress)?;
+    let (from, to) = (place.dir().join("objects"), work.fresh("objects")?);
+    for file in WalkDir::new(&from)
+        .min_depth(1)
+        .into_iter()
+        .filter_entry(|file| is_used(&from, file))
+    {
+        let file = file.map_err(|e| Error::io("read", &from, e.into()))?;
+        // Below `from`, so there is always a rest.
+        let target = to.join(file.path().strip_prefix(&from).unwrap_or(file.path()));
+        let copied = if file.file_type().is_dir() {
+            fs::create_dir(&target)
+        } else if file.file_type().is_symlink() {
+            fs::read_link(file.path()).and_then(|link| symlink(link, &target))
+        } else {
+            fs::copy(file.path(), &target).map(drop)
+        };
+        copied.map_err(|e| Error::io("write", &target, e))?;
+    }
+    work.publish(&built)?;
     Ok(built)
 }
 
-/// tinyconfig with the wish on top, every other choice answered "no"; then looks whether the wish came true.
-fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> {
-    let mut wanted = String::new();
-    for tiny in [
-        "kernel/configs/tiny-base.config",
-        "kernel/configs/tiny.config",
-        "arch/x86/configs/tiny.config",
-    ] {
-        // Older kernels have fewer of these.
-        wanted += &fs::read_to_string(source.dir.join(tiny)).unwrap_or_default();
+/// Whether a file of the object directory is of use once the kernel is linked.
+fn is_used(objects: &Path, file: &DirEntry) -> bool {
+    let name = file.file_name().to_string_lossy();
+    if [IMAGE, "vmlinux", "Module.symvers", ".config"]
+        .iter()
+        .any(|path| file.path() == objects.join(path))
+    {
+        return true;
     }
-    // The last line about a symbol is the one that counts.
-    wanted += &wish.text();
+    let of_no_use = [
+        ".o", ".a", ".cmd", ".bin", ".gz", ".order", ".mod", ".mod.c", ".builtin", ".symvers",
+    ];
+    !(name.starts_with(".tmp")
+        || name.starts_with("vmlinux.")
+        || of_no_use.iter().any(|end| name.ends_with(end)))
+}
+
+/// Makes the choices of the wish and answers every other one "no"; then looks whether the wish came true.
+fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> {
     let path = objects.join("wanted.config");
-    fs::write(&path, wanted).map_err(|e| Error::io("write", &path, e))?;
+    fs::write(&path, wish.text()).map_err(|e| Error::io("write", &path, e))?;
     let mut command = make(&source.dir, objects);
     command.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &path);
     Run::new("the kernel's configuration", command).checked(is_error, |_| {})?;

@@ -69,6 +69,22 @@ impl Cache {
         }
     }
 
+    /// The places of one kind whose key begins so, complete or not, the last changed first.
+    pub fn entries(&self, kind: &str, prefix: &str) -> Vec<Entry> {
+        let mut found: Vec<_> = fs::read_dir(self.root.join(kind))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|file| file.file_name().to_string_lossy().starts_with(prefix))
+            .filter_map(|file| {
+                let metadata = file.metadata().ok().filter(fs::Metadata::is_dir)?;
+                Some((metadata.modified().ok()?, Entry { dir: file.path() }))
+            })
+            .collect();
+        found.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        found.into_iter().map(|(_, entry)| entry).collect()
+    }
+
     /// Fails early when fewer than `bytes` are free: better than after minutes of work.
     pub fn require_free(&self, bytes: u64) -> Result<(), Error> {
         create_dir(&self.root)?;
@@ -109,12 +125,27 @@ impl Entry {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Deletes the entry, unless another pinbed works on it.
+    pub fn remove(&self) -> Result<(), Error> {
+        if let Ok(file) = File::open(self.lock_path())
+            && let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        {
+            fs::remove_dir_all(&self.dir).map_err(|e| cache_error(&self.dir, e))?;
+        }
+        Ok(())
+    }
+
+    // Beside the directory, and never deleted: who waits for a lock on a deleted file waits for nothing.
+    fn lock_path(&self) -> PathBuf {
+        let mut path = self.dir.clone().into_os_string();
+        path.push(".lock");
+        path.into()
+    }
+
     /// Takes the entry's lock and makes its directory. Waits, and says for what, while another pinbed has it.
     pub fn lock(&self, progress: &Progress) -> Result<Locked, Error> {
         create_dir(&self.dir)?;
-        let mut path = self.dir.clone().into_os_string();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = self.lock_path();
         let open = || {
             OpenOptions::new()
                 .create(true)
@@ -288,6 +319,38 @@ mod tests {
         drop(held);
         let file = File::open(dir.path().join("thing/one.lock")).unwrap();
         assert!(Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok());
+    }
+
+    #[test]
+    fn entries_are_listed_by_age_and_removed_unless_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        for key in ["6.1-a", "6.12-b", "6.1-c"] {
+            cache
+                .entry("kernel", key)
+                .lock(&Progress::new())
+                .unwrap()
+                .publish(&"x")
+                .unwrap();
+            sleep(Duration::from_millis(20));
+        }
+        let names = |cache: &Cache| -> Vec<_> {
+            let entries = cache.entries("kernel", "6.1-");
+            entries
+                .iter()
+                .map(|e| e.dir().file_name().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(names(&cache), ["6.1-c", "6.1-a"]);
+        let held = cache
+            .entry("kernel", "6.1-a")
+            .lock(&Progress::new())
+            .unwrap();
+        cache.entry("kernel", "6.1-a").remove().unwrap();
+        assert_eq!(names(&cache).len(), 2, "it is locked");
+        drop(held);
+        cache.entry("kernel", "6.1-a").remove().unwrap();
+        assert_eq!(names(&cache), ["6.1-c"]);
     }
 
     #[test]
