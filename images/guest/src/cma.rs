@@ -20,10 +20,6 @@ pub struct Region {
 
 /// Every region, or [`Error::Absent`] if there is none.
 pub fn regions() -> Result<Vec<Region>, Error> {
-    let absent = || Error::Absent {
-        what: format!("a CMA region in {ROOT}"),
-        remedy: "build the kernel with CONFIG_CMA_DEBUGFS and boot it with cma=64M".into(),
-    };
     let mut regions = Vec::new();
     for entry in fs::read_dir(ROOT).map_err(|_| absent())?.flatten() {
         let mut region = Region {
@@ -39,6 +35,20 @@ pub fn regions() -> Result<Vec<Region>, Error> {
         Err(absent())
     } else {
         Ok(regions)
+    }
+}
+
+/// The largest region.
+pub fn largest() -> Result<Region, Error> {
+    let regions = regions()?.into_iter();
+    let largest = regions.max_by_key(|region| region.frames.end - region.frames.start);
+    largest.ok_or_else(absent)
+}
+
+fn absent() -> Error {
+    Error::Absent {
+        what: format!("a CMA region in {ROOT}"),
+        remedy: "build the kernel with CONFIG_CMA_DEBUGFS and boot it with cma=64M".into(),
     }
 }
 

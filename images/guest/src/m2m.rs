@@ -16,7 +16,7 @@ use pinbed_abi::{uapi, wire};
 use std::os::fd::AsFd;
 
 /// How long a job may take, in milliseconds: a thousand times what it takes under emulation on a busy machine.
-const PATIENCE_MS: u16 = 10_000;
+const PATIENCE_MS: u16 = 5_000;
 
 /// An open node with both formats set.
 pub struct M2m {

@@ -33,6 +33,9 @@ pub struct Mapping {
     owner: Owner,
 }
 
+// SAFETY: the range belongs to the mapping alone, and is reached through it only.
+unsafe impl Send for Mapping {}
+
 /// Both reading and writing.
 pub const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Where the runner puts the driver.
 pub const PATH: &str = "/lib/pinbed.ko";
-/// How long the nodes may take to appear once the driver is in.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the nodes may take to appear once the driver is in: the kernel probes while it loads, so they are there already.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether the nodes are there.
 pub fn is_ready() -> bool {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How many pages are pinned: /proc/vmstat.
+//! How many pages are pinned, and how much memory the kernel keeps to itself.
 
 use crate::error::Error;
 use std::fs;
@@ -15,6 +15,18 @@ pub fn pinned_pages() -> Result<i64, Error> {
     ))?;
     let text = fs::read_to_string("/proc/vmstat").map_err(Error::io("reading /proc/vmstat"))?;
     difference(&text)
+}
+
+/// Bytes that the kernel keeps free for itself: /proc/sys/vm/min_free_kbytes.
+pub fn reserve() -> Result<u64, Error> {
+    const WHERE: &str = "/proc/sys/vm/min_free_kbytes";
+    let text = fs::read_to_string(WHERE).map_err(Error::io(format!("reading {WHERE}")))?;
+    let text = text.trim();
+    let kilobytes: u64 = text.parse().map_err(|_| Error::Format {
+        source_name: WHERE.into(),
+        text: text.into(),
+    })?;
+    Ok(kilobytes * 1024)
 }
 
 fn difference(vmstat: &str) -> Result<i64, Error> {

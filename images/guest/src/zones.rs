@@ -40,6 +40,6 @@ mod tests {
         let text = "Node 0, zone    DMA32\n  pages free     5\n        spanned  1044480\n  start_pfn:           4096\n\
                     Node 0, zone  Movable\n  pages free     7\n        spanned  512\n  start_pfn:           131072\n\
                     Node 1, zone  Movable\n  pages free     0\n        spanned  0\n";
-        assert_eq!(parse(text), [131_072..131_584]);
+        assert_eq!(parse(text), vec![131_072..131_584]);
     }
 }

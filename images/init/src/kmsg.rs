@@ -4,29 +4,69 @@
 use crate::Broken;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// /dev/kmsg, read to its end each time.
+/// /dev/kmsg, from where it was when this was opened.
 pub struct Log {
     file: File,
 }
 
-/// What the kernel said since the last look.
+/// What the kernel said since the last judgement.
 #[derive(Default)]
 pub struct News {
-    /// Lines, without their timestamps.
-    pub lines: Vec<String>,
+    /// Lines, without their timestamps; no more than [`News::LINES`].
+    lines: Vec<String>,
+    /// How many more there were.
+    more: usize,
+    /// The lines that say that something is wrong with the kernel, each kind once.
+    pub complaints: Vec<Complaint>,
     /// Whether some were overwritten before they could be read.
     pub lost: bool,
 }
 
+/// Lines that differ in their numbers only.
+pub struct Complaint {
+    /// The first of them.
+    pub line: String,
+    /// How many there were.
+    pub count: usize,
+    shape: String,
+}
+
 impl News {
-    /// The lines that say that something is wrong with the kernel.
-    pub fn complaints(&self) -> impl Iterator<Item = &str> {
+    /// Enough for some traces; a kernel that complains without end must not fill the memory that the tests need.
+    const LINES: usize = 1000;
+
+    fn add(&mut self, line: String) {
+        if is_complaint(&line) {
+            let shape = shape(&line);
+            match self
+                .complaints
+                .iter_mut()
+                .find(|complaint| complaint.shape == shape)
+            {
+                Some(complaint) => complaint.count += 1,
+                None => self.complaints.push(Complaint {
+                    line: line.clone(),
+                    count: 1,
+                    shape,
+                }),
+            }
+        }
+        if self.lines.len() < Self::LINES {
+            self.lines.push(line);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// The lines, with a last one that counts what is missing.
+    pub fn into_lines(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.lines.push(format!("({} more lines)", self.more));
+        }
         self.lines
-            .iter()
-            .map(String::as_str)
-            .filter(|line| is_complaint(line))
     }
 }
 
@@ -47,27 +87,44 @@ impl Log {
         Ok(Self { file })
     }
 
-    /// What came since the last call.
-    pub fn news(&mut self) -> News {
-        let mut news = News::default();
+    /// Adds what came since the last call.
+    pub fn read(&mut self, news: &mut News) {
         let mut record = [0; 8192];
         loop {
             match self.file.read(&mut record) {
-                Ok(length) => news
-                    .lines
-                    .extend(kernel_lines(&String::from_utf8_lossy(&record[..length]))),
+                Ok(length) => {
+                    if let Some(line) = kernel_line(&String::from_utf8_lossy(&record[..length])) {
+                        news.add(line);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => news.lost = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => (),
                 // EAGAIN is the end; any other error will not get better.
-                Err(_) => return news,
+                Err(_) => return,
             }
         }
     }
 }
 
+impl AsFd for Log {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A line without its numbers, decimal or hexadecimal.
+fn shape(line: &str) -> String {
+    line.split_inclusive(|c: char| !c.is_ascii_alphanumeric())
+        .map(|word| match word.find(|c: char| c.is_ascii_digit()) {
+            Some(_) => "#",
+            None => word,
+        })
+        .collect()
+}
+
 /// The text of a record "priority,sequence,time,flags;text\n key=value\n", if the kernel wrote it: processes can write to the log
 /// too, and are no witnesses.
-fn kernel_lines(record: &str) -> Option<String> {
+fn kernel_line(record: &str) -> Option<String> {
     let (prefix, text) = record.split_once(';')?;
     let priority: u32 = prefix.split(',').next()?.parse().ok()?;
     let facility = priority >> 3;
@@ -95,10 +152,13 @@ const COMPLAINTS: [&str; 17] = [
     "refcount_t:",
 ];
 
+/// What looks like the beginning of a report and is none: where memory was mapped that a report above it is about, and DMA-API
+/// debugging's bookkeeping.
+const NEWS: [&str; 2] = ["DMA-API: Mapped at:", "DMA-API: dma_debug_entry pool grown"];
+
 /// Whether the line says that something is wrong with the kernel.
 pub fn is_complaint(line: &str) -> bool {
-    // Under a complaint of DMA-API debugging comes where the memory was mapped.
-    if line == "DMA-API: Mapped at:" {
+    if NEWS.iter().any(|news| line.starts_with(news)) {
         return false;
     }
     // SLUB writes "BUG kmalloc-64 (Tainted: …): Poison overwritten" under a line of '='.
@@ -113,14 +173,14 @@ mod tests {
     fn records_of_processes_are_not_the_kernels() {
         let kernel = "4,1022,5123456,-;WARNING: CPU: 0 PID: 61 at mm/gup.c:1 f+0x1\n SUBSYSTEM=x\n";
         assert_eq!(
-            kernel_lines(kernel).as_deref(),
+            kernel_line(kernel).as_deref(),
             Some("WARNING: CPU: 0 PID: 61 at mm/gup.c:1 f+0x1")
         );
         assert_eq!(
-            kernel_lines("12,1023,5123457,-;WARNING: said a process\n"),
+            kernel_line("12,1023,5123457,-;WARNING: said a process\n"),
             None
         );
-        assert_eq!(kernel_lines("nonsense"), None);
+        assert_eq!(kernel_line("nonsense"), None);
     }
 
     #[test]
@@ -145,8 +205,42 @@ mod tests {
             "cma: __cma_alloc: reserved: alloc failed, req-size: 16384 pages, ret: -16",
             "pinbed-guest[61]: segfault at 0 ip 0000000000401234 sp 00007ffe error 4",
             "pinbed: loading out-of-tree module taints kernel.",
+            "DMA-API: dma_debug_entry pool grown to 16384 (200%)",
         ] {
             assert!(!is_complaint(line), "{line}");
         }
+    }
+
+    #[test]
+    fn complaints_that_differ_in_numbers_are_one() {
+        let line = |address: &str| {
+            format!("DMA-API: virtio-pci 0000:00:02.0: overlap [address={address}]")
+        };
+        let mut news = News::default();
+        for line in [
+            line("0x27e5000"),
+            line("0x929000"),
+            "BUG: other".into(),
+            "hello".into(),
+        ] {
+            news.add(line);
+        }
+        let found: Vec<_> = news
+            .complaints
+            .iter()
+            .map(|c| (c.line.as_str(), c.count))
+            .collect();
+        assert_eq!(found, [(line("0x27e5000").as_str(), 2), ("BUG: other", 1)]);
+        assert_eq!(news.lines.len(), 4);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_stop_does_not_fill_the_memory() {
+        let mut news = News::default();
+        for number in 0..5000 {
+            news.add(format!("WARNING: number {number}"));
+        }
+        assert_eq!((news.lines.len(), news.more), (1000, 4000));
+        assert_eq!(news.complaints[0].count, 5000);
     }
 }

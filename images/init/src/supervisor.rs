@@ -2,7 +2,7 @@
 //! Runs tests one after the other, each in a process of its own, and says what each came to.
 
 use crate::aftermath::{self, Snapshot};
-use crate::kmsg::Log;
+use crate::kmsg::{Log, News};
 use crate::port::Port;
 use crate::{Broken, bounded, processes};
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::unistd::{Pid, pipe2, read, setsid};
 use pinbed_abi::report::{Eye, Finding, Message, Outcome};
 use pinbed_guest::module;
 use pinbed_guest::progress::{FD, Progress};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,8 +23,10 @@ use std::time::{Duration, Instant};
 const GUEST: &str = "/bin/pinbed-guest";
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(5);
-/// How long looking at the system may take, settling included.
-const LOOK: Duration = Duration::from_secs(30);
+/// How long it may take to make the system ready for a test, the driver loaded again if need be.
+const PREPARE: Duration = Duration::from_secs(30);
+/// How long looking at the system after a test may take, settling included.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Runs all tests.
 pub fn run_all(
@@ -34,26 +36,26 @@ pub fn run_all(
     timeout: Duration,
 ) -> Result<(), Broken> {
     let mut stuck = Vec::new();
-    let mut at_load = aftermath::complaints(&log.news());
+    let mut news = News::default();
+    log.read(&mut news);
+    let mut at_load = aftermath::complaints(&news);
     for finding in &mut at_load {
         finding
             .text
             .insert_str(0, "while the driver was loaded, before this test, ");
     }
     for name in names {
+        let before = bounded::run("looking at the system before a test", PREPARE, prepare)??;
         port.send(&Message::Start { name: name.clone() });
         let start = Instant::now();
         let mut case = Case::default();
         case.findings.append(&mut at_load);
-        let before = bounded::run("looking at the system before a test", LOOK, prepare)??;
-        run_one(name, timeout, &mut case, &mut stuck)?;
-        let (leaks, before) =
-            bounded::run("looking at the system after a test", LOOK, move || {
-                (aftermath::after_test(&before), before)
-            })?;
-        drop(before);
-        case.findings.extend(leaks?);
-        let news = log.news();
+        let mut news = News::default();
+        run_one(name, timeout, &mut case, &mut stuck, (log, &mut news))?;
+        let judge = move || aftermath::after_test(&before);
+        let leaks = bounded::run("looking at the system after a test", LOOK, judge)??;
+        case.findings.extend(leaks);
+        log.read(&mut news);
         case.findings.extend(aftermath::complaints(&news));
         let outcome = case.outcome();
         port.send(&Message::End {
@@ -61,7 +63,7 @@ pub fn run_all(
             outcome,
             duration_ms: start.elapsed().as_millis() as u64,
             notes: case.notes,
-            dmesg: news.lines,
+            dmesg: news.into_lines(),
         });
     }
     Ok(())
@@ -189,12 +191,14 @@ fn spawn(name: &str) -> Result<(Pid, Ears), Broken> {
     ))
 }
 
-/// Runs one test to its end, or to its limit. `stuck` are the processes that would not die.
+/// Runs one test to its end, or to its limit, and keeps up with the kernel log meanwhile. `stuck` are the processes that would not
+/// die.
 fn run_one(
     name: &str,
     timeout: Duration,
     case: &mut Case,
     stuck: &mut Vec<i32>,
+    (log, news): (&mut Log, &mut News),
 ) -> Result<(), Broken> {
     let signals = child_signals()?;
     case.timeout = timeout;
@@ -208,8 +212,9 @@ fn run_one(
             case.notes.extend(processes::stuck_notes(&fresh(stuck)));
             break;
         }
-        wait(&signals, Some(&ears.pipe), left)?;
+        wait(&signals, &[ears.pipe.as_fd(), log.as_fd()], left)?;
         ears.listen(case);
+        log.read(news);
         status = processes::reap(pid);
     }
     ears.listen(case);
@@ -248,7 +253,7 @@ fn clear_away(
             return Ok(());
         }
         // Not all are PID 1's children yet, so their ends are not all signalled to it.
-        wait(signals, None, patience.min(Duration::from_millis(20)))?;
+        wait(signals, &[], patience.min(Duration::from_millis(20)))?;
     }
 }
 
@@ -271,10 +276,11 @@ fn child_signals() -> Result<SignalFd, Broken> {
     )?)
 }
 
-/// Waits until a child ended, the pipe has something, or the time is over.
-fn wait(signals: &SignalFd, pipe: Option<&OwnedFd>, limit: Duration) -> Result<(), Broken> {
-    let mut set = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    set.extend(pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+/// Waits until a child ended, one of the others has something to read, or the time is over.
+fn wait(signals: &SignalFd, others: &[BorrowedFd], limit: Duration) -> Result<(), Broken> {
+    let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut set = vec![readable(signals.as_fd())];
+    set.extend(others.iter().copied().map(readable));
     // Rounded up, lest the last millisecond is spent in a busy loop.
     let limit = PollTimeout::try_from(limit + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
     match poll(&mut set, limit) {

@@ -18,7 +18,7 @@ const MODULE: &str = "Documentation/kbuild/modules.rst; kernel/module/main.c, tr
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     test("driver::unload_is_refused_while_a_file_is_open", unload_is_refused_while_a_file_is_open, MODULE,
-        "rmmod is refused while the video node or the control node is open, and what is open goes on working."),
+        "Unloading is refused while the video node or the control node is open, and what is open goes on working."),
     test("driver::reload_works", reload_works, MODULE,
         "After rmmod the nodes are gone and the device holds nothing; after insmod they are back and work."),
 ];

@@ -97,8 +97,8 @@ impl Stage {
             self.m2m.device.status()?.faults.get() - faults,
             1,
         );
-        match self.m2m.device.next_event(10_000)? {
-            None => t.find(Eye::Device, format!("{what}: no event after 10 s")),
+        match self.m2m.device.next_event(5_000)? {
+            None => t.find(Eye::Device, format!("{what}: no event after 5 s")),
             Some(event) => {
                 t.equal(
                     Eye::Device,

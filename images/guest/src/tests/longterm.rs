@@ -34,17 +34,19 @@ pub const TESTS: &[Test] = &[
         "QBUF of user memory pins each page it touches once, and the pins last until the buffer is released, not until DQBUF."),
 ];
 
-/// Bytes outside CMA that ballast leaves: enough for the system to live and for pages that leave CMA.
-const LEAVE: u64 = 24 << 20;
+/// Bytes outside CMA that ballast leaves above the kernel's own reserve, below which only movable pages are given out: enough for the
+/// system to live and for pages that leave CMA.
+const LEAVE: u64 = 16 << 20;
 /// Bytes to touch in search of pages in CMA.
 const SEARCH: usize = 16 << 20;
 
 /// Memory for a FRAME with each page in CMA, and the region. Unmovable ballast leaves so little other memory that the next
 /// movable pages come out of CMA; it is gone when this returns.
 fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
-    let region = cma::regions()?.remove(0);
+    let region = cma::largest()?;
     let device = Device::open()?;
-    let held = device.ballast(LEAVE)?;
+    // Movable pages come out of CMA while more than half of the free memory is there.
+    let held = device.ballast(vmstat::reserve()? + LEAVE)?;
     let pages = FRAME.size().div_ceil(PAGE);
     let space = Mapping::anon(SEARCH)?;
     let mut run = 0;
@@ -72,7 +74,7 @@ fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
     Err(Stop::finding(
         Eye::Harness,
         format!(
-            "{held} bytes of ballast put no {pages} neighbouring pages in CMA region {}",
+            "{held} bytes of ballast put no {pages} neighbouring pages in CMA region {}; boot with a larger cma=",
             region.name
         ),
     ))

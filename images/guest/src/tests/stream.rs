@@ -341,8 +341,11 @@ fn close_unpins_queued_buffers(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+/// What a child does before it is killed: what it returns is alive until then.
+type Act = fn(&mut Ctx) -> TestResult<(M2m, Vec<Area>)>;
+
 /// Forks a child that does as told and then waits to be killed; kills it once it has.
-fn kill_after(t: &mut Ctx, act: fn(&mut Ctx) -> TestResult<(M2m, Vec<Area>)>) -> TestResult<i64> {
+fn kill_after(t: &mut Ctx, act: Act) -> TestResult<i64> {
     let (wait, ready) = pipe().map_err(Error::call("pipe"))?;
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     let child = match unsafe { fork() }.map_err(Error::call("fork"))? {
