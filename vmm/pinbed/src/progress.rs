@@ -174,7 +174,9 @@ mod tests {
     #[test]
     fn spans_read_as_people_say_them() {
         assert_eq!(span(Duration::from_millis(420)), "0.4 s");
+        assert_eq!(span(Duration::from_millis(9_900)), "9.9 s");
         assert_eq!(span(Duration::from_millis(12_900)), "12 s");
+        assert_eq!(span(Duration::from_secs(60)), "1 min 00 s");
         assert_eq!(span(Duration::from_secs(326)), "5 min 26 s");
     }
 

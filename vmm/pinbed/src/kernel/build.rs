@@ -30,8 +30,6 @@ const SPACE_DEBUG: u64 = 3000 << 20;
 /// How many kernels of a recipe or a tree are kept, so that going back to an earlier fragment costs nothing.
 const KEPT: usize = 4;
 
-const IMAGE: &str = "arch/x86/boot/bzImage";
-
 /// Variables that would change what make does.
 const FOREIGN: [&str; 10] = [
     "MAKEFLAGS",
@@ -101,9 +99,7 @@ pub fn provide(
         name: recipe.name.clone(),
         baseline: recipe.baseline.clone(),
         release: built.release,
-        image: objects.join(IMAGE),
         vmlinux: objects.join("vmlinux"),
-        config: objects.join(".config"),
         objects,
         source: source.dir.clone(),
         fingerprint,
@@ -155,7 +151,7 @@ fn build(
     let mut command = make(&source.dir, &objects);
     command
         .arg(format!("-j{jobs}"))
-        .args(["bzImage", "modules"]);
+        .args(["vmlinux", "modules"]);
     let mut task = context.progress.start(
         format!("building kernel {kernel}, {jobs} at a time"),
         Unit::Count("steps"),
@@ -177,7 +173,7 @@ fn build(
     Ok(release.trim().to_owned())
 }
 
-/// Copies what is used of a built kernel: the images, and what a module is built against.
+/// Copies what is used of a built kernel: vmlinux, and what a module is built against.
 fn keep(context: &Context, place: &Locked, entry: &Entry, built: Built) -> Result<Built, Error> {
     let work = entry.lock(&context.progress)?;
     let (from, to) = (place.dir().join("objects"), work.fresh("objects")?);
@@ -205,7 +201,7 @@ fn keep(context: &Context, place: &Locked, entry: &Entry, built: Built) -> Resul
 /// Whether a file of the object directory is of use once the kernel is linked.
 fn is_used(objects: &Path, file: &DirEntry) -> bool {
     let name = file.file_name().to_string_lossy();
-    if [IMAGE, "vmlinux", "Module.symvers", ".config"]
+    if ["vmlinux", "Module.symvers", ".config"]
         .iter()
         .any(|path| file.path() == objects.join(path))
     {
@@ -311,6 +307,43 @@ pub(super) fn is_error(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_modules_need_is_kept_and_objects_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let used = |path: &str| {
+            let file = dir.path().join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, "").unwrap();
+            let mut found = WalkDir::new(dir.path()).into_iter().flatten();
+            is_used(
+                dir.path(),
+                &found.find(|entry| entry.path() == file).unwrap(),
+            )
+        };
+        for path in [
+            "vmlinux",
+            ".config",
+            "Module.symvers",
+            "include/config/auto.conf",
+            "include/generated/autoconf.h",
+            "scripts/module.lds",
+            "scripts/mod/modpost",
+            "tools/objtool/objtool",
+        ] {
+            assert!(used(path), "{path}");
+        }
+        for path in [
+            "vmlinux.o",
+            ".tmp_vmlinux1",
+            "mm/gup.o",
+            "mm/.gup.o.cmd",
+            "mm/built-in.a",
+            "drivers/Module.symvers",
+        ] {
+            assert!(!used(path), "{path}");
+        }
+    }
 
     #[test]
     fn steps_and_errors_are_told_from_the_rest() {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::provision::Error;
@@ -69,7 +70,10 @@ impl Wish {
         };
         for name in names {
             let path = directory.join(format!("{name}.config"));
-            let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+            let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
+                ErrorKind::NotFound => unknown(directory, name),
+                _ => Error::io("read", &path, e),
+            })?;
             wish.add(&path, &text)?;
         }
         wish.settings
@@ -134,6 +138,26 @@ impl Wish {
             }
         }
         missing
+    }
+}
+
+fn unknown(directory: &Path, name: &str) -> Error {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut known: Vec<String> = files
+        .filter_map(|file| {
+            Some(
+                file.file_name()
+                    .to_str()?
+                    .strip_suffix(".config")?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    known.sort();
+    Error::UnknownFragment {
+        name: name.to_owned(),
+        directory: directory.to_owned(),
+        known: known.join(", "),
     }
 }
 
@@ -210,5 +234,10 @@ mod tests {
         fs::write(dir.path().join("a.config"), "CONFIG_A=y\nCONFIG_B=y\n").unwrap();
         let wish = Wish::read(dir.path(), &["a"], &["B".to_owned()]).unwrap();
         assert_eq!(wish.text(), "CONFIG_A=y\n");
+        let error = Wish::read(dir.path(), &["b"], &[]).unwrap_err();
+        assert!(
+            matches!(&error, Error::UnknownFragment { known, .. } if known == "a"),
+            "{error}"
+        );
     }
 }

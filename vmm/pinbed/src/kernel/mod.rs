@@ -35,13 +35,10 @@ pub struct Kernel {
     pub baseline: String,
     /// What `uname -r` says in it.
     pub release: String,
-    /// bzImage.
-    pub image: PathBuf,
-    /// vmlinux, with symbols; with line numbers if the debug fragment is in.
+    /// vmlinux, with symbols, and with line numbers if the debug fragment is in. QEMU boots it as it is, by PVH: with nothing
+    /// to decompress, that takes less time than a bzImage.
     pub vmlinux: PathBuf,
-    /// The final .config.
-    pub config: PathBuf,
-    /// The object directory, which modules are built against.
+    /// The object directory, which modules are built against, with the final .config.
     pub objects: PathBuf,
     /// The source tree.
     pub source: PathBuf,

@@ -69,7 +69,7 @@ impl Source {
 
     /// A user's own tree. It must be clean enough to be built out of tree.
     pub fn of_user(dir: &Path) -> Result<Self, Error> {
-        let dir = dir.canonicalize().map_err(|e| Error::io("find", dir, e))?;
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         for lacks in ["Makefile", "Kconfig", "mm/gup.c"] {
             if !dir.join(lacks).is_file() {
                 return Err(Error::NotAKernelTree { path: dir, lacks });

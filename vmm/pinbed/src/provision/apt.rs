@@ -311,7 +311,7 @@ fn uri_line(line: &str) -> Option<Deb> {
 }
 
 fn complaint(line: &str) -> bool {
-    line.starts_with("E: ") || line.starts_with("Err:")
+    line.starts_with("E: ")
 }
 
 fn check(deb: &Deb, path: &Path) -> Result<(), Error> {

@@ -315,10 +315,10 @@ mod tests {
         let cache = Cache::at(dir.path().to_owned());
         let held = locked(&cache);
         let file = File::open(dir.path().join("thing/one.lock")).unwrap();
-        assert!(Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err());
+        assert!(Flock::lock(file, FlockArg::LockSharedNonblock).is_err());
         drop(held);
         let file = File::open(dir.path().join("thing/one.lock")).unwrap();
-        assert!(Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok());
+        assert!(Flock::lock(file, FlockArg::LockSharedNonblock).is_ok());
     }
 
     #[test]

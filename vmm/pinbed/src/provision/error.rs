@@ -229,6 +229,17 @@ pub enum Error {
         missing: Vec<String>,
     },
 
+    /// No such fragment.
+    #[error("there is no fragment {name} in {directory}; it has {known}")]
+    UnknownFragment {
+        /// What was asked for.
+        name: String,
+        /// The directory of fragments.
+        directory: PathBuf,
+        /// What there is.
+        known: String,
+    },
+
     /// `--kernel-src` is no kernel tree.
     #[error(
         "{path} is not a Linux source tree (no {lacks} in it); --kernel-src takes the top of one"
@@ -282,7 +293,9 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::Interrupted => Exit::Interrupted,
-            Error::UnknownKernel { .. } | Error::NotAKernelTree { .. } => Exit::Usage,
+            Error::UnknownKernel { .. }
+            | Error::UnknownFragment { .. }
+            | Error::NotAKernelTree { .. } => Exit::Usage,
             _ => Exit::Provisioning,
         }
     }

@@ -199,7 +199,12 @@ impl Candidate {
         let version = self
             .ask("--version")
             .and_then(|text| {
-                Version::parse(&text).ok_or_else(|| format!("--version says {:?}", text.trim()))
+                Version::parse(&text).ok_or_else(|| {
+                    format!(
+                        "--version says {:?}",
+                        text.lines().next().unwrap_or_default()
+                    )
+                })
             })
             .map_err(|why| Error::QemuNotFound {
                 program: self.name.clone(),
