@@ -107,6 +107,7 @@ pub struct DeviceArgs {
 
 /// What the virtual machine is made of.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Virtual machine")]
 pub struct VmArgs {
     /// The kernel to test, one of guest-kernel-config/kernels.toml
     #[arg(long, value_name = "VERSION")]

@@ -95,7 +95,8 @@ fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
     let with_judging = |timeout: u64| Duration::from_secs(timeout.saturating_add(15));
     let slow_tests = tests.iter().filter(|test| test.timeout_s > timeout);
     Limits {
-        boot: Duration::from_secs(60),
+        // A host on which tests are slow is slow to boot, too.
+        boot: Duration::from_secs(timeout.max(30)),
         // The guest gives the driver 30 s to load.
         between: Duration::from_secs(45),
         test: with_judging(timeout),

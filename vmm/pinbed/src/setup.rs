@@ -183,12 +183,17 @@ impl fmt::Display for Setup {
             .baseline
             .as_ref()
             .map_or("none".into(), |path| path.display().to_string());
-        writeln!(
-            f,
-            "kernel    {} ({})",
-            self.kernel.release,
-            self.kernel.vmlinux.display()
-        )?;
+        let Kernel {
+            release,
+            image,
+            vmlinux,
+            config,
+            ..
+        } = &self.kernel;
+        writeln!(f, "kernel    {release}")?;
+        for file in [vmlinux, image, config] {
+            writeln!(f, "          {}", file.display())?;
+        }
         writeln!(f, "driver    {}", self.driver.display())?;
         writeln!(f, "QEMU      {} ({})", self.qemu.version, qemu.trim_end())?;
         write!(f, "machine   {}", self.accel.name())?;

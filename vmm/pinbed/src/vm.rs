@@ -20,9 +20,10 @@ use crate::watch::describe;
 /// How long the device process may take until it listens. It takes milliseconds.
 const DEVICE_START: Duration = Duration::from_secs(10);
 
-/// What the kernel is told, whoever it is. The second half is there because start-up under emulation is slow: one serial port to probe
+/// What the kernel is told, whoever it is. With earlycon a panic is seen however early it is; `quiet` keeps both consoles from being
+/// slow. The second half is there because start-up under emulation is slow: one serial port to probe
 /// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them).
-const KERNEL: &str = "console=ttyS0 panic=-1 cma=64M \
+const KERNEL: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1 cma=64M \
                       8250.nr_uarts=1 pty.legacy_count=0 dma_debug_entries=8192";
 
 /// What a machine is made of.

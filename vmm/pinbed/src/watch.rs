@@ -155,7 +155,8 @@ pub struct Watch {
     deadline: Instant,
     /// The end has begun: the guest says nothing more that counts, and we wait for what else belongs to the end.
     settling: bool,
-    panic: Option<String>,
+    /// What the end is, if the guest itself has said so.
+    said: Option<End>,
     reset: bool,
     qemu: Option<ExitStatus>,
     device: Option<ExitStatus>,
@@ -170,7 +171,7 @@ impl Watch {
             limits,
             phase: Phase::Booting,
             settling: false,
-            panic: None,
+            said: None,
             reset: false,
             qemu: None,
             device: None,
@@ -219,13 +220,9 @@ impl Watch {
                     reason: format!("the guest reported a line that is no message: {why}"),
                 });
             }
-            Event::Console(line) if is_panic(line) => {
-                self.panic = Some(line.clone());
-                self.settle(now);
-            }
+            Event::Console(line) if is_panic(line) => self.panicked(line, now),
             Event::RunState(state) if state == "guest-panicked" => {
-                self.panic = Some("the guest told QEMU that it panicked".to_owned());
-                self.settle(now);
+                self.panicked("the guest told QEMU that it panicked", now);
             }
             Event::RunState(state) if state == "internal-error" => return Some(End::AccelBroken),
             _ => {}
@@ -263,9 +260,11 @@ impl Watch {
         let (phase, limit) = match (&self.phase, message) {
             (Phase::Booting, Message::Hello { .. }) => (Phase::Between, self.limits.between),
             (_, Message::Broken { reason }) => {
-                return Some(End::Broken {
+                self.said = Some(End::Broken {
                     reason: reason.clone(),
                 });
+                self.settle(now);
+                return None;
             }
             (Phase::Between, Message::Start { name }) => {
                 (Phase::Testing(name.clone()), self.limits.of_test(name))
@@ -285,6 +284,15 @@ impl Watch {
         None
     }
 
+    fn panicked(&mut self, line: &str, now: Instant) {
+        let test = self.test().map(str::to_owned);
+        self.said = Some(End::Panic {
+            line: line.to_owned(),
+            test,
+        });
+        self.settle(now);
+    }
+
     fn settle(&mut self, now: Instant) {
         if !self.settling {
             self.settling = true;
@@ -294,21 +302,21 @@ impl Watch {
 
     /// Whether nothing that is still to come can change the conclusion.
     fn all_heard(&self) -> bool {
-        let device_was_killed = self.device.is_some_and(|status| status.signal().is_some());
-        self.qemu.is_some() && (self.panic.is_some() || self.device.is_some())
-            || device_was_killed && self.panic.is_none()
+        match (&self.said, self.qemu, self.device) {
+            (Some(_), qemu, _) => qemu.is_some(),
+            (None, Some(_), Some(_)) => true,
+            // Whoever killed it did not do so for QEMU's sake.
+            (None, _, device) => device.is_some_and(|status| status.signal().is_some()),
+        }
     }
 
     /// What it all comes to. QEMU and the device each take the other along when they end, so their order and statuses tell which of them
     /// to blame.
     fn conclude(&self) -> End {
-        let test = self.test().map(str::to_owned);
-        if let Some(line) = &self.panic {
-            return End::Panic {
-                line: line.clone(),
-                test,
-            };
+        if let Some(end) = &self.said {
+            return end.clone();
         }
+        let test = self.test().map(str::to_owned);
         match (self.device, self.qemu) {
             (Some(device), None) => End::DeviceDied {
                 status: describe(device),
@@ -701,13 +709,40 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_guest_a_broken_accelerator_and_a_signal_end_the_run_at_once() {
-        let broken = Event::Report(Message::Broken {
+    fn a_guest_that_gives_up_is_heard_out() {
+        let broken = || {
+            Event::Report(Message::Broken {
+                reason: "no /dev/pinbed".to_owned(),
+            })
+        };
+        let end = Some(End::Broken {
             reason: "no /dev/pinbed".to_owned(),
         });
-        assert!(
-            matches!(play(&script([hello(), broken])), Some(End::Broken { reason }) if reason == "no /dev/pinbed")
+        assert_eq!(
+            play(&script([
+                hello(),
+                broken(),
+                Event::Console("why".to_owned())
+            ])),
+            None
         );
+        assert_eq!(play(&then_silence([hello(), broken()])), end);
+        let off = [
+            hello(),
+            broken(),
+            Event::Shutdown { reset: false },
+            Event::QemuExited(code(0)),
+        ];
+        assert_eq!(play(&script(off)), end);
+        assert_eq!(
+            play(&script([broken(), Event::QemuExited(code(0))])),
+            end,
+            "before Hello"
+        );
+    }
+
+    #[test]
+    fn a_broken_accelerator_and_a_signal_end_the_run_at_once() {
         assert_eq!(
             play(&script([Event::RunState("internal-error".to_owned())])),
             Some(End::AccelBroken)

@@ -385,7 +385,7 @@ mod tests {
     fn a_failure_says_what_was_seen_what_is_correct_and_how_to_see_it_again() {
         let shown = shown(&samples::mixed());
         for line in [
-            "  FAIL   unknown_failure    0.02 s",
+            "  FAIL   unknown_failure   0.02 s",
             "         cpu       byte 0 is 1, expected 2 (2 times)",
             "         correct   The device reads what the process wrote.",
             "         source    a thread",
