@@ -10,7 +10,6 @@ use nix::fcntl::{FcntlArg, fcntl};
 use pinbed_abi::report::{Eye, Finding};
 use std::cell::OnceCell;
 use std::fmt::Debug;
-use std::io::Write;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -214,18 +213,18 @@ pub fn tell_from_anywhere(progress: &Progress) {
 }
 
 fn tell(supervised: bool, progress: &Progress) {
+    if !supervised {
+        println!("{progress}");
+        return;
+    }
     let Ok(mut line) = serde_json::to_vec(progress) else {
         return;
     };
     line.push(b'\n');
-    if supervised {
-        // SAFETY: the descriptor is open (checked by the caller) and stays so: nothing in this program closes it.
-        let fd = unsafe { BorrowedFd::borrow_raw(FD) };
-        // One write, so that lines of forked children do not mix. If nobody listens any more, nobody can be told so.
-        let _ = nix::unistd::write(fd, &line);
-    } else {
-        let _ = std::io::stdout().write_all(&line);
-    }
+    // SAFETY: the descriptor is open (checked by the caller) and stays so: nothing in this program closes it.
+    let fd = unsafe { BorrowedFd::borrow_raw(FD) };
+    // One write, so that lines of forked children do not mix. If nobody listens any more, nobody can be told so.
+    let _ = nix::unistd::write(fd, &line);
 }
 
 /// CRC32C as the device computes it.

@@ -3,6 +3,7 @@
 
 use pinbed_abi::report::Finding;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The descriptor that PID 1 gives a test.
 pub const FD: i32 = 3;
@@ -24,4 +25,17 @@ pub enum Progress {
     Skip(String),
     /// Last: the test looked at all it wanted to see.
     Finished,
+}
+
+/// For a person who runs a test by hand.
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begin { .. } => write!(f, "begins"),
+            Self::Note(note) => write!(f, "note: {note}"),
+            Self::Finding(finding) => write!(f, "{:?} eye: {}", finding.eye, finding.text),
+            Self::Skip(reason) => write!(f, "skipped: {reason}"),
+            Self::Finished => write!(f, "ends; what it leaves behind is not judged here"),
+        }
+    }
 }

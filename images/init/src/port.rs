@@ -2,19 +2,26 @@
 //! The way to the runner: a virtio-serial port.
 
 use crate::Broken;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pinbed_abi::report::{Message, PORT_NAME};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the port may take to appear: the host names it some time after the driver found it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const APPEARANCE: Duration = Duration::from_secs(10);
+/// How long the host may take to open its end, or to make room. It does both at once, or never.
+const ATTENTION: Duration = Duration::from_secs(3);
 
-/// The open report port.
+/// The open report port. It never blocks: a host that does not listen must not keep the guest from its work.
 pub struct Port {
     file: File,
+    /// The host did not listen for as long as it may take, and is not waited for again.
+    given_up: bool,
 }
 
 impl Port {
@@ -23,11 +30,17 @@ impl Port {
         let start = Instant::now();
         loop {
             if let Some(path) = find()
-                && let Ok(file) = OpenOptions::new().write(true).open(&path)
+                && let Ok(file) = OpenOptions::new()
+                    .write(true)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(&path)
             {
-                return Ok(Self { file });
+                return Ok(Self {
+                    file,
+                    given_up: false,
+                });
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > APPEARANCE {
                 return Err(Broken(format!(
                     "there is no virtio-serial port named {PORT_NAME}; start QEMU with -device virtserialport,name={PORT_NAME}"
                 )));
@@ -38,16 +51,42 @@ impl Port {
 
     /// Sends a message. If it cannot be sent nobody can be told but the console.
     pub fn send(&mut self, message: &Message) {
-        let sent = match message.to_line() {
-            Ok(line) => self
-                .file
-                .write_all(line.as_bytes())
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = sent {
+        let line = message.to_line().map_err(io::Error::from);
+        if let Err(error) = line.and_then(|line| self.write(line.as_bytes())) {
             eprintln!("pinbed-init: cannot send {message:?}: {error}");
         }
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let start = Instant::now();
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(length) => bytes = &bytes[length..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.given_up || start.elapsed() > ATTENTION {
+                        self.given_up = true;
+                        return Err(error);
+                    }
+                    self.wait()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for room. An end that the host has not opened looks ready for anything, hence the pause.
+    fn wait(&self) -> io::Result<()> {
+        let mut set = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut set, PollTimeout::from(100u8))?;
+        if set[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 }
 

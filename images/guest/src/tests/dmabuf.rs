@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! V4L2_MEMORY_DMABUF: buffers that other drivers own, on both queues, and between any two exporters.
 
-use super::sources::{DMABUF, EXPBUF, FOLLOW_PFN};
+use super::sources::{DMABUF, DMABUF_SYNC, EXPBUF, FOLLOW_PFN, UDMABUF_SYNC};
 use super::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
@@ -41,9 +41,9 @@ pub const TESTS: &[Test] = &[
         "What one instance writes into its CAPTURE buffer another reads as an import on OUTPUT, with no copy between."),
     test("dmabuf::import_outlives_its_descriptor", import_outlives_its_descriptor, DMABUF,
         "A queued import stays with the device after the process closed the descriptor and its mapping."),
-    test("dmabuf::cpu_reads_what_the_device_reads", cpu_reads_what_the_device_reads, "Documentation/driver-api/dma-buf.rst, DMA_BUF_IOCTL_SYNC",
+    test("dmabuf::cpu_reads_what_the_device_reads", cpu_reads_what_the_device_reads, DMABUF_SYNC,
         "A process may read, between DMA_BUF_IOCTL_SYNC calls that say so, a heap buffer that is imported for the device to read."),
-    test("dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf", cpu_reads_what_it_wrote_to_a_udmabuf, "Documentation/driver-api/dma-buf.rst, DMA_BUF_IOCTL_SYNC",
+    test("dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf", cpu_reads_what_it_wrote_to_a_udmabuf, UDMABUF_SYNC,
         "A process may write and then read a udmabuf, between DMA_BUF_IOCTL_SYNC calls that say so."),
     test("dmabuf::bad_descriptor_is_refused", bad_descriptor_is_refused, DMABUF,
         "A descriptor that is closed, or of something other than a dma-buf, or of one too small, is refused with EINVAL."),

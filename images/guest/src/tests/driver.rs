@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The driver comes and goes.
 
+use super::sources::MODULE;
 use super::{FRAME, Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
@@ -12,8 +13,6 @@ use pinbed_guest::m2m::M2m;
 use pinbed_guest::module;
 use pinbed_guest::v4l2::Queue::{Capture, Output};
 use std::path::Path;
-
-const MODULE: &str = "Documentation/kbuild/modules.rst; kernel/module/main.c, try_stop_module()";
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[

@@ -2,7 +2,7 @@
 //! What the process does to its address space while the device holds on: process and device keep looking at the same bytes, or
 //! the device keeps the old ones.
 
-use super::sources::PIN_USER_PAGES;
+use super::sources::{EARLY_COW, PIN_USER_PAGES};
 use super::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -16,9 +16,6 @@ use pinbed_guest::m2m::M2m;
 use pinbed_guest::v4l2::Queue::{self, Capture, Output};
 use pinbed_guest::vmstat;
 use std::os::fd::OwnedFd;
-
-const EARLY_COW: &str =
-    "commit 70e806e4e645 'mm: Do early cow for pinned pages during fork() for ptes'";
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[

@@ -18,6 +18,7 @@ use pinbed_guest::pagemap;
 use pinbed_guest::v4l2::Memory;
 use pinbed_guest::v4l2::Queue::{self, Capture, Output};
 use pinbed_guest::vmstat;
+use pinbed_guest::zones;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 #[rustfmt::skip]
@@ -43,6 +44,11 @@ const SEARCH: usize = 16 << 20;
 /// Memory for a FRAME with each page in CMA, and the region. Unmovable ballast leaves so little other memory that the next
 /// movable pages come out of CMA; it is gone when this returns.
 fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
+    if !zones::movable()?.is_empty() {
+        let what = "a way to have pages in CMA (movable pages come from ZONE_MOVABLE first)".into();
+        let remedy = "boot without movablecore= and kernelcore=".into();
+        return Err(Error::Absent { what, remedy }.into());
+    }
     let region = cma::largest()?;
     let device = Device::open()?;
     // Movable pages come out of CMA while more than half of the free memory is there.

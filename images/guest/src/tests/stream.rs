@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 pub const TESTS: &[Test] = &[
     test("stream::buffers_come_back_in_order", buffers_come_back_in_order, QBUF,
         "Four queued pairs come back in the order in which they were queued, each with its own data."),
-    Test { timeout_s: 60, ..test("stream::thousand_cycles_pin_once", thousand_cycles_pin_once, USERP,
+    Test { timeout_s: 180, ..test("stream::thousand_cycles_pin_once", thousand_cycles_pin_once, USERP,
         "A thousand QBUF and DQBUF of the same user memory pin it once, move each cycle's data, and leave the counters balanced.") },
-    Test { timeout_s: 60, ..test("stream::thousand_repins_leave_nothing_pinned", thousand_repins_leave_nothing_pinned, PIN_USER_PAGES,
+    Test { timeout_s: 180, ..test("stream::thousand_repins_leave_nothing_pinned", thousand_repins_leave_nothing_pinned, PIN_USER_PAGES,
         "A thousand QBUF of ever other user memory release the former pin each time, and leave the counters balanced.") },
     test("stream::failed_job_returns_its_buffers", failed_job_returns_its_buffers, QBUF,
         "A job that fails in the device returns both buffers with V4L2_BUF_FLAG_ERROR and writes nothing; the next job works."),
