@@ -185,13 +185,12 @@ impl fmt::Display for Setup {
             .map_or("none".into(), |path| path.display().to_string());
         let Kernel {
             release,
-            image,
             vmlinux,
-            config,
+            objects,
             ..
         } = &self.kernel;
         writeln!(f, "kernel    {release}")?;
-        for file in [vmlinux, image, config] {
+        for file in [vmlinux, &objects.join(".config")] {
             writeln!(f, "          {}", file.display())?;
         }
         writeln!(f, "driver    {}", self.driver.display())?;
