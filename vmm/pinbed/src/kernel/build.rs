@@ -160,7 +160,9 @@ fn build(
     let mut steps = 0;
     Run::new("the kernel build", command)
         .log(log)
-        .checked(is_error, |event| match event {
+        .errors(is_error)
+        .stop_at(is_fatal)
+        .checked(|event| match event {
             Event::Line(line) if is_step(line) => {
                 steps += 1;
                 task.set(steps);
@@ -221,7 +223,9 @@ fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> 
     fs::write(&path, wish.text()).map_err(|e| Error::io("write", &path, e))?;
     let mut command = make(&source.dir, objects);
     command.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &path);
-    Run::new("the kernel's configuration", command).checked(is_error, |_| {})?;
+    Run::new("the kernel's configuration", command)
+        .errors(is_error)
+        .checked(|_| {})?;
 
     let path = objects.join(".config");
     let config = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -273,14 +277,11 @@ fn compiler() -> Result<String, Error> {
     let mut version = String::new();
     let mut command = Command::new("gcc");
     command.arg("--version");
-    Run::new("gcc --version", command).checked(
-        |_| false,
-        |event| {
-            if let Event::Line(line) = event {
-                version.push_str(line);
-            }
-        },
-    )?;
+    Run::new("gcc --version", command).checked(|event| {
+        if let Event::Line(line) = event {
+            version.push_str(line);
+        }
+    })?;
     Ok(version)
 }
 
@@ -288,6 +289,11 @@ fn compiler() -> Result<String, Error> {
 fn is_step(line: &str) -> bool {
     line.strip_prefix("  ")
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
+}
+
+/// Whether make says that a step has failed; the rest of it, which may take minutes, is then in vain.
+fn is_fatal(line: &str) -> bool {
+    line.contains("*** [") && line.contains("Error ")
 }
 
 /// Whether a line says what is wrong.

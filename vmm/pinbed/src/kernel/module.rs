@@ -129,7 +129,8 @@ fn build(
         .current_dir(&dir);
     Run::new("the driver's build", command)
         .log(work.dir().join("build.log"))
-        .checked(is_error, |_| task.tick())?;
+        .errors(is_error)
+        .checked(|_| task.tick())?;
     let (from, to) = (dir.join(MODULE), work.dir().join(MODULE));
     fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
     work.publish(&Built { fingerprint })?;

@@ -170,10 +170,9 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--xz", "--strip-components=1", "--file=-"])
         .current_dir(&tree);
-    Run::new("tar", tar).stdin(file).checked(
-        |_| false,
-        |_| task.set(position.stream_position().unwrap_or_default()),
-    )?;
+    Run::new("tar", tar)
+        .stdin(file)
+        .checked(|_| task.set(position.stream_position().unwrap_or_default()))?;
     let unpacked = Unpacked {
         package: deb.package,
         version: deb.version,

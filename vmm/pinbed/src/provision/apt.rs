@@ -140,14 +140,16 @@ impl<'a> Apt<'a> {
                 .map(|deb| format!("{}={}", deb.package, deb.version)),
         );
         let paths: Vec<PathBuf> = debs.iter().map(|deb| archives.join(&deb.file)).collect();
-        let result = Run::new("the download", command).checked(complaint, |_| {
-            task.set(
-                paths
-                    .iter()
-                    .filter_map(|path| Some(path.metadata().ok()?.len()))
-                    .sum(),
-            );
-        });
+        let result = Run::new("the download", command)
+            .errors(complaint)
+            .checked(|_| {
+                task.set(
+                    paths
+                        .iter()
+                        .filter_map(|path| Some(path.metadata().ok()?.len()))
+                        .sum(),
+                );
+            });
         match result {
             Err(Error::Command { lines, .. }) => {
                 return Err(Error::Download {
@@ -174,7 +176,8 @@ impl<'a> Apt<'a> {
             None,
         );
         Run::new("apt-get update", self.apt_get(&["update"]))
-            .checked(complaint, |_| task.tick())?;
+            .errors(complaint)
+            .checked(|_| task.tick())?;
         task.finish(&format!("read the package lists of Debian {release}"));
         Ok(())
     }
@@ -188,7 +191,7 @@ impl<'a> Apt<'a> {
 
     fn uris(&self, what: &str, command: Command) -> Result<Vec<Deb>, Error> {
         let mut debs = Vec::new();
-        Run::new(what, command).checked(complaint, |event| {
+        Run::new(what, command).errors(complaint).checked(|event| {
             if let Event::Line(line) = event {
                 debs.extend(uri_line(line));
             }
@@ -349,7 +352,7 @@ pub fn unpack(deb: &Path, into: &Path, on_event: impl FnMut(Event<'_>)) -> Resul
         .arg(deb)
         .arg(into)
         .current_dir(into);
-    Run::new("dpkg-deb", command).checked(|_| false, on_event)
+    Run::new("dpkg-deb", command).checked(on_event)
 }
 
 #[cfg(test)]

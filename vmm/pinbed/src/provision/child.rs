@@ -24,8 +24,10 @@ use super::interrupt;
 const TICK_MS: u16 = 200;
 /// How long a program may take to end after SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
-/// How many of the last lines are kept for a failure's message.
-const TAIL: usize = 200;
+/// How long a program goes on after a fatal line, for what others of its processes have to say.
+const AFTER_FATAL: Duration = Duration::from_millis(500);
+/// How many lines a failure's message has.
+const SHOWN: usize = 12;
 
 /// What the callback hears.
 pub enum Event<'a> {
@@ -50,14 +52,17 @@ pub struct Run<'a> {
     command: Command,
     log: Option<PathBuf>,
     on_interrupt: OnInterrupt,
+    is_error: fn(&str) -> bool,
+    is_fatal: fn(&str) -> bool,
 }
 
-/// How it ended, and the last it said.
+/// How it ended, and what it said.
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
-    /// The last lines of its output.
-    pub lines: Vec<String>,
+    /// Whether it was stopped at a fatal line.
+    stopped: bool,
+    lines: Lines,
 }
 
 impl<'a> Run<'a> {
@@ -70,6 +75,8 @@ impl<'a> Run<'a> {
             command,
             log: None,
             on_interrupt: OnInterrupt::Kill,
+            is_error: |_| false,
+            is_fatal: |_| false,
         }
     }
 
@@ -91,33 +98,47 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Runs it; anything but success is an error that carries the last lines `relevant` picks (all of the last ten if it
-    /// picks none).
-    pub fn checked(
-        self,
-        relevant: fn(&str) -> bool,
-        on_event: impl FnMut(Event<'_>),
-    ) -> Result<(), Error> {
-        let (what, log, full) = (
-            self.what.to_owned(),
-            self.log.clone(),
-            self.working_directory(),
-        );
+    /// Which lines of its output say what is wrong: the first of them go into the error.
+    pub fn errors(mut self, is_error: fn(&str) -> bool) -> Self {
+        self.is_error = is_error;
+        self
+    }
+
+    /// After which line it is stopped, as it would go on for long and fail in the end.
+    pub fn stop_at(mut self, is_fatal: fn(&str) -> bool) -> Self {
+        self.is_fatal = is_fatal;
+        self
+    }
+
+    /// Runs it; anything but success is an error that carries the lines that say what is wrong, or the last ones.
+    pub fn checked(self, on_event: impl FnMut(Event<'_>)) -> Result<(), Error> {
+        let (what, log) = (self.what.to_owned(), self.log.clone());
+        let directory = self.command.get_current_dir();
+        let directory = directory.unwrap_or(Path::new(".")).to_owned();
         let ended = self.ended(on_event)?;
         if ended.status.success() {
             return Ok(());
         }
-        if let Some(line) = ended.lines.iter().rev().find(|line| says_disk_full(line)) {
+        if let Some(line) = ended
+            .lines
+            .last
+            .iter()
+            .rev()
+            .find(|line| says_disk_full(line))
+        {
             return Err(Error::DiskFull {
-                path: full,
+                path: directory,
                 detail: format!("cannot be written to any more ({})", line.trim()),
             });
         }
-        let lines = pick(&ended.lines, relevant);
+        let status = match ended.stopped {
+            true => "stopped at the first error".to_owned(),
+            false => ended.status.to_string(),
+        };
         Err(Error::Command {
             what,
-            status: ended.status.to_string(),
-            lines,
+            status,
+            lines: ended.lines.telling(),
             log,
         })
     }
@@ -155,9 +176,16 @@ impl<'a> Run<'a> {
         // The command holds the pipe's writing end, which must be closed for the end of output to be seen.
         drop(self.command);
 
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(self.is_error, self.is_fatal);
         let mut told = false;
+        let mut deadline: Option<Instant> = None;
         loop {
+            if deadline.is_none() && lines.fatal {
+                deadline = Some(Instant::now() + AFTER_FATAL);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
+            }
             if interrupt::requested() {
                 if self.on_interrupt == OnInterrupt::Kill {
                     return Err(Error::Interrupted);
@@ -203,20 +231,19 @@ impl<'a> Run<'a> {
             lines.add(&bytes[..count], &mut on_event);
         }
         lines.end(&mut on_event);
+        let stopped = lines.fatal;
+        if stopped {
+            group.stop();
+        }
         let status = group.wait().map_err(spawn_error)?;
         if interrupt::requested() {
             return Err(Error::Interrupted);
         }
         Ok(Ended {
             status,
-            lines: lines.last.into(),
+            stopped,
+            lines,
         })
-    }
-
-    fn working_directory(&self) -> PathBuf {
-        self.command
-            .get_current_dir()
-            .map_or_else(|| PathBuf::from("."), Path::to_owned)
     }
 }
 
@@ -237,27 +264,6 @@ pub fn says_disk_full(line: &str) -> bool {
     line.contains("No space left on device") || line.contains("You don't have enough free space")
 }
 
-/// The last lines that are relevant, twelve at most; if none is, the last ten of any kind.
-pub fn pick(lines: &[String], relevant: fn(&str) -> bool) -> Vec<String> {
-    let last = |lines: Vec<&String>, most: usize| -> Vec<String> {
-        lines[lines.len().saturating_sub(most)..]
-            .iter()
-            .map(|line| (*line).clone())
-            .collect()
-    };
-    let picked: Vec<_> = lines.iter().filter(|line| relevant(line)).collect();
-    if picked.is_empty() {
-        return last(
-            lines
-                .iter()
-                .filter(|line| !line.trim().is_empty())
-                .collect(),
-            10,
-        );
-    }
-    last(picked, 12)
-}
-
 /// A program and all it started: none of them outlives this.
 struct Group {
     child: Child,
@@ -270,13 +276,9 @@ impl Group {
         self.reaped = true;
         Ok(status)
     }
-}
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        if self.reaped {
-            return;
-        }
+    /// Ends all of the group, the leader with a chance to clean up.
+    fn stop(&mut self) {
         let Ok(id) = i32::try_from(self.child.id()) else {
             return;
         };
@@ -291,18 +293,40 @@ impl Drop for Group {
         }
         // The leader may be gone and others of its group not; what is gone already makes this fail, which is fine.
         let _ = killpg(group, Signal::SIGKILL);
-        let _ = self.child.wait();
     }
 }
 
-/// Cuts bytes into lines.
-#[derive(Default)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.stop();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Cuts bytes into lines, and keeps those that tell something.
 struct Lines {
+    is_error: fn(&str) -> bool,
+    is_fatal: fn(&str) -> bool,
     partial: Vec<u8>,
+    errors: Vec<String>,
     last: VecDeque<String>,
+    fatal: bool,
 }
 
 impl Lines {
+    fn new(is_error: fn(&str) -> bool, is_fatal: fn(&str) -> bool) -> Self {
+        Lines {
+            is_error,
+            is_fatal,
+            partial: Vec::new(),
+            errors: Vec::new(),
+            last: VecDeque::new(),
+            fatal: false,
+        }
+    }
+
     fn add(&mut self, bytes: &[u8], on_event: &mut impl FnMut(Event<'_>)) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -315,12 +339,26 @@ impl Lines {
 
     fn end(&mut self, on_event: &mut impl FnMut(Event<'_>)) {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.partial)).into_owned();
-        if !line.is_empty() {
-            on_event(Event::Line(&line));
-            if self.last.len() == TAIL {
-                self.last.pop_front();
-            }
-            self.last.push_back(line);
+        if line.trim().is_empty() {
+            return;
+        }
+        on_event(Event::Line(&line));
+        self.fatal |= (self.is_fatal)(&line);
+        if self.errors.len() < SHOWN && (self.is_error)(&line) {
+            self.errors.push(line.clone());
+        }
+        if self.last.len() == SHOWN {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    /// The lines for a failure's message.
+    fn telling(self) -> Vec<String> {
+        if self.errors.is_empty() {
+            self.last.into()
+        } else {
+            self.errors
         }
     }
 }
@@ -355,7 +393,8 @@ mod tests {
             "a script",
             shell("echo noise; echo 'x.c:1: error: bad'; echo noise; exit 3"),
         )
-        .checked(|line| line.contains("error:"), |_| {})
+        .errors(|line| line.contains("error:"))
+        .checked(|_| {})
         .unwrap_err();
         let Error::Command { lines, status, .. } = error else {
             panic!("{error}")
@@ -365,12 +404,38 @@ mod tests {
     }
 
     #[test]
+    fn the_first_errors_are_kept_however_much_follows() {
+        let error = Run::new("a script", shell("echo 'error: bad'; seq 1000; exit 1"))
+            .errors(|line| line.contains("error:"))
+            .checked(|_| {})
+            .unwrap_err();
+        let Error::Command { lines, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(lines, ["error: bad"]);
+    }
+
+    #[test]
+    fn a_fatal_line_ends_it_soon() {
+        let began = Instant::now();
+        let error = Run::new("a script", shell("echo '*** Error 1'; sleep 1000; exit 1"))
+            .stop_at(|line| line.contains("***"))
+            .checked(|_| {})
+            .unwrap_err();
+        assert!(began.elapsed() < GRACE);
+        assert!(
+            error.to_string().contains("stopped at the first error"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_full_disk_is_told_apart() {
         let error = Run::new(
             "a script",
             shell("echo 'cc: fatal error: write: No space left on device'; exit 1"),
         )
-        .checked(|_| true, |_| {})
+        .checked(|_| {})
         .unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     }

@@ -131,7 +131,9 @@ fn install(context: &Context, packages: &[&str]) -> Result<(), Error> {
         packages.join(" ")
     ));
     let mut task = progress.start("apt-get update", Unit::Count("lists"), None);
-    Run::new("apt-get update", apt_get(&["update"])).checked(complaint, |_| task.tick())?;
+    Run::new("apt-get update", apt_get(&["update"]))
+        .errors(complaint)
+        .checked(|_| task.tick())?;
     task.finish("updated apt's package lists");
 
     let mut task = progress.start("downloading packages", Unit::Count("packages"), None);
@@ -142,7 +144,9 @@ fn install(context: &Context, packages: &[&str]) -> Result<(), Error> {
         "--download-only",
     ]);
     download.args(packages);
-    Run::new("apt-get install --download-only", download).checked(complaint, |_| task.tick())?;
+    Run::new("apt-get install --download-only", download)
+        .errors(complaint)
+        .checked(|_| task.tick())?;
     task.finish("downloaded packages");
 
     // dpkg is not stopped half way: that would leave the host's packages broken.
@@ -152,7 +156,8 @@ fn install(context: &Context, packages: &[&str]) -> Result<(), Error> {
     let mut installed = Vec::new();
     Run::new("apt-get install", install)
         .on_interrupt(OnInterrupt::Finish)
-        .checked(complaint, |event| {
+        .errors(complaint)
+        .checked(|event| {
             task.tick();
             if let Event::Line(line) = event
                 && let Some(name) = line.strip_prefix("Setting up ")
