@@ -58,7 +58,7 @@ pub struct Ctx {
     seed: u64,
     /// Whether [`FD`] is a supervisor's pipe; else a person reads stdout.
     supervised: bool,
-    findings: usize,
+    findings: Vec<Finding>,
     movable_places: OnceCell<Vec<MovablePlace>>,
 }
 
@@ -75,14 +75,14 @@ impl Ctx {
         Self {
             seed,
             supervised,
-            findings: 0,
+            findings: Vec::new(),
             movable_places: OnceCell::new(),
         }
     }
 
     /// Findings so far.
     pub fn findings(&self) -> usize {
-        self.findings
+        self.findings.len()
     }
 
     /// Tells the supervisor, or the person at the terminal.
@@ -95,13 +95,15 @@ impl Ctx {
         self.tell(&Progress::Note(text.into()));
     }
 
-    /// Reports what a correct kernel does not do; the test goes on.
+    /// Reports what a correct kernel does not do; the test goes on. What is found again, as by an eye that looks before and after
+    /// a job, is not reported again.
     pub fn find(&mut self, eye: Eye, text: impl Into<String>) {
-        self.findings += 1;
-        self.tell(&Progress::Finding(Finding {
-            eye,
-            text: text.into(),
-        }));
+        let text = text.into();
+        let finding = Finding { eye, text };
+        if !self.findings.contains(&finding) {
+            self.tell(&Progress::Finding(finding.clone()));
+            self.findings.push(finding);
+        }
     }
 
     /// Finds fault unless `good`. Returns `good`.
