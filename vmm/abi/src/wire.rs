@@ -114,6 +114,7 @@ macro_rules! wire_struct {
         pub struct $name { $($(#[$fm])* pub $f: $t,)* }
     };
 }
+pub(crate) use wire_struct;
 
 wire_struct! {
     /// The device's configuration space.
