@@ -71,13 +71,6 @@ fn attach_copy_detach_end_to_end_with_event_idx() {
 }
 
 #[test]
-fn tee_queue_answers_unsupported() {
-    let mut host = Host::new(true);
-    let answer: wire::ResponseHeader = host.ask(wire::QUEUE_TEE, &header(0x300));
-    assert_eq!(answer.status.get(), wire::STATUS_UNSUPPORTED);
-}
-
-#[test]
 fn a_fault_is_in_the_event_ring_before_it_is_answered() {
     let mut host = Host::new(true);
     let bytes = pattern(100);

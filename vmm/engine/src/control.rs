@@ -65,7 +65,7 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
                     response.crc = crc.into();
                 }
                 Err(fault) => {
-                    events.push(engine.fault(&fault, request));
+                    events.push(engine.fault(&fault, &request.header));
                     response.header = status(wire::STATUS_DMA_FAULT);
                     response.fault = fault.into();
                 }

@@ -77,7 +77,7 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
                 Ok(done.answer(request.room_for_segments::<wire::JobResponse>()))
             }
             Err(Failure::Fault(fault)) => {
-                events.push(engine.fault(&fault, request));
+                events.push(engine.fault(&fault, &request.header));
                 let response = wire::JobResponse {
                     header: status(wire::STATUS_DMA_FAULT),
                     fault: fault.into(),

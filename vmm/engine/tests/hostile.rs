@@ -184,7 +184,7 @@ fn run(all: &[Sent]) -> Vec<u32> {
         let answer = match sent.queue {
             0 => rig.engine.control(&rig.memory, &sent.bytes, sent.room),
             1 => rig.engine.video(&rig.memory, &sent.bytes, sent.room),
-            _ => rig.engine.tee(&sent.bytes, sent.room),
+            _ => rig.tee(&sent.bytes, sent.room),
         };
         assert!(answer.bytes.len() <= sent.room);
         if sent.bytes.len() < 16 || sent.room < 16 {
