@@ -151,6 +151,22 @@
 /* struct pinbed_fault.reason: a segment's address is not guest memory. */
 #define PINBED_FAULT_NO_MEMORY 4
 /*
+ * struct pinbed_fault.reason: the memory is protected (PINBED_ATTACH_PROTECTED)
+ * from whoever asked.
+ */
+#define PINBED_FAULT_PROTECTED 5
+/*
+ * struct pinbed_attach_request.flags: from now on, and until DETACH, the memory
+ * is the TEE's. Whichever buffer names it, only trusted applications that may
+ * have protected memory reach it, and the video engine as far as one of these
+ * allows it; for all others it is a PINBED_FAULT_PROTECTED, for
+ * PINBED_OP_CHECKSUM too. What the device writes there stands in memory
+ * enciphered, so that the CPU cannot read it; what stood there before reads as
+ * garbage. Memory that is protected already cannot be protected again
+ * (PINBED_STATUS_INVALID).
+ */
+#define PINBED_ATTACH_PROTECTED 1
+/*
  * struct pinbed_query_request.flags: describe the attached buffer with the
  * smallest handle that is greater than struct pinbed_query_request.handle, so
  * that a loop from 0 lists all; PINBED_STATUS_NO_BUFFER ends the list.
@@ -247,15 +263,19 @@ static_assert(sizeof(struct pinbed_segment) == 16);
  * @direction: PINBED_DIRECTION_*.
  * @segment_count: Number of segments that follow, at least 1.
  * @length: Sum of the segments' lengths.
+ * @flags: PINBED_ATTACH_* bits.
+ * @reserved: Zero.
  */
 struct pinbed_attach_request {
 	struct pinbed_request_header header;
 	__le32 direction;
 	__le32 segment_count;
 	__le64 length;
+	__le32 flags;
+	__le32 reserved;
 };
 
-static_assert(sizeof(struct pinbed_attach_request) == 32);
+static_assert(sizeof(struct pinbed_attach_request) == 40);
 
 /**
  * struct pinbed_attach_response - Answer to struct pinbed_attach_request.
@@ -307,7 +327,7 @@ static_assert(sizeof(struct pinbed_query_request) == 32);
  * @direction: Its direction.
  * @segment_count: Number of its segments, exactly as they were attached.
  * @returned: Number of segments that follow.
- * @reserved: Zero.
+ * @flags: The PINBED_ATTACH_* bits it was attached with.
  */
 struct pinbed_query_response {
 	struct pinbed_response_header header;
@@ -316,7 +336,7 @@ struct pinbed_query_response {
 	__le32 direction;
 	__le32 segment_count;
 	__le32 returned;
-	__le32 reserved;
+	__le32 flags;
 };
 
 static_assert(sizeof(struct pinbed_query_response) == 48);
@@ -651,6 +671,7 @@ struct pinbed_param {
 	__le64 b;
 	__le64 c;
 };
+
 static_assert(sizeof(struct pinbed_param) == 32);
 
 /**
@@ -673,6 +694,7 @@ struct pinbed_open_session_request {
 	__le32 cancel_id;
 	struct pinbed_param params[4];
 };
+
 static_assert(sizeof(struct pinbed_open_session_request) == 192);
 
 /**
@@ -694,6 +716,7 @@ struct pinbed_invoke_request {
 	__le32 reserved;
 	struct pinbed_param params[4];
 };
+
 static_assert(sizeof(struct pinbed_invoke_request) == 168);
 
 /**
@@ -710,6 +733,7 @@ struct pinbed_cancel_request {
 	__le32 session;
 	__le32 cancel_id;
 };
+
 static_assert(sizeof(struct pinbed_cancel_request) == 32);
 
 /**
@@ -725,6 +749,7 @@ struct pinbed_close_session_request {
 	__le32 session;
 	__le32 reserved;
 };
+
 static_assert(sizeof(struct pinbed_close_session_request) == 32);
 
 /**
@@ -736,6 +761,7 @@ struct pinbed_close_context_request {
 	struct pinbed_request_header header;
 	__le64 context;
 };
+
 static_assert(sizeof(struct pinbed_close_context_request) == 24);
 
 /**
@@ -762,6 +788,7 @@ struct pinbed_call_response {
 	__le32 reserved;
 	struct pinbed_param params[4];
 };
+
 static_assert(sizeof(struct pinbed_call_response) == 200);
 
 /**
@@ -777,6 +804,7 @@ struct pinbed_result_response {
 	__le32 result;
 	__le32 origin;
 };
+
 static_assert(sizeof(struct pinbed_result_response) == 24);
 
 /*

@@ -204,7 +204,10 @@ fn run(all: &[Sent]) -> Vec<u32> {
             && status == wire::STATUS_OK
             && sent.bytes[16] & 2 != 0
         {
-            writable.extend(support::segments(&sent.bytes, 32));
+            writable.extend(support::segments(
+                &sent.bytes,
+                size_of::<wire::AttachRequest>(),
+            ));
         }
     }
     let mut after = rig.get(0, HOLE.start as usize);

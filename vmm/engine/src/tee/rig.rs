@@ -165,6 +165,7 @@ impl Rig {
             direction: wire::DIRECTION_BOTH.into(),
             segment_count: (segments.len() as u32).into(),
             length: length.into(),
+            ..Default::default()
         }
         .as_bytes()
         .to_vec();

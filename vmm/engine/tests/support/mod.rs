@@ -139,6 +139,7 @@ pub fn attach(direction: u32, count: u32, length: u64, segments: &[(u64, u64)]) 
         direction: direction.into(),
         segment_count: count.into(),
         length: length.into(),
+        ..Default::default()
     }
     .as_bytes()
     .to_vec();
