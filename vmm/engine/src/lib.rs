@@ -6,6 +6,7 @@
 //! out with the answer. Whatever bytes come in, it does not panic.
 //!
 //! - [`dma`]: the buffers that are attached, and the only way to their memory;
+//! - [`protected`]: which memory is the TEE's;
 //! - [`pixel`]: pixel formats;
 //! - [`tee`]: sessions and trusted applications;
 //! - `control`, `video`: the operations of the two queues; `inject`: misbehaviour on request; `message`: bytes to requests.
@@ -27,6 +28,7 @@ pub mod dma;
 mod inject;
 mod message;
 pub mod pixel;
+pub mod protected;
 pub mod tee;
 mod video;
 

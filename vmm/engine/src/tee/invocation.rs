@@ -10,6 +10,7 @@ use super::memory::Memory;
 use super::sessions::Ticket;
 use super::storage::Storage;
 use crate::dma::{Access, Direction, Fault, Piece, Range, Reason};
+use crate::protected;
 
 /// Bytes that are moved at a time; what an application does with a large memref, it does in steps of this.
 pub const CHUNK: u64 = 1 << 16;
@@ -200,7 +201,7 @@ impl<'a> Invocation<'a> {
                 if let Err(fault) = self.memory.check(memref.range, access) {
                     self.fault = Some(fault);
                     return Err(Refusal::by_tee(match fault.reason {
-                        Reason::NotAttached => tee::TEEC_ERROR_BAD_PARAMETERS,
+                        Reason::NotAttached | Reason::Protected => tee::TEEC_ERROR_BAD_PARAMETERS,
                         _ => tee::TEEC_ERROR_SECURITY,
                     }));
                 }
@@ -330,6 +331,32 @@ impl<'a> Invocation<'a> {
         }
         let result = self.memory.pieces(memref.range);
         self.noted(result)
+    }
+
+    /// Whether all of the memref is protected memory.
+    pub fn is_protected(&mut self, memref: Memref) -> Result<bool, Failure> {
+        if memref.is_null() {
+            return Ok(false);
+        }
+        let result = self.memory.is_protected(memref.range);
+        self.noted(result)
+    }
+
+    /// Sets what the video engine may do with a memref. [`BAD_PARAMETERS`] if not all of it is protected,
+    /// [`tee::TEEC_ERROR_OUT_OF_MEMORY`] if that makes protected memory too motley.
+    pub fn allow_video(
+        &mut self,
+        memref: Memref,
+        direction: Option<Direction>,
+    ) -> Result<(), Failure> {
+        if memref.is_null() {
+            return Err(BAD_PARAMETERS);
+        }
+        let result = self.memory.allow_video(memref.range, direction);
+        self.noted(result)?.map_err(|refusal| match refusal {
+            protected::Refusal::Limit => Failure::Code(tee::TEEC_ERROR_OUT_OF_MEMORY),
+            _ => BAD_PARAMETERS,
+        })
     }
 
     /// A call whose client is gone, with its memory perhaps, ends at its next access.

@@ -206,7 +206,7 @@ impl Call {
             Ok(turn) => turn,
             Err(refusal) => return self.refuse(refusal),
         };
-        let attached = Attached::new(engine, memory);
+        let attached = Attached::new(engine, memory, turn.descriptor.secure_data_path);
         let mut invocation = Invocation::new(self.params, &attached, &self.tee.storage, &ticket);
         let mut ended = match invocation.admit() {
             Err(refusal) => Ended::Alive(Err(refusal)),

@@ -27,7 +27,7 @@ pub struct Rig {
 #[derive(Clone, Copy)]
 pub struct Buffer {
     pub handle: u64,
-    segments: [(u64, usize); 2],
+    pub segments: [(u64, usize); 2],
 }
 
 /// An answer to OPEN_SESSION or INVOKE, in short.
@@ -154,26 +154,83 @@ impl Rig {
             handle: 0,
             segments,
         };
-        buffer.handle = self.attach(&buffer.segments());
+        buffer.handle = self.attach(0, &buffer.segments());
         buffer
     }
 
-    pub fn attach(&self, segments: &[Segment]) -> u64 {
+    /// Memory of this length, attached as protected.
+    pub fn protected(&self, length: usize) -> Buffer {
+        let mut buffer = self.room(length);
+        self.detach(&buffer);
+        buffer.handle = self.attach(wire::ATTACH_PROTECTED, &buffer.segments());
+        buffer
+    }
+
+    #[track_caller]
+    pub fn attach(&self, flags: u32, segments: &[Segment]) -> u64 {
+        self.try_attach(flags, segments).unwrap()
+    }
+
+    /// The handle, or the status.
+    pub fn try_attach(&self, flags: u32, segments: &[Segment]) -> Result<u64, u32> {
         let length: u64 = segments.iter().map(|s| s.length.get()).sum();
         let mut request = wire::AttachRequest {
             header: header(wire::OP_ATTACH),
             direction: wire::DIRECTION_BOTH.into(),
             segment_count: (segments.len() as u32).into(),
             length: length.into(),
+            flags: flags.into(),
             ..Default::default()
         }
         .as_bytes()
         .to_vec();
         request.extend_from_slice(segments.as_bytes());
-        let answer = self.engine.control(&self.memory, &request, 4096);
-        let response = wire::AttachResponse::read_from_bytes(&answer.bytes).unwrap();
-        assert_eq!(response.header.status, wire::STATUS_OK);
-        response.handle.get()
+        let response: wire::AttachResponse = self.ask_control(&request);
+        match response.header.status.get() {
+            wire::STATUS_OK => Ok(response.handle.get()),
+            status => Err(status),
+        }
+    }
+
+    pub fn query(&self, handle: u64) -> wire::QueryResponse {
+        let request = wire::QueryRequest {
+            header: header(wire::OP_QUERY),
+            handle: handle.into(),
+            ..Default::default()
+        };
+        self.ask_control(request.as_bytes())
+    }
+
+    /// OP_CHECKSUM of the first `length` bytes.
+    pub fn checksum(&self, handle: u64, length: u64) -> Result<u32, wire::Fault> {
+        let request = wire::ChecksumRequest {
+            header: header(wire::OP_CHECKSUM),
+            range: first(handle, length),
+        };
+        let response: wire::ChecksumResponse = self.ask_control(request.as_bytes());
+        match response.header.status.get() {
+            wire::STATUS_OK => Ok(response.crc.get()),
+            _ => Err(response.fault),
+        }
+    }
+
+    fn ask_control<R: FromBytes>(&self, request: &[u8]) -> R {
+        let answer = self.engine.control(&self.memory, request, 4096);
+        R::read_from_prefix(&answer.bytes).unwrap().0
+    }
+
+    /// OP_COPY of the first `length` bytes.
+    pub fn copy(&self, src: u64, dst: u64, length: u64) -> wire::JobResponse {
+        let request = wire::JobRequest {
+            header: header(wire::OP_COPY),
+            src: first(src, length),
+            dst: first(dst, length),
+            ..Default::default()
+        };
+        let answer = self.engine.video(&self.memory, request.as_bytes(), 4096);
+        wire::JobResponse::read_from_prefix(&answer.bytes)
+            .unwrap()
+            .0
     }
 
     pub fn detach(&self, buffer: &Buffer) {
@@ -181,8 +238,7 @@ impl Rig {
             header: header(wire::OP_DETACH),
             handle: buffer.handle.into(),
         };
-        let answer = self.engine.control(&self.memory, request.as_bytes(), 4096);
-        let response = wire::ResponseHeader::read_from_bytes(&answer.bytes).unwrap();
+        let response: wire::ResponseHeader = self.ask_control(request.as_bytes());
         assert_eq!(response.status, wire::STATUS_OK);
     }
 
@@ -322,6 +378,14 @@ pub fn close_context(context: u64) -> CloseContextRequest {
     CloseContextRequest {
         header: header(OP_CLOSE_CONTEXT),
         context: context.into(),
+    }
+}
+
+fn first(handle: u64, length: u64) -> wire::Range {
+    wire::Range {
+        handle: handle.into(),
+        offset: 0.into(),
+        length: length.into(),
     }
 }
 

@@ -241,6 +241,8 @@ impl Sessions {
 pub struct Turn {
     /// Its session.
     pub session: u32,
+    /// What the application is.
+    pub descriptor: &'static Descriptor,
     /// The application, back to the session with [`Ticket::give_back`].
     pub app: Box<dyn TrustedApp>,
 }
@@ -277,7 +279,12 @@ impl<'a> Ticket<'a> {
                     if let Instance::Idle(app) =
                         std::mem::replace(&mut session.instance, Instance::Busy)
                     {
-                        return Ok(Turn { session: id, app });
+                        let descriptor = session.descriptor;
+                        return Ok(Turn {
+                            session: id,
+                            descriptor,
+                            app,
+                        });
                     }
                 }
                 _ => {}

@@ -18,10 +18,13 @@ pub const MAX_OBJECTS: usize = 64;
 #[error("the TEE's storage is full; delete an object")]
 pub struct Full;
 
+/// By the application that owns them, and their ids.
+type Objects = BTreeMap<(Uuid, Vec<u8>), Vec<u8>>;
+
 /// All objects. An application sees its own only.
 #[derive(Debug, Default)]
 pub struct Storage {
-    objects: Mutex<BTreeMap<(Uuid, Vec<u8>), Vec<u8>>>,
+    objects: Mutex<Objects>,
 }
 
 impl Storage {
@@ -46,7 +49,7 @@ impl Storage {
         self.lock().remove(&(app, id)).is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Uuid, Vec<u8>), Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, Objects> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

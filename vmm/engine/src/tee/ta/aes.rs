@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn encodes_and_decodes_more_than_one_chunk() {
         let rig = Rig::new();
-        let plain: Vec<u8> = (0..300_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let plain: Vec<u8> = (0..300_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let mut coded = plain.clone();
         for mode in [MODE_ENCODE, MODE_DECODE] {
             let session = rig.open(1, UUID);

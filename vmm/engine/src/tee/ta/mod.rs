@@ -6,6 +6,7 @@ mod aes;
 mod hello_world;
 mod hotp;
 mod pin;
+mod playback;
 mod random;
 mod secure_storage;
 
@@ -47,6 +48,7 @@ const BUILT_IN: &[Descriptor] = &[
     hello_world::DESCRIPTOR,
     hotp::DESCRIPTOR,
     pin::DESCRIPTOR,
+    playback::DESCRIPTOR,
     random::DESCRIPTOR,
     secure_storage::DESCRIPTOR,
 ];
