@@ -429,6 +429,8 @@ static_assert(sizeof(struct pinbed_inject_request) == 32);
  * @faults: DMA faults since the device was reset.
  * @events_lost: Events lost since the device was reset because the driver had
  *   posted no buffer.
+ * @sessions: TEE sessions that are open now, or being opened.
+ * @calls: TEE calls under way now.
  */
 struct pinbed_status_response {
 	struct pinbed_response_header header;
@@ -438,9 +440,11 @@ struct pinbed_status_response {
 	__le64 jobs;
 	__le64 faults;
 	__le64 events_lost;
+	__le64 sessions;
+	__le64 calls;
 };
 
-static_assert(sizeof(struct pinbed_status_response) == 64);
+static_assert(sizeof(struct pinbed_status_response) == 80);
 
 /**
  * struct pinbed_format - An image's layout in memory, as V4L2 defines the
@@ -643,8 +647,6 @@ static_assert(sizeof(struct pinbed_event) == 56);
 #define PINBED_TEEC_ERROR_TARGET_DEAD 0xffff3024
 /* The trusted application's storage is full. */
 #define PINBED_TEEC_ERROR_STORAGE_NO_SPACE 0xffff3041
-/* A message authentication code (of AES-CCM, AES-GCM) does not match. */
-#define PINBED_TEE_ERROR_MAC_INVALID 0xffff3071
 /* A ciphertext cannot be decrypted (RSA padding). */
 #define PINBED_TEE_ERROR_CIPHERTEXT_INVALID 0xf0100006
 /*

@@ -81,8 +81,6 @@ pub const TEEC_ERROR_SHORT_BUFFER: u32 = 0xffff_0010;
 pub const TEEC_ERROR_TARGET_DEAD: u32 = 0xffff_3024;
 /// The trusted application's storage is full.
 pub const TEEC_ERROR_STORAGE_NO_SPACE: u32 = 0xffff_3041;
-/// A message authentication code (of AES-CCM, AES-GCM) does not match.
-pub const TEE_ERROR_MAC_INVALID: u32 = 0xffff_3071;
 /// A ciphertext cannot be decrypted (RSA padding).
 pub const TEE_ERROR_CIPHERTEXT_INVALID: u32 = 0xf010_0006;
 

@@ -302,6 +302,10 @@ wire_struct! {
         pub faults: U64,
         /// Events lost since the device was reset because the driver had posted no buffer.
         pub events_lost: U64,
+        /// TEE sessions that are open now, or being opened.
+        pub sessions: U64,
+        /// TEE calls under way now.
+        pub calls: U64,
     }
 }
 

@@ -11,6 +11,7 @@ use pinbed_abi::ta::{Uuid, pin, random};
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
 use support::{F_NEXT, F_WRITE, FREE, Host, RING_SIZE, eventually, header};
+use vhost::vhost_user::VhostUserFrontend;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -198,6 +199,20 @@ fn a_call_outlasts_a_pause() {
     assert_eq!((head, response.result.get()), (ends, TEEC_SUCCESS));
     let response = cancelled(&mut host, blocked, waits);
     assert_eq!(response.result, TEEC_ERROR_CANCEL);
+}
+
+#[test]
+fn a_ring_that_is_stopped_alone_is_not_touched() {
+    let mut host = Host::new(true);
+    let session = open(&mut host, pin::UUID);
+    let ends = send(&mut host, 0, &invoke(session, pin::WAIT, wait(30)));
+    let tee = wire::QUEUE_TEE as usize;
+    host.frontend.set_vring_enable(tee, false).unwrap();
+    thread::sleep(Duration::from_millis(80));
+    assert_eq!(host.poll_used(wire::QUEUE_TEE), None);
+    host.frontend.set_vring_enable(tee, true).unwrap();
+    let (head, response) = answered(&mut host);
+    assert_eq!((head, response.result.get()), (ends, TEEC_SUCCESS));
 }
 
 #[test]

@@ -100,6 +100,7 @@ pub(crate) fn nothing_follows(rest: &[u8]) -> Result<(), u32> {
 fn report(engine: &Engine) -> wire::StatusResponse {
     let table = engine.table();
     let counters = &engine.counters;
+    let (sessions, calls) = engine.tee.count();
     let response = wire::StatusResponse {
         header: status(wire::STATUS_OK),
         buffers: (table.len() as u64).into(),
@@ -108,6 +109,8 @@ fn report(engine: &Engine) -> wire::StatusResponse {
         jobs: counters.jobs.load(Ordering::Relaxed).into(),
         faults: counters.faults.load(Ordering::Relaxed).into(),
         events_lost: counters.events_lost.load(Ordering::Relaxed).into(),
+        sessions: (sessions as u64).into(),
+        calls: (calls as u64).into(),
     };
     log::debug!(
         "STATUS: {} buffers of {} bytes, {} jobs, {} faults",

@@ -335,9 +335,19 @@ mod tests {
             protected.cipher(&[piece(address, 1)], &mut bytes[n..n + 1]);
         }
         assert_eq!(bytes, plain);
-        let mut moved = plain.clone();
-        protected.cipher(&[piece(101, 20)], &mut moved[..20]);
-        protected.cipher(&[piece(100, 20)], &mut moved[..20]);
-        assert_ne!(moved, plain);
+        // What was enciphered in one place is garbage in another, and stays readable whoever else may read it.
+        for (from, to) in [(100, 101), (100, 1000)] {
+            let mut moved = plain[..20].to_vec();
+            protected.cipher(&[piece(from, 20)], &mut moved);
+            protected.cipher(&[piece(to, 20)], &mut moved);
+            assert_ne!(moved, plain[..20]);
+        }
+        let mut bytes = plain[..20].to_vec();
+        protected.cipher(&[piece(100, 20)], &mut bytes);
+        protected
+            .allow_video(&[piece(105, 5)], Some(Direction::Read))
+            .unwrap();
+        protected.cipher(&[piece(100, 20)], &mut bytes);
+        assert_eq!(bytes, plain[..20]);
     }
 }

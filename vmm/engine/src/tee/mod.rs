@@ -167,6 +167,11 @@ impl Tee {
         self.sessions.reset();
     }
 
+    /// Number of sessions, and of calls under way.
+    pub fn count(&self) -> (usize, usize) {
+        self.sessions.count()
+    }
+
     fn open_session(&self, open: &OpenSessionRequest) -> Result<u64, Refusal> {
         if !is_login(open.client_login.get()) {
             return Err(Refusal::by_tee(tee::TEEC_ERROR_BAD_PARAMETERS));
@@ -208,7 +213,7 @@ impl Call {
         };
         let attached = Attached::new(engine, memory, turn.descriptor.secure_data_path);
         let mut invocation = Invocation::new(self.params, &attached, &self.tee.storage, &ticket);
-        let mut ended = match invocation.admit() {
+        let ended = match invocation.admit() {
             Err(refusal) => Ended::Alive(Err(refusal)),
             Ok(()) => Ended::of(quiet::run(|| match self.entry {
                 Entry::Open => turn.app.open(&mut invocation),
@@ -216,19 +221,16 @@ impl Call {
             })),
         };
         let (params, fault) = invocation.leave();
-        let opened = matches!(ended, Ended::Alive(Ok(())));
-        let session = turn.session;
-        let there = ticket.give_back(turn, !matches!(ended, Ended::Dead), opened);
-        let opens = matches!(self.entry, Entry::Open);
-        if opens && !there {
-            // The client went away while the session was being opened.
-            ended = Ended::Alive(Err(Refusal::by_tee(tee::TEEC_ERROR_CANCEL)));
-        }
+        let alive = matches!(ended, Ended::Alive(_));
         let result = match ended {
             Ended::Alive(result) => result,
             Ended::Dead => Err(Refusal::by_tee(tee::TEEC_ERROR_TARGET_DEAD)),
         };
-        let session = if opens && result.is_err() { 0 } else { session };
+        let session = match self.entry {
+            Entry::Open if result.is_err() => 0,
+            _ => turn.session,
+        };
+        ticket.give_back(turn, alive, result.is_ok());
         let mut response = CallResponse {
             session: session.into(),
             ..response(params, result)

@@ -192,6 +192,10 @@ impl Rig {
         }
     }
 
+    pub fn status(&self) -> wire::StatusResponse {
+        self.ask_control(header(wire::OP_STATUS).as_bytes())
+    }
+
     pub fn query(&self, handle: u64) -> wire::QueryResponse {
         let request = wire::QueryRequest {
             header: header(wire::OP_QUERY),

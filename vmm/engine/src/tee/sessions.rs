@@ -201,6 +201,12 @@ impl Sessions {
         self.close_where(|_| true);
     }
 
+    /// Number of sessions, and of calls under way.
+    pub fn count(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.sessions.len(), state.calls.len())
+    }
+
     /// Whether a call of the session runs.
     #[cfg(test)]
     pub fn is_busy(&self, session: u32) -> bool {
@@ -297,15 +303,13 @@ impl<'a> Ticket<'a> {
         }
     }
 
-    /// Puts the instance back, or notes that it is `alive` no more; `opened` if the call opened the session. Whether
-    /// the session is still there; if it is not, the instance goes away now.
-    pub fn give_back(&self, turn: Turn, alive: bool, opened: bool) -> bool {
+    /// Puts the instance back, or notes that it is `alive` no more. A call that went `well` has opened the session, if it
+    /// was not open. If the session was closed meanwhile the instance goes away now.
+    pub fn give_back(&self, turn: Turn, alive: bool, well: bool) {
         let mut state = self.sessions.lock();
-        let session = state.sessions.get_mut(&turn.session);
-        let there = session.is_some();
         let mut gone = Some(turn.app);
-        if let Some(session) = session {
-            session.opened |= opened;
+        if let Some(session) = state.sessions.get_mut(&turn.session) {
+            session.opened |= well;
             session.instance = match gone.take_if(|_| alive) {
                 Some(app) => Instance::Idle(app),
                 None => Instance::Dead,
@@ -314,7 +318,6 @@ impl<'a> Ticket<'a> {
         self.sessions.changed.notify_all();
         drop(state);
         drop(gone);
-        there
     }
 
     /// Waits for `time`, or without end; ends early with `false` when the client is gone or, if `heeding`, when the call

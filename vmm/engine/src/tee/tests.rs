@@ -2,7 +2,7 @@
 //! Sessions, memrefs, cancellation, panics, concurrency, and requests that make no sense.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use pinbed_abi::ta::{acipher, hello_world, pin, secure_storage};
@@ -52,11 +52,44 @@ fn runs(session: Session) -> bool {
     session.rig.engine.tee.sessions.is_busy(session.id)
 }
 
+/// The reply of a call that is about to end. One that does not end is ended, so that the test fails and does not hang.
+#[track_caller]
+fn ended(rig: &Rig, call: ScopedJoinHandle<Reply>) -> Reply {
+    let begin = Instant::now();
+    while !call.is_finished() {
+        if begin.elapsed() > Duration::from_secs(20) {
+            rig.engine.reset();
+            panic!("the call did not end");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    call.join().unwrap()
+}
+
 /// Nothing is left behind.
 #[track_caller]
 fn assert_empty(rig: &Rig) {
     let state = format!("{:?}", rig.engine.tee.sessions);
     assert_eq!(state, "Sessions { sessions: [], calls: {} }");
+}
+
+#[test]
+fn status_counts_what_is_open_and_under_way() {
+    let rig = Rig::new();
+    let count = || {
+        let status = rig.status();
+        (status.sessions.get(), status.calls.get())
+    };
+    assert_eq!(count(), (0, 0));
+    let session = rig.open(1, pin::UUID);
+    rig.open(2, pin::UUID);
+    assert_eq!(count(), (2, 0));
+    let call = session.begin(pin::ECHO, ECHO);
+    assert_eq!(count(), (2, 1));
+    rig.run(call).ok();
+    assert_eq!(count(), (2, 0));
+    rig.control(&close_context(2));
+    assert_eq!(count(), (1, 0));
 }
 
 #[test]
@@ -126,6 +159,29 @@ fn a_session_that_its_application_refuses_does_not_come_to_be() {
         (TEEC_ERROR_BAD_PARAMETERS, TEEC_ORIGIN_TRUSTED_APP)
     );
     assert_eq!(reply.session, 0);
+    assert_empty(&rig);
+}
+
+#[test]
+fn a_session_is_not_there_before_it_is_open() {
+    let rig = Rig::new();
+    let call = rig.begin(&open(1, pin::UUID));
+    // The id that it is going to have.
+    let session = Session {
+        rig: &rig,
+        context: 1,
+        id: 1,
+    };
+    let Submitted::Answer(answer) = rig.submit(&session.request(pin::ECHO, ECHO)) else {
+        panic!("taken");
+    };
+    assert_eq!(Reply::of(&answer).verdict(), NO_SESSION);
+    assert_eq!(session.close(), TEEC_ERROR_BAD_PARAMETERS);
+    assert_eq!(rig.run(call).ok().session, session.id);
+    session.invoke(pin::ECHO, ECHO).ok();
+    // One that is never run leaves none.
+    drop(rig.begin(&open(1, pin::UUID)));
+    session.close();
     assert_empty(&rig);
 }
 
@@ -263,7 +319,7 @@ fn a_call_that_waits_is_cancelled() {
         thread::sleep(Duration::from_millis(50));
         assert!(!running.is_finished());
         assert_eq!(session.cancel(), TEEC_SUCCESS);
-        assert_eq!(running.join().unwrap().verdict(), CANCELLED);
+        assert_eq!(ended(&rig, running).verdict(), CANCELLED);
     });
     // The cancellation was for that call only.
     session.invoke(pin::WAIT, wait(1)).ok();
@@ -280,6 +336,12 @@ fn a_cancellation_finds_a_call_that_does_not_run_yet() {
 
     let mut open = open(1, secure_storage::UUID);
     open.cancel_id = 5.into();
+    // Other clients' cancellations do not.
+    let call = rig.begin(&open);
+    assert_eq!(rig.control(&cancel(2, 0, 5)), TEEC_SUCCESS);
+    let id = rig.run(call).ok().session;
+    Session { id, ..session }.close();
+
     let call = rig.begin(&open);
     assert_eq!(rig.control(&cancel(1, 0, 5)), TEEC_SUCCESS);
     let reply = rig.run(call);
@@ -312,7 +374,7 @@ fn a_cancelled_fill_writes_nothing() {
         let running = scope.spawn(|| rig.run(call));
         eventually(|| runs(session));
         session.cancel();
-        assert_eq!(running.join().unwrap().result, TEEC_ERROR_CANCEL);
+        assert_eq!(ended(&rig, running).result, TEEC_ERROR_CANCEL);
     });
     assert_eq!(rig.get(&buffer), [0xee; 100]);
 }
@@ -330,7 +392,7 @@ fn a_deaf_call_outlasts_a_cancellation_but_not_its_client() {
         thread::sleep(Duration::from_millis(50));
         assert!(!running.is_finished());
         rig.control(&close_context(1));
-        assert_eq!(running.join().unwrap().result, TEEC_ERROR_CANCEL);
+        assert_eq!(ended(&rig, running).result, TEEC_ERROR_CANCEL);
     });
     assert_empty(&rig);
 }
@@ -348,8 +410,8 @@ fn closing_a_session_ends_its_calls() {
         let begin = Instant::now();
         assert_eq!(session.close(), TEEC_SUCCESS);
         assert!(begin.elapsed() < Duration::from_secs(1), "CLOSE waited");
-        assert_eq!(running.join().unwrap().result, TEEC_ERROR_CANCEL);
-        assert_eq!(queued.join().unwrap().verdict(), NO_SESSION);
+        assert_eq!(ended(&rig, running).result, TEEC_ERROR_CANCEL);
+        assert_eq!(ended(&rig, queued).verdict(), NO_SESSION);
     });
     assert_empty(&rig);
 }
@@ -367,11 +429,35 @@ fn a_reset_ends_all_calls_and_they_touch_nothing_more() {
         let deaf = scope.spawn(|| rig.run(deaf));
         eventually(|| runs(session));
         rig.engine.reset();
-        assert_eq!(deaf.join().unwrap().result, TEEC_ERROR_CANCEL);
+        assert_eq!(ended(&rig, deaf).result, TEEC_ERROR_CANCEL);
         assert_ne!(rig.run(late).result, TEEC_SUCCESS);
     });
     assert_eq!(rig.get(&buffer), [0xee; 100]);
     assert_empty(&rig);
+}
+
+#[test]
+fn a_call_in_the_midst_of_its_work_ends_with_its_client() {
+    const LENGTH: usize = 20 << 20;
+    let rig = Rig::new();
+    let buffer = rig.buffer(&vec![0; LENGTH]);
+    let memref = buffer.all(PARAM_MEMREF_OUTPUT);
+    // The end may come too early, or too late.
+    let cut_short = (1..100u8).any(|round| {
+        let session = rig.open(1, pin::UUID);
+        let pattern = value_in(u64::from(round) * 0x0101_0101, 0);
+        let call = session.begin(pin::FILL, [memref, pattern, NONE, NONE]);
+        thread::scope(|scope| {
+            let running = scope.spawn(|| rig.run(call));
+            eventually(|| runs(session) || running.is_finished());
+            thread::sleep(Duration::from_micros(100) * round.into());
+            rig.control(&close_context(1));
+            let cancelled = ended(&rig, running).result == TEEC_ERROR_CANCEL;
+            let bytes = rig.get(&buffer);
+            cancelled && bytes[0] == round && bytes[LENGTH - 1] != round
+        })
+    });
+    assert!(cut_short);
 }
 
 #[test]
@@ -410,7 +496,7 @@ fn a_call_that_waits_holds_up_nobody_else() {
         }
         assert!(!running.is_finished());
         blocked.cancel();
-        running.join().unwrap();
+        ended(&rig, running);
     });
 }
 

@@ -366,6 +366,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_ends_protection() {
+        let rig = Rig::new();
+        let segments = rig.protected(64).segments();
+        let alias = rig.attach(0, &segments);
+        assert!(rig.checksum(alias, 64).is_err());
+        rig.engine.reset();
+        let alias = rig.attach(0, &segments);
+        assert_eq!(rig.checksum(alias, 64), Ok(crc32c::crc32c(&[0xee; 64])));
+    }
+
+    #[test]
     fn opens_protected_memory_only() {
         let rig = Rig::new();
         let session = rig.open(1, UUID);
