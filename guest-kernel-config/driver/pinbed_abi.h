@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Written from vmm/abi/src/wire.rs and uapi.rs. Change these, then run
+ * Written from wire.rs, tee.rs and uapi.rs in vmm/abi/src. Change these, then run
  * PINBED_BLESS=1 cargo test -p pinbed-abi --test header
  */
 #ifndef PINBED_ABI_H
@@ -151,6 +151,22 @@
 /* struct pinbed_fault.reason: a segment's address is not guest memory. */
 #define PINBED_FAULT_NO_MEMORY 4
 /*
+ * struct pinbed_fault.reason: the memory is protected (PINBED_ATTACH_PROTECTED)
+ * from whoever asked.
+ */
+#define PINBED_FAULT_PROTECTED 5
+/*
+ * struct pinbed_attach_request.flags: from now on, and until DETACH, the memory
+ * is the TEE's. Whichever buffer names it, only trusted applications that may
+ * have protected memory reach it, and the video engine as far as one of these
+ * allows it; for all others it is a PINBED_FAULT_PROTECTED, for
+ * PINBED_OP_CHECKSUM too. What the device writes there stands in memory
+ * enciphered, so that the CPU cannot read it; what stood there before reads as
+ * garbage. Memory that is protected already cannot be protected again
+ * (PINBED_STATUS_INVALID).
+ */
+#define PINBED_ATTACH_PROTECTED 1
+/*
  * struct pinbed_query_request.flags: describe the attached buffer with the
  * smallest handle that is greater than struct pinbed_query_request.handle, so
  * that a loop from 0 lists all; PINBED_STATUS_NO_BUFFER ends the list.
@@ -247,15 +263,19 @@ static_assert(sizeof(struct pinbed_segment) == 16);
  * @direction: PINBED_DIRECTION_*.
  * @segment_count: Number of segments that follow, at least 1.
  * @length: Sum of the segments' lengths.
+ * @flags: PINBED_ATTACH_* bits.
+ * @reserved: Zero.
  */
 struct pinbed_attach_request {
 	struct pinbed_request_header header;
 	__le32 direction;
 	__le32 segment_count;
 	__le64 length;
+	__le32 flags;
+	__le32 reserved;
 };
 
-static_assert(sizeof(struct pinbed_attach_request) == 32);
+static_assert(sizeof(struct pinbed_attach_request) == 40);
 
 /**
  * struct pinbed_attach_response - Answer to struct pinbed_attach_request.
@@ -307,7 +327,7 @@ static_assert(sizeof(struct pinbed_query_request) == 32);
  * @direction: Its direction.
  * @segment_count: Number of its segments, exactly as they were attached.
  * @returned: Number of segments that follow.
- * @reserved: Zero.
+ * @flags: The PINBED_ATTACH_* bits it was attached with.
  */
 struct pinbed_query_response {
 	struct pinbed_response_header header;
@@ -316,7 +336,7 @@ struct pinbed_query_response {
 	__le32 direction;
 	__le32 segment_count;
 	__le32 returned;
-	__le32 reserved;
+	__le32 flags;
 };
 
 static_assert(sizeof(struct pinbed_query_response) == 48);
@@ -409,6 +429,8 @@ static_assert(sizeof(struct pinbed_inject_request) == 32);
  * @faults: DMA faults since the device was reset.
  * @events_lost: Events lost since the device was reset because the driver had
  *   posted no buffer.
+ * @sessions: TEE sessions that are open now, or being opened.
+ * @calls: TEE calls under way now.
  */
 struct pinbed_status_response {
 	struct pinbed_response_header header;
@@ -418,9 +440,11 @@ struct pinbed_status_response {
 	__le64 jobs;
 	__le64 faults;
 	__le64 events_lost;
+	__le64 sessions;
+	__le64 calls;
 };
 
-static_assert(sizeof(struct pinbed_status_response) == 64);
+static_assert(sizeof(struct pinbed_status_response) == 80);
 
 /**
  * struct pinbed_format - An image's layout in memory, as V4L2 defines the
@@ -509,6 +533,281 @@ struct pinbed_event {
 };
 
 static_assert(sizeof(struct pinbed_event) == 56);
+
+/*
+ * The wire format of the TEE queue.
+ *
+ * A request carries a call of GlobalPlatform's *TEE Client API* (v1.0) as
+ * Linux's TEE subsystem hands it to a driver (include/uapi/linux/tee.h). Two
+ * layers of result stay apart: the status in struct pinbed_response_header says
+ * whether the device understood the request at all (PINBED_STATUS_INVALID,
+ * PINBED_STATUS_UNSUPPORTED); with PINBED_STATUS_OK the call was made and
+ * result and origin are what the client gets to see.
+ *
+ * Memory: a memref names a buffer that was attached through the control queue
+ * (PINBED_DIRECTION_BOTH, since the TEE's clients choose a direction anew in
+ * each call). It may stay named by a trusted application after the call; once
+ * the buffer is detached such an access is a DMA fault.
+ *
+ * Calls are answered out of order: one that blocks does not keep others from
+ * being answered.
+ *
+ * Names that begin with TEEC_ are those of the TEE Client API.
+ */
+
+/*
+ * Open a session with a trusted application. struct pinbed_open_session_request
+ * -> struct pinbed_call_response.
+ */
+#define PINBED_OP_OPEN_SESSION 0x0300
+/*
+ * Call a function of a trusted application. struct pinbed_invoke_request ->
+ * struct pinbed_call_response.
+ */
+#define PINBED_OP_INVOKE 0x0301
+/*
+ * Ask an open or invoke that is under way to end. struct pinbed_cancel_request
+ * -> struct pinbed_result_response, at once: the call that is cancelled answers
+ * for itself, with PINBED_TEEC_ERROR_CANCEL if it heeds the cancellation.
+ */
+#define PINBED_OP_CANCEL 0x0302
+/*
+ * Close a session. struct pinbed_close_session_request -> struct
+ * pinbed_result_response, at once: calls under way in the session are
+ * cancelled, answer for themselves, and the trusted application's instance goes
+ * away after the last of them.
+ */
+#define PINBED_OP_CLOSE_SESSION 0x0303
+/*
+ * The client is gone. struct pinbed_close_context_request -> struct
+ * pinbed_result_response, at once: closes all sessions of the context and ends
+ * its calls, also those that do not heed a cancellation. A context that has no
+ * session is no error.
+ */
+#define PINBED_OP_CLOSE_CONTEXT 0x0304
+/* Parameters of a call. */
+#define PINBED_PARAM_COUNT 4
+/* struct pinbed_param.attr: not used (TEE_IOCTL_PARAM_ATTR_TYPE_NONE). */
+#define PINBED_PARAM_NONE 0
+/*
+ * struct pinbed_param.attr: a value that the trusted application reads
+ * (*_VALUE_INPUT).
+ */
+#define PINBED_PARAM_VALUE_INPUT 1
+/* struct pinbed_param.attr: a value that it writes (*_VALUE_OUTPUT). */
+#define PINBED_PARAM_VALUE_OUTPUT 2
+/*
+ * struct pinbed_param.attr: a value that it reads and writes (*_VALUE_INOUT).
+ */
+#define PINBED_PARAM_VALUE_INOUT 3
+/* struct pinbed_param.attr: memory that it reads (*_MEMREF_INPUT). */
+#define PINBED_PARAM_MEMREF_INPUT 5
+/* struct pinbed_param.attr: memory that it writes (*_MEMREF_OUTPUT). */
+#define PINBED_PARAM_MEMREF_OUTPUT 6
+/*
+ * struct pinbed_param.attr: memory that it reads and writes (*_MEMREF_INOUT).
+ */
+#define PINBED_PARAM_MEMREF_INOUT 7
+/* Done. */
+#define PINBED_TEEC_SUCCESS 0
+/* No reason can be given. */
+#define PINBED_TEEC_ERROR_GENERIC 0xffff0000
+/* Not allowed for this client. */
+#define PINBED_TEEC_ERROR_ACCESS_DENIED 0xffff0001
+/* The call was cancelled. */
+#define PINBED_TEEC_ERROR_CANCEL 0xffff0002
+/*
+ * Parameters of the wrong kind or with impossible contents; also: no such
+ * session.
+ */
+#define PINBED_TEEC_ERROR_BAD_PARAMETERS 0xffff0006
+/* Not in this state. */
+#define PINBED_TEEC_ERROR_BAD_STATE 0xffff0007
+/* No such trusted application, or object. */
+#define PINBED_TEEC_ERROR_ITEM_NOT_FOUND 0xffff0008
+/* The trusted application has no such function, algorithm or size. */
+#define PINBED_TEEC_ERROR_NOT_SUPPORTED 0xffff000a
+/* A bound on memory or on a number of things is reached. */
+#define PINBED_TEEC_ERROR_OUT_OF_MEMORY 0xffff000c
+/*
+ * Too many calls at a time, or a second session with a trusted application that
+ * takes one.
+ */
+#define PINBED_TEEC_ERROR_BUSY 0xffff000d
+/* The way to the TEE is broken; for the driver's use. */
+#define PINBED_TEEC_ERROR_COMMUNICATION 0xffff000e
+/*
+ * A memref goes past its buffer's end, or memory went away under a call; struct
+ * pinbed_call_response.fault says which.
+ */
+#define PINBED_TEEC_ERROR_SECURITY 0xffff000f
+/* The output does not fit; the memref's size says what is needed. */
+#define PINBED_TEEC_ERROR_SHORT_BUFFER 0xffff0010
+/* The trusted application has panicked; its sessions can only be closed. */
+#define PINBED_TEEC_ERROR_TARGET_DEAD 0xffff3024
+/* The trusted application's storage is full. */
+#define PINBED_TEEC_ERROR_STORAGE_NO_SPACE 0xffff3041
+/* A ciphertext cannot be decrypted (RSA padding). */
+#define PINBED_TEE_ERROR_CIPHERTEXT_INVALID 0xf0100006
+/*
+ * struct pinbed_call_response.origin: on the way to the TEE; for the driver's
+ * use.
+ */
+#define PINBED_TEEC_ORIGIN_COMMS 2
+/* struct pinbed_call_response.origin: the TEE itself. */
+#define PINBED_TEEC_ORIGIN_TEE 3
+/* struct pinbed_call_response.origin: the trusted application. */
+#define PINBED_TEEC_ORIGIN_TRUSTED_APP 4
+
+/**
+ * struct pinbed_param - A parameter; laid out as struct tee_ioctl_param.
+ * @attr: PINBED_PARAM_*; no other bit may be set.
+ * @a: First part of a value; a memref's offset into its buffer, in bytes.
+ * @b: Second part of a value; a memref's size in bytes.
+ * @c: Third part of a value; the handle of a memref's buffer, zero for the NULL
+ *   memref (offset and size are then without meaning).
+ */
+struct pinbed_param {
+	__le64 attr;
+	__le64 a;
+	__le64 b;
+	__le64 c;
+};
+
+static_assert(sizeof(struct pinbed_param) == 32);
+
+/**
+ * struct pinbed_open_session_request - PINBED_OP_OPEN_SESSION.
+ * @header: op is PINBED_OP_OPEN_SESSION.
+ * @context: The client, as the driver tells them apart: one for each open of
+ *   the TEE's device node. A session belongs to the context that opened it.
+ * @uuid: The trusted application: 16 octets in the order of RFC 4122.
+ * @client_uuid: The client's UUID as the kernel computed it for client_login.
+ * @client_login: TEE_IOCTL_LOGIN_*.
+ * @cancel_id: By which struct pinbed_cancel_request finds the call.
+ * @params: For the trusted application.
+ */
+struct pinbed_open_session_request {
+	struct pinbed_request_header header;
+	__le64 context;
+	__u8 uuid[16];
+	__u8 client_uuid[16];
+	__le32 client_login;
+	__le32 cancel_id;
+	struct pinbed_param params[4];
+};
+
+static_assert(sizeof(struct pinbed_open_session_request) == 192);
+
+/**
+ * struct pinbed_invoke_request - PINBED_OP_INVOKE.
+ * @header: op is PINBED_OP_INVOKE.
+ * @context: The client.
+ * @session: One of its sessions.
+ * @function: The function; each trusted application has its own.
+ * @cancel_id: By which struct pinbed_cancel_request finds the call.
+ * @reserved: Zero.
+ * @params: For the trusted application.
+ */
+struct pinbed_invoke_request {
+	struct pinbed_request_header header;
+	__le64 context;
+	__le32 session;
+	__le32 function;
+	__le32 cancel_id;
+	__le32 reserved;
+	struct pinbed_param params[4];
+};
+
+static_assert(sizeof(struct pinbed_invoke_request) == 168);
+
+/**
+ * struct pinbed_cancel_request - PINBED_OP_CANCEL: every call of this context,
+ * session and cancel id that has not been answered.
+ * @header: op is PINBED_OP_CANCEL.
+ * @context: The client.
+ * @session: Of an invoke: its session. Of an open: zero.
+ * @cancel_id: The call's.
+ */
+struct pinbed_cancel_request {
+	struct pinbed_request_header header;
+	__le64 context;
+	__le32 session;
+	__le32 cancel_id;
+};
+
+static_assert(sizeof(struct pinbed_cancel_request) == 32);
+
+/**
+ * struct pinbed_close_session_request - PINBED_OP_CLOSE_SESSION.
+ * @header: op is PINBED_OP_CLOSE_SESSION.
+ * @context: The client.
+ * @session: One of its sessions.
+ * @reserved: Zero.
+ */
+struct pinbed_close_session_request {
+	struct pinbed_request_header header;
+	__le64 context;
+	__le32 session;
+	__le32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_close_session_request) == 32);
+
+/**
+ * struct pinbed_close_context_request - PINBED_OP_CLOSE_CONTEXT.
+ * @header: op is PINBED_OP_CLOSE_CONTEXT.
+ * @context: The client. Afterwards the driver may use the number for another.
+ */
+struct pinbed_close_context_request {
+	struct pinbed_request_header header;
+	__le64 context;
+};
+
+static_assert(sizeof(struct pinbed_close_context_request) == 24);
+
+/**
+ * struct pinbed_call_response - Answer to struct pinbed_open_session_request
+ * and struct pinbed_invoke_request.
+ * @header: Status and cookie.
+ * @fault: The first memory access of the call that missed, if one did; it is
+ *   also sent as an event.
+ * @result: PINBED_TEEC_SUCCESS, PINBED_TEEC_ERROR_*, or what else the trusted
+ *   application chose to return.
+ * @origin: PINBED_TEEC_ORIGIN_*.
+ * @session: OPEN_SESSION with PINBED_TEEC_SUCCESS: the new session; never zero.
+ *   INVOKE: the request's. Else zero.
+ * @reserved: Zero.
+ * @params: The request's, with output values and the sizes of output memrefs as
+ *   the trusted application left them; also where the result is an error.
+ */
+struct pinbed_call_response {
+	struct pinbed_response_header header;
+	struct pinbed_fault fault;
+	__le32 result;
+	__le32 origin;
+	__le32 session;
+	__le32 reserved;
+	struct pinbed_param params[4];
+};
+
+static_assert(sizeof(struct pinbed_call_response) == 200);
+
+/**
+ * struct pinbed_result_response - Answer to struct pinbed_cancel_request,
+ * struct pinbed_close_session_request, struct pinbed_close_context_request.
+ * @header: Status and cookie.
+ * @result: PINBED_TEEC_SUCCESS, or PINBED_TEEC_ERROR_BAD_PARAMETERS: the
+ *   context has no such session.
+ * @origin: PINBED_TEEC_ORIGIN_TEE.
+ */
+struct pinbed_result_response {
+	struct pinbed_response_header header;
+	__le32 result;
+	__le32 origin;
+};
+
+static_assert(sizeof(struct pinbed_result_response) == 24);
 
 /*
  * The driver's own ioctls, for tests. Everything else it offers is stock V4L2.

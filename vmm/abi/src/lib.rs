@@ -2,6 +2,8 @@
 //! What pinbed's parts say to each other, defined once.
 //!
 //! - [`wire`]: the virtio device's format, between the driver `pinbed.ko` and the engine;
+//! - [`tee`]: the TEE queue's part of that format;
+//! - [`ta`]: the built-in trusted applications, between the engine and TEE clients;
 //! - [`uapi`]: the driver's own ioctls, between the driver and the guest tests;
 //! - [`report`] (feature `report`): results and plans, between the guest's PID 1 and the runner.
 //!
@@ -14,5 +16,7 @@ extern crate std;
 
 #[cfg(feature = "report")]
 pub mod report;
+pub mod ta;
+pub mod tee;
 pub mod uapi;
 pub mod wire;

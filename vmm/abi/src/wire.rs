@@ -89,6 +89,15 @@ pub const FAULT_OUT_OF_BOUNDS: u32 = 2;
 pub const FAULT_PERMISSION: u32 = 3;
 /// [`Fault::reason`]: a segment's address is not guest memory.
 pub const FAULT_NO_MEMORY: u32 = 4;
+/// [`Fault::reason`]: the memory is protected ([`ATTACH_PROTECTED`]) from whoever asked.
+pub const FAULT_PROTECTED: u32 = 5;
+
+/// [`AttachRequest::flags`]: from now on, and until DETACH, the memory is the TEE's. Whichever buffer names it, only
+/// trusted applications that may have protected memory reach it, and the video engine as far as one of these allows it;
+/// for all others it is a [`FAULT_PROTECTED`], for [`OP_CHECKSUM`] too. What the device writes there stands in memory
+/// enciphered, so that the CPU cannot read it; what stood there before reads as garbage. Memory that is protected already
+/// cannot be protected again ([`STATUS_INVALID`]).
+pub const ATTACH_PROTECTED: u32 = 1;
 
 /// [`QueryRequest::flags`]: describe the attached buffer with the smallest handle that is greater than
 /// [`QueryRequest::handle`], so that a loop from 0 lists all; [`STATUS_NO_BUFFER`] ends the list.
@@ -114,6 +123,7 @@ macro_rules! wire_struct {
         pub struct $name { $($(#[$fm])* pub $f: $t,)* }
     };
 }
+pub(crate) use wire_struct;
 
 wire_struct! {
     /// The device's configuration space.
@@ -176,6 +186,10 @@ wire_struct! {
         pub segment_count: U32,
         /// Sum of the segments' lengths.
         pub length: U64,
+        /// `ATTACH_…` bits.
+        pub flags: U32,
+        /// Zero.
+        pub reserved: U32,
     }
 }
 
@@ -228,8 +242,8 @@ wire_struct! {
         pub segment_count: U32,
         /// Number of segments that follow.
         pub returned: U32,
-        /// Zero.
-        pub reserved: U32,
+        /// The `ATTACH_…` bits it was attached with.
+        pub flags: U32,
     }
 }
 
@@ -288,6 +302,10 @@ wire_struct! {
         pub faults: U64,
         /// Events lost since the device was reset because the driver had posted no buffer.
         pub events_lost: U64,
+        /// TEE sessions that are open now, or being opened.
+        pub sessions: U64,
+        /// TEE calls under way now.
+        pub calls: U64,
     }
 }
 

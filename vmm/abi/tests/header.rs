@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Keeps the driver's C header equal to the Rust definition of the format.
 //!
-//! The header is written from the source text of `wire.rs` and `uapi.rs`, so that names, types and docs have one home.
+//! The header is written from the source text of `wire.rs`, `tee.rs` and `uapi.rs`, so that names, types and docs have one home.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -20,6 +20,7 @@ fn driver_header_matches_the_format() {
     let header = Path::new(env!("CARGO_MANIFEST_DIR")).join(HEADER);
     let wanted = Abi::parse(&[
         include_str!("../src/wire.rs"),
+        include_str!("../src/tee.rs"),
         include_str!("../src/uapi.rs"),
     ])
     .header();
@@ -29,7 +30,7 @@ fn driver_header_matches_the_format() {
     let found = fs::read_to_string(&header).unwrap_or_default();
     assert!(
         found == wanted,
-        "{HEADER} is not what wire.rs and uapi.rs say; run `{BLESS}` and commit the result"
+        "{HEADER} is not what wire.rs, tee.rs and uapi.rs say; run `{BLESS}` and commit the result"
     );
 }
 
@@ -42,6 +43,8 @@ struct Field {
     name: String,
     doc: String,
     rust_type: String,
+    /// Elements, if it is an array.
+    array: Option<usize>,
 }
 
 enum Definition {
@@ -123,13 +126,18 @@ impl Abi {
             .named
             .into_iter()
             .map(|field| {
-                let Type::Path(path) = &field.ty else {
+                let (element, array) = match &field.ty {
+                    Type::Array(array) => (&*array.elem, Some(length(&array.len))),
+                    other => (other, None),
+                };
+                let Type::Path(path) = element else {
                     panic!("{name}: a field's type has no form in C here");
                 };
                 Field {
                     name: field.ident.unwrap().to_string(),
                     doc: doc(&field.attrs),
                     rust_type: path.path.require_ident().unwrap().to_string(),
+                    array,
                 }
             })
             .collect();
@@ -148,7 +156,7 @@ impl Abi {
         let mut out = format!(
             "/* SPDX-License-Identifier: GPL-2.0-only */\n\
              /*\n \
-              * Written from vmm/abi/src/wire.rs and uapi.rs. Change these, then run\n \
+              * Written from wire.rs, tee.rs and uapi.rs in vmm/abi/src. Change these, then run\n \
               * {BLESS}\n \
               */\n\
              #ifndef PINBED_ABI_H\n\
@@ -212,7 +220,9 @@ impl Abi {
         *out += &comment("/**\n", &doc, self);
         writeln!(out, "{} {{", c_struct(name)).unwrap();
         for field in &item.fields {
-            writeln!(out, "\t{} {};", self.c_type(&field.rust_type), field.name).unwrap();
+            let array = field.array.map(|n| format!("[{n}]")).unwrap_or_default();
+            let c_type = self.c_type(&field.rust_type);
+            writeln!(out, "\t{c_type} {}{array};", field.name).unwrap();
         }
         let size = self.size(name);
         writeln!(
@@ -227,6 +237,7 @@ impl Abi {
         match rust {
             "U32" => "__le32".into(),
             "U64" => "__le64".into(),
+            "u8" => "__u8".into(),
             "u32" => "__u32".into(),
             "u64" => "__u64".into(),
             name if self.structs.contains_key(name) => c_struct(name),
@@ -238,12 +249,13 @@ impl Abi {
     /// zerocopy's `IntoBytes` demands it.
     fn size(&self, rust: &str) -> usize {
         match rust {
+            "u8" => 1,
             "U32" | "u32" => 4,
             "U64" | "u64" => 8,
             name => self.structs[name]
                 .fields
                 .iter()
-                .map(|f| self.size(&f.rust_type))
+                .map(|f| self.size(&f.rust_type) * f.array.unwrap_or(1))
                 .sum(),
         }
     }
@@ -301,6 +313,18 @@ impl Abi {
             rust.into()
         }
     }
+}
+
+/// An array's length.
+fn length(expr: &Expr) -> usize {
+    let Expr::Lit(ExprLit {
+        lit: Lit::Int(value),
+        ..
+    }) = expr
+    else {
+        panic!("only integer literals can be an array's length here");
+    };
+    value.base10_parse().unwrap()
 }
 
 /// An item's doc comment, its lines joined into paragraphs.

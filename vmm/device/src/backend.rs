@@ -4,6 +4,7 @@
 //! Control, video and TEE queue have a worker thread each, so that the control queue is never blocked by a job. The event
 //! queue has none: its buffers are taken when there is an event, by the worker whose request caused it, before that request
 //! is answered. So whoever has seen the answer can see the event, or its absence in [`StatusResponse::events_lost`].
+//! The TEE queue's worker does not run calls itself, which may block: see `calls`.
 //!
 //! # What a reset of the device looks like from here
 //!
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pinbed_abi::wire;
-use pinbed_engine::{Answer, DEFAULT_LIMITS, Engine};
+use pinbed_engine::{Answer, DEFAULT_LIMITS, Engine, Submitted};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringState, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -34,19 +35,21 @@ use vmm_sys_util::event::{
 };
 use zerocopy::IntoBytes;
 
+use crate::calls::{Calls, Place};
 use crate::chain::Chain;
 
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-type Ring = VringMutex<Memory>;
-type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;
+pub(crate) type Ring = VringMutex<Memory>;
+pub(crate) type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;
 
 /// Queues that have a worker, by its number.
 const WORKERS: [u32; 3] = [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO, wire::QUEUE_TEE];
 
 /// The device of one connection.
 pub(crate) struct Backend {
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     memory: Memory,
+    calls: Arc<Calls>,
     /// One for each worker, which holds it while it serves its ring.
     serving: [Mutex<()>; WORKERS.len()],
     life: Mutex<Life>,
@@ -87,8 +90,10 @@ impl<'a> Rings<'a> {
 
 impl Backend {
     pub fn new(memory: Memory) -> Self {
+        let engine = Arc::new(Engine::new(DEFAULT_LIMITS));
         Self {
-            engine: Engine::new(DEFAULT_LIMITS),
+            calls: Arc::new(Calls::new(Arc::clone(&engine), memory.clone())),
+            engine,
             memory,
             serving: Default::default(),
             life: Mutex::new(Life {
@@ -124,6 +129,7 @@ impl Backend {
         if !goes_on {
             self.engine.reset();
         }
+        self.calls.go_on(!goes_on);
         *life = Life {
             control_at: at,
             ..Life::default()
@@ -137,6 +143,7 @@ impl Backend {
         };
         let _serving = serving.lock().unwrap_or_else(PoisonError::into_inner);
         self.begin_life(rings.control);
+        self.calls.send();
         if let Err(error) = self.drain(WORKERS[worker], rings) {
             log::warn!(
                 "ring {}: {error}; it rests until the next kick",
@@ -177,9 +184,11 @@ impl Backend {
         let head = chain.head_index();
         let written = match Chain::read(chain, self.engine.longest_request() + 1) {
             Ok(chain) => {
-                let Answer { bytes, events } = self.ask(queue, &memory, &chain);
-                self.post(rings.event, &memory, &events);
-                chain.write(&*memory, &bytes)
+                let Some((chain, answer)) = self.ask(queue, &memory, head, chain, rings) else {
+                    return Ok(());
+                };
+                post(&self.engine, rings.event, &memory, &answer.events);
+                chain.write(&*memory, &answer.bytes)
             }
             Err(error) => {
                 log::warn!("queue {queue}: malformed chain at descriptor {head}: {error}");
@@ -189,21 +198,43 @@ impl Backend {
         give_back(&mut rings.own.get_mut(), head, written)
     }
 
-    fn ask(&self, queue: u32, memory: &Snapshot, chain: &Chain) -> Answer {
+    /// The answer, or nothing if it comes later.
+    fn ask(
+        &self,
+        queue: u32,
+        memory: &Snapshot,
+        head: u16,
+        chain: Chain,
+        rings: &Rings,
+    ) -> Option<(Chain, Answer)> {
         let (request, room) = (&chain.request, chain.room());
-        match queue {
+        let answer = match queue {
             wire::QUEUE_CONTROL => self.engine.control(&**memory, request, room),
             wire::QUEUE_VIDEO => self.engine.video(&**memory, request, room),
-            _ => self.engine.tee(request, room),
-        }
+            _ => match self.engine.tee(request, room) {
+                Submitted::Answer(answer) => answer,
+                Submitted::Call(call) => {
+                    let place = Place {
+                        head,
+                        chain,
+                        own: rings.own.clone(),
+                        event: rings.event.clone(),
+                    };
+                    self.calls.start(place, call);
+                    return None;
+                }
+            },
+        };
+        Some((chain, answer))
     }
+}
 
-    fn post(&self, ring: &Ring, memory: &Snapshot, events: &[wire::Event]) {
-        for event in events {
-            if !deliver(ring, memory, event) {
-                log::warn!("event lost: the driver has posted no buffer for it");
-                self.engine.count_lost_events(1);
-            }
+/// Posts events, and counts those for which the driver has no room.
+pub(crate) fn post(engine: &Engine, ring: &Ring, memory: &Snapshot, events: &[wire::Event]) {
+    for event in events {
+        if !deliver(ring, memory, event) {
+            log::warn!("event lost: the driver has posted no buffer for it");
+            engine.count_lost_events(1);
         }
     }
 }
@@ -238,7 +269,7 @@ fn deliver(ring: &Ring, memory: &Snapshot, event: &wire::Event) -> bool {
 }
 
 /// A ring runs between SET_VRING_KICK and GET_VRING_BASE, while it is enabled. Outside, its memory is not touched.
-fn is_running(ring: &VringState<Memory>) -> bool {
+pub(crate) fn is_running(ring: &VringState<Memory>) -> bool {
     ring.is_enabled() && ring.get_queue().ready()
 }
 
@@ -260,7 +291,7 @@ fn pop_locked(
 }
 
 /// Puts a chain into the used ring and notifies the driver if it wants that.
-fn give_back(
+pub(crate) fn give_back(
     ring: &mut VringState<Memory>,
     head: u16,
     written: u32,
@@ -321,6 +352,7 @@ impl VhostUserBackend for Backend {
     /// A front end that sends RESET_DEVICE says plainly what QEMU does not.
     fn reset_device(&self) {
         self.engine.reset();
+        self.calls.go_on(true);
     }
 
     /// Exactly `size` bytes, as vhost-user wants; zero past the end of [`wire::Config`].
@@ -374,6 +406,7 @@ impl VhostUserBackend for Backend {
             let mut life = self.life();
             life.stopped = true;
             life.config_read = false;
+            self.calls.halt();
         }
         Ok(())
     }

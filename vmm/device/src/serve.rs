@@ -86,6 +86,8 @@ pub fn serve_until(socket: &Path, stop: BorrowedFd) -> Result<(), Error> {
         // Its drop joins the workers; one may be in a job that a test has delayed.
         let _hurry = backend.engine.hurry();
         drop(daemon);
+        // Ends TEE calls that wait.
+        backend.engine.reset();
         if stopped || backend.spoken_to() {
             log::info!(
                 "{}",

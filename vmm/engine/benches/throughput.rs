@@ -38,6 +38,7 @@ fn attach_request(direction: u32, at: u64, length: u64) -> Vec<u8> {
         direction: direction.into(),
         segment_count: (pages as u32).into(),
         length: (pages * PAGE).into(),
+        ..Default::default()
     }
     .as_bytes()
     .to_vec();

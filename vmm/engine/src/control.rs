@@ -9,6 +9,7 @@ use zerocopy::FromBytes;
 
 use crate::dma::{self, Access, AttachError, Direction, Extent, Piece, Range};
 use crate::message::{Answer, Request, status};
+use crate::protected::Refusal;
 use crate::{Engine, count};
 
 /// Bytes of a buffer that CHECKSUM has in hand at a time.
@@ -65,7 +66,7 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
                     response.crc = crc.into();
                 }
                 Err(fault) => {
-                    events.push(engine.fault(&fault, request));
+                    events.push(engine.fault(&fault, &request.header));
                     response.header = status(wire::STATUS_DMA_FAULT);
                     response.fault = fault.into();
                 }
@@ -99,6 +100,7 @@ pub(crate) fn nothing_follows(rest: &[u8]) -> Result<(), u32> {
 fn report(engine: &Engine) -> wire::StatusResponse {
     let table = engine.table();
     let counters = &engine.counters;
+    let (sessions, calls) = engine.tee.count();
     let response = wire::StatusResponse {
         header: status(wire::STATUS_OK),
         buffers: (table.len() as u64).into(),
@@ -107,6 +109,8 @@ fn report(engine: &Engine) -> wire::StatusResponse {
         jobs: counters.jobs.load(Ordering::Relaxed).into(),
         faults: counters.faults.load(Ordering::Relaxed).into(),
         events_lost: counters.events_lost.load(Ordering::Relaxed).into(),
+        sessions: (sessions as u64).into(),
+        calls: (calls as u64).into(),
     };
     log::debug!(
         "STATUS: {} buffers of {} bytes, {} jobs, {} faults",
@@ -135,10 +139,17 @@ fn attach(engine: &Engine, request: &wire::AttachRequest, rest: &[u8]) -> Result
         address: segment.address.get(),
         length: segment.length.get(),
     });
-    let attached = engine.table_mut().attach(direction, pieces);
+    let mut table = engine.table_mut();
+    let attached = match (request.flags.get(), request.reserved.get()) {
+        (0, 0) => table.attach(direction, pieces),
+        (wire::ATTACH_PROTECTED, 0) => table.attach_protected(direction, pieces),
+        _ => return Err(wire::STATUS_INVALID),
+    };
+    drop(table);
     let handle = attached.map_err(|error| match error {
-        AttachError::Malformed => wire::STATUS_INVALID,
-        AttachError::Limit => wire::STATUS_LIMIT,
+        AttachError::Malformed | AttachError::Protection(Refusal::Twice) => wire::STATUS_INVALID,
+        AttachError::Limit | AttachError::Protection(Refusal::Limit) => wire::STATUS_LIMIT,
+        AttachError::Protection(Refusal::NoKey | Refusal::NotProtected) => wire::STATUS_ERROR,
     })?;
     count(&engine.counters.attached, 1);
     log::debug!(
@@ -177,6 +188,11 @@ fn query(
         // The table takes no more segments than a u32 counts.
         segment_count: (segments.len() as u32).into(),
         returned: (returned.len() as u32).into(),
+        flags: match buffer.is_protected() {
+            true => wire::ATTACH_PROTECTED,
+            false => 0,
+        }
+        .into(),
         ..Default::default()
     };
     Ok((response, returned))

@@ -33,6 +33,8 @@ use std::collections::BTreeMap;
 use pinbed_abi::wire;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
+use crate::protected::{self, Agent, Protected};
+
 /// What the holder of a buffer lets the device do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -64,7 +66,7 @@ impl Direction {
         }
     }
 
-    fn permissions(self) -> Permissions {
+    pub(crate) fn permissions(self) -> Permissions {
         match self {
             Self::Read => Permissions::Read,
             Self::Write => Permissions::Write,
@@ -93,7 +95,7 @@ impl Access {
         }
     }
 
-    fn of_memory(self) -> Permissions {
+    pub(crate) fn of_memory(self) -> Permissions {
         match self {
             Self::Read | Self::Inspect => Permissions::Read,
             Self::Write => Permissions::Write,
@@ -171,6 +173,9 @@ pub enum Reason {
     /// No memory is at this DMA address.
     #[error("address {0:#x} is not memory")]
     NoMemory(u64),
+    /// The memory is protected from whoever asked.
+    #[error("the memory is protected")]
+    Protected,
 }
 
 /// An access that was refused; nothing was moved.
@@ -192,6 +197,7 @@ impl From<Fault> for wire::Fault {
             Reason::OutOfBounds => (wire::FAULT_OUT_OF_BOUNDS, 0),
             Reason::Permission => (wire::FAULT_PERMISSION, 0),
             Reason::NoMemory(address) => (wire::FAULT_NO_MEMORY, address),
+            Reason::Protected => (wire::FAULT_PROTECTED, 0),
         };
         Self {
             reason: reason.into(),
@@ -215,6 +221,9 @@ pub enum AttachError {
     /// The list is longer than the table takes.
     #[error("the scatterlist exceeds a limit of the device")]
     Limit,
+    /// The memory cannot be protected.
+    #[error("the memory cannot be protected")]
+    Protection(#[source] protected::Refusal),
 }
 
 /// How much a [`Table`] takes.
@@ -232,6 +241,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Buffer {
     direction: Direction,
+    protected: bool,
     segments: Box<[Piece]>,
     /// Offset of each segment's end in the buffer: a binary search finds an offset's segment.
     ends: Box<[u64]>,
@@ -241,6 +251,11 @@ impl Buffer {
     /// What the device may do with it.
     pub fn direction(&self) -> Direction {
         self.direction
+    }
+
+    /// Whether its memory is the TEE's.
+    pub fn is_protected(&self) -> bool {
+        self.protected
     }
 
     /// Its segments, as they were attached.
@@ -282,6 +297,7 @@ pub struct Table {
     /// Survives [`Table::clear`]: a handle from before a reset must not name a buffer from after it.
     last_handle: u64,
     bytes: u64,
+    protected: Protected,
 }
 
 impl Table {
@@ -292,6 +308,7 @@ impl Table {
             buffers: BTreeMap::new(),
             last_handle: 0,
             bytes: 0,
+            protected: Protected::default(),
         }
     }
 
@@ -334,6 +351,7 @@ impl Table {
             handle,
             Buffer {
                 direction,
+                protected: false,
                 segments,
                 ends,
             },
@@ -341,16 +359,47 @@ impl Table {
         Ok(handle)
     }
 
+    /// As [`Table::attach`]; and its memory is the TEE's from now on.
+    pub fn attach_protected(
+        &mut self,
+        direction: Direction,
+        segments: impl ExactSizeIterator<Item = Piece>,
+    ) -> Result<u64, AttachError> {
+        let handle = self.attach(direction, segments)?;
+        if let Some(buffer) = self.buffers.get_mut(&handle) {
+            buffer.protected = true;
+            if let Err(refusal) = self.protected.add(handle, &buffer.segments) {
+                self.detach(handle);
+                return Err(AttachError::Protection(refusal));
+            }
+        }
+        Ok(handle)
+    }
+
+    /// Memory that is the TEE's.
+    pub fn protected(&self) -> &Protected {
+        &self.protected
+    }
+
+    /// Memory that is the TEE's.
+    pub fn protected_mut(&mut self) -> &mut Protected {
+        &mut self.protected
+    }
+
     /// Lets go of a buffer and returns it; `None` if there is none of this handle.
     pub fn detach(&mut self, handle: u64) -> Option<Buffer> {
         let buffer = self.buffers.remove(&handle)?;
         self.bytes -= buffer.length();
+        if buffer.protected {
+            self.protected.remove(handle);
+        }
         Some(buffer)
     }
 
     /// Lets go of all buffers.
     pub fn clear(&mut self) {
         self.buffers.clear();
+        self.protected.clear();
         self.bytes = 0;
     }
 
@@ -382,9 +431,27 @@ impl Table {
     }
 
     /// Checks the whole of `range` and translates those bytes of it that `extents` name, in their order, adjacent
-    /// pieces merged. Whether memory is there is checked for the extents, all else for the range.
+    /// pieces merged. Whether memory is there, and not protected, is checked for the extents, all else for the range.
+    ///
+    /// For the video engine; to inspect, for the control queue.
     pub fn resolve<M: GuestMemory>(
         &self,
+        memory: &M,
+        range: Range,
+        extents: &[Extent],
+        access: Access,
+    ) -> Result<Vec<Piece>, Fault> {
+        let agent = match access {
+            Access::Read | Access::Write => Agent::Video,
+            Access::Inspect => Agent::Control,
+        };
+        self.resolve_for(agent, memory, range, extents, access)
+    }
+
+    /// As [`Table::resolve`], for whom it may concern.
+    pub fn resolve_for<M: GuestMemory>(
+        &self,
+        agent: Agent,
         memory: &M,
         range: Range,
         extents: &[Extent],
@@ -414,8 +481,38 @@ impl Table {
         }
         for piece in &pieces {
             check(memory, *piece, access.of_memory()).map_err(&fault)?;
+            if !self.protected.admits(agent, access, *piece) {
+                return Err(fault(Reason::Protected));
+            }
         }
         Ok(pieces)
+    }
+
+    /// [`read`], and deciphers what comes out of protected memory.
+    pub fn read<M: GuestMemory>(
+        &self,
+        memory: &M,
+        pieces: &[Piece],
+        to: &mut [u8],
+    ) -> Result<(), Reason> {
+        read(memory, pieces, to)?;
+        self.protected.cipher(pieces, to);
+        Ok(())
+    }
+
+    /// [`write`], and enciphers what goes to protected memory.
+    pub fn write<M: GuestMemory>(
+        &self,
+        memory: &M,
+        pieces: &[Piece],
+        from: &[u8],
+    ) -> Result<(), Reason> {
+        if !self.protected.touches(pieces) {
+            return write(memory, pieces, from);
+        }
+        let mut bytes = from.to_vec();
+        self.protected.cipher(pieces, &mut bytes);
+        write(memory, pieces, &bytes)
     }
 }
 

@@ -6,7 +6,9 @@
 //! out with the answer. Whatever bytes come in, it does not panic.
 //!
 //! - [`dma`]: the buffers that are attached, and the only way to their memory;
+//! - [`protected`]: which memory is the TEE's;
 //! - [`pixel`]: pixel formats;
+//! - [`tee`]: sessions and trusted applications;
 //! - `control`, `video`: the operations of the two queues; `inject`: misbehaviour on request; `message`: bytes to requests.
 //!
 //! Each queue may be served by a thread of its own. A job holds the buffer table for reading while it moves bytes, and not
@@ -16,7 +18,7 @@
 //! One line for each operation is logged: at debug level, or at warning level where an access faulted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pinbed_abi::wire;
 use vm_memory::GuestMemory;
@@ -26,12 +28,15 @@ pub mod dma;
 mod inject;
 mod message;
 pub mod pixel;
+pub mod protected;
+pub mod tee;
 mod video;
 
 pub use dma::Limits;
 pub use inject::{Hurry, MAX_DELAY};
 pub use message::Answer;
 use message::Request;
+pub use tee::Submitted;
 
 /// What `pinbed device` offers: 256 MiB in single pages for each of 4,096 buffers.
 pub const DEFAULT_LIMITS: Limits = Limits {
@@ -62,6 +67,7 @@ pub struct Engine {
     counters: Counters,
     /// Bytes on their way from source to destination; kept from job to job, since fresh memory costs more than the copy.
     scratch: Mutex<Vec<u8>>,
+    tee: Arc<tee::Tee>,
 }
 
 impl Engine {
@@ -73,6 +79,7 @@ impl Engine {
             injector: inject::Injector::default(),
             counters: Counters::default(),
             scratch: Mutex::default(),
+            tee: Arc::new(tee::Tee::new()),
         }
     }
 
@@ -109,15 +116,18 @@ impl Engine {
         }
     }
 
-    /// Serves a request of the TEE queue, which has no operation yet.
-    pub fn tee(&self, request: &[u8], room: usize) -> Answer {
+    /// Takes a request of the TEE queue whose answer may take up `room` bytes. Never blocks; a call that comes of it is then
+    /// to be given to [`Engine::run`].
+    pub fn tee(&self, request: &[u8], room: usize) -> Submitted {
         match Request::parse(request, room) {
-            Some(request) => Answer {
-                bytes: request.refuse(wire::STATUS_UNSUPPORTED),
-                events: Vec::new(),
-            },
-            None => Answer::default(),
+            Some(request) => self.tee.submit(&request),
+            None => Submitted::Answer(Answer::default()),
         }
+    }
+
+    /// Runs a call of the TEE queue, for as long as it takes; the answer fits into the room that [`Engine::tee`] was told of.
+    pub fn run<M: GuestMemory>(&self, memory: &M, call: tee::Call) -> Answer {
+        call.run(self, memory)
     }
 
     /// Counts events that could not be delivered.
@@ -133,6 +143,7 @@ impl Engine {
     /// Lets go of every buffer, takes back what is injected and counts from zero, as when the device is reset. Handles go
     /// on where they were.
     pub fn reset(&self) {
+        self.tee.reset();
         let mut table = self.table_mut();
         log::debug!("reset: lets go of {} buffers", table.len());
         table.clear();
@@ -159,12 +170,12 @@ impl Engine {
     }
 
     /// Counts and logs a fault, and makes its event.
-    fn fault(&self, fault: &dma::Fault, request: &Request) -> wire::Event {
+    fn fault(&self, fault: &dma::Fault, request: &wire::RequestHeader) -> wire::Event {
         count(&self.counters.faults, 1);
         log::warn!("DMA fault: {fault}");
         wire::Event {
             kind: wire::EVENT_DMA_FAULT.into(),
-            cookie: request.header.cookie,
+            cookie: request.cookie,
             fault: (*fault).into(),
             ..Default::default()
         }

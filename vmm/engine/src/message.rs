@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Requests from and answers to byte slices.
 
-use pinbed_abi::wire;
+use pinbed_abi::{tee, wire};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::dma::Piece;
@@ -36,8 +36,8 @@ impl Response for wire::ResponseHeader {
 }
 
 macro_rules! response {
-    ($($name:ident),*) => {
-        $(impl Response for wire::$name {
+    ($($name:path),*) => {
+        $(impl Response for $name {
             fn header_mut(&mut self) -> &mut wire::ResponseHeader {
                 &mut self.header
             }
@@ -46,11 +46,13 @@ macro_rules! response {
 }
 
 response!(
-    StatusResponse,
-    AttachResponse,
-    QueryResponse,
-    ChecksumResponse,
-    JobResponse
+    wire::StatusResponse,
+    wire::AttachResponse,
+    wire::QueryResponse,
+    wire::ChecksumResponse,
+    wire::JobResponse,
+    tee::CallResponse,
+    tee::ResultResponse
 );
 
 /// Header of an answer with this status; [`Request::answer`] adds the cookie.

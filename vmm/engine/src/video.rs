@@ -77,7 +77,7 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
                 Ok(done.answer(request.room_for_segments::<wire::JobResponse>()))
             }
             Err(Failure::Fault(fault)) => {
-                events.push(engine.fault(&fault, request));
+                events.push(engine.fault(&fault, &request.header));
                 let response = wire::JobResponse {
                     header: status(wire::STATUS_DMA_FAULT),
                     fault: fault.into(),
@@ -154,7 +154,9 @@ impl Job {
             .map_err(Failure::Fault)?;
 
         let input = sized(&mut scratch, dma::total(&src));
-        dma::read(memory, &src, input).map_err(|reason| self.lost(Access::Read, reason))?;
+        table
+            .read(memory, &src, input)
+            .map_err(|reason| self.lost(Access::Read, reason))?;
         let (bytes_read, src_crc) = (input.len() as u64, crc32c::crc32c(input));
 
         let made;
@@ -175,7 +177,9 @@ impl Job {
                 &made
             }
         };
-        dma::write(memory, &dst, output).map_err(|reason| self.lost(Access::Write, reason))?;
+        table
+            .write(memory, &dst, output)
+            .map_err(|reason| self.lost(Access::Write, reason))?;
         let dst_crc = match self.work {
             Work::Copy => src_crc,
             Work::Fill(_) | Work::Convert(..) => crc32c::crc32c(output),

@@ -251,7 +251,7 @@ fn unknown_operations_and_those_of_another_queue_are_unsupported() {
             .engine
             .video(&rig.memory, request.as_bytes(), ROOM)
             .bytes;
-        let tee = rig.engine.tee(request.as_bytes(), ROOM).bytes;
+        let tee = rig.tee(request.as_bytes(), ROOM).bytes;
         assert_eq!(video, tee);
         let answer = wire::ResponseHeader::read_from_bytes(&tee).unwrap();
         assert_eq!(answer.status.get(), wire::STATUS_UNSUPPORTED);

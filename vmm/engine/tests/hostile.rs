@@ -184,7 +184,7 @@ fn run(all: &[Sent]) -> Vec<u32> {
         let answer = match sent.queue {
             0 => rig.engine.control(&rig.memory, &sent.bytes, sent.room),
             1 => rig.engine.video(&rig.memory, &sent.bytes, sent.room),
-            _ => rig.engine.tee(&sent.bytes, sent.room),
+            _ => rig.tee(&sent.bytes, sent.room),
         };
         assert!(answer.bytes.len() <= sent.room);
         if sent.bytes.len() < 16 || sent.room < 16 {
@@ -204,7 +204,10 @@ fn run(all: &[Sent]) -> Vec<u32> {
             && status == wire::STATUS_OK
             && sent.bytes[16] & 2 != 0
         {
-            writable.extend(support::segments(&sent.bytes, 32));
+            writable.extend(support::segments(
+                &sent.bytes,
+                size_of::<wire::AttachRequest>(),
+            ));
         }
     }
     let mut after = rig.get(0, HOLE.start as usize);

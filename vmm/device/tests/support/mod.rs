@@ -387,6 +387,7 @@ impl Host {
             direction: direction.into(),
             segment_count: (segments.len() as u32).into(),
             length: segments.iter().map(|segment| segment.1).sum::<u64>().into(),
+            ..Default::default()
         }
         .as_bytes()
         .to_vec();

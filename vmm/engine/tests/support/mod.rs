@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use pinbed_abi::wire;
-use pinbed_engine::{Answer, Engine, Limits};
+use pinbed_engine::{Answer, Engine, Limits, Submitted};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -61,6 +61,14 @@ impl Rig {
             .read_slice(&mut bytes, GuestAddress(at))
             .unwrap();
         bytes
+    }
+
+    /// A request of the TEE queue; a call that comes of it is not run.
+    pub fn tee(&self, request: &[u8], room: usize) -> Answer {
+        match self.engine.tee(request, room) {
+            Submitted::Answer(answer) => answer,
+            Submitted::Call(call) => call.decline(),
+        }
     }
 
     pub fn control(&self, request: &[u8], room: usize) -> Answer {
@@ -131,6 +139,7 @@ pub fn attach(direction: u32, count: u32, length: u64, segments: &[(u64, u64)]) 
         direction: direction.into(),
         segment_count: count.into(),
         length: length.into(),
+        ..Default::default()
     }
     .as_bytes()
     .to_vec();

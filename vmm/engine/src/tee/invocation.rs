@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a trusted application sees of a call: its parameters, memory, time.
+
+use std::time::Duration;
+
+use pinbed_abi::tee::{self, Param};
+
+use super::Refusal;
+use super::memory::Memory;
+use super::sessions::Ticket;
+use super::storage::Storage;
+use crate::dma::{Access, Direction, Fault, Piece, Range, Reason};
+use crate::protected;
+
+/// Bytes that are moved at a time; what an application does with a large memref, it does in steps of this.
+pub const CHUNK: u64 = 1 << 16;
+
+/// How a trusted application fails.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It returns this code.
+    #[error("the trusted application returns {0:#010x}")]
+    Code(u32),
+    /// A memory access missed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// It cannot go on, as GlobalPlatform's `TEE_Panic`: its instance is destroyed.
+    #[error("the trusted application panics: {0}")]
+    Panic(&'static str),
+}
+
+/// [`tee::TEEC_ERROR_BAD_PARAMETERS`], which is what most go wrong with.
+pub const BAD_PARAMETERS: Failure = Failure::Code(tee::TEEC_ERROR_BAD_PARAMETERS);
+
+/// A kind of parameter that an application expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`tee::PARAM_NONE`]
+    Unused,
+    /// [`tee::PARAM_VALUE_INPUT`]
+    ValueIn,
+    /// [`tee::PARAM_VALUE_OUTPUT`]
+    ValueOut,
+    /// [`tee::PARAM_VALUE_INOUT`]
+    ValueInout,
+    /// [`tee::PARAM_MEMREF_INPUT`]
+    MemrefIn,
+    /// [`tee::PARAM_MEMREF_OUTPUT`]
+    MemrefOut,
+    /// A memref that can be read: in or inout.
+    Readable,
+    /// A memref that can be written: out or inout.
+    Writable,
+    /// Any memref.
+    AnyMemref,
+    /// Any memref, or none.
+    MemrefOrUnused,
+}
+
+impl Kind {
+    fn is(self, attr: u64) -> bool {
+        use tee::*;
+        match self {
+            Self::Unused => attr == PARAM_NONE,
+            Self::ValueIn => attr == PARAM_VALUE_INPUT,
+            Self::ValueOut => attr == PARAM_VALUE_OUTPUT,
+            Self::ValueInout => attr == PARAM_VALUE_INOUT,
+            Self::MemrefIn => attr == PARAM_MEMREF_INPUT,
+            Self::MemrefOut => attr == PARAM_MEMREF_OUTPUT,
+            Self::Readable => matches!(attr, PARAM_MEMREF_INPUT | PARAM_MEMREF_INOUT),
+            Self::Writable => matches!(attr, PARAM_MEMREF_OUTPUT | PARAM_MEMREF_INOUT),
+            Self::AnyMemref => direction(attr).is_some(),
+            Self::MemrefOrUnused => attr == PARAM_NONE || direction(attr).is_some(),
+        }
+    }
+}
+
+fn direction(attr: u64) -> Option<Direction> {
+    match attr {
+        tee::PARAM_MEMREF_INPUT => Some(Direction::Read),
+        tee::PARAM_MEMREF_OUTPUT => Some(Direction::Write),
+        tee::PARAM_MEMREF_INOUT => Some(Direction::Both),
+        _ => None,
+    }
+}
+
+/// Memory that was given to an application. It keeps its meaning after the call, as long as the buffer is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memref {
+    range: Range,
+    direction: Direction,
+}
+
+impl Memref {
+    /// From a parameter; `None` if it is not a memref. The NULL memref has handle and size zero.
+    fn of(param: &Param) -> Option<Self> {
+        let direction = direction(param.attr.get())?;
+        let handle = param.c.get();
+        let (offset, length) = match handle {
+            0 => (0, 0),
+            _ => (param.a.get(), param.b.get()),
+        };
+        let range = Range {
+            handle,
+            offset,
+            length,
+        };
+        Some(Self { range, direction })
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.range.length
+    }
+
+    /// Whether it is the NULL memref.
+    pub fn is_null(&self) -> bool {
+        self.range.handle == 0
+    }
+
+    /// Whether all of it may be had for reading; else for writing only.
+    pub fn is_readable(&self) -> bool {
+        self.direction != Direction::Write
+    }
+
+    /// Whether it may be had for writing.
+    pub fn is_writable(&self) -> bool {
+        self.direction != Direction::Read
+    }
+
+    /// A part of it; `None` if that goes past its end.
+    pub fn part(&self, offset: u64, length: u64) -> Option<Self> {
+        if offset.checked_add(length)? > self.size() {
+            return None;
+        }
+        let range = Range {
+            handle: self.range.handle,
+            offset: self.range.offset + offset,
+            length,
+        };
+        Some(Self { range, ..*self })
+    }
+
+    /// It, in parts of at most [`CHUNK`], each with its offset.
+    fn chunks(self) -> impl Iterator<Item = (u64, Self)> {
+        (0..self.size()).step_by(CHUNK as usize).map(move |offset| {
+            let range = Range {
+                offset: self.range.offset + offset,
+                length: CHUNK.min(self.size() - offset),
+                ..self.range
+            };
+            (offset, Self { range, ..self })
+        })
+    }
+
+    fn accesses(&self) -> impl Iterator<Item = Access> {
+        let read = self.is_readable().then_some(Access::Read);
+        read.into_iter()
+            .chain(self.is_writable().then_some(Access::Write))
+    }
+}
+
+/// A call, as the application sees it.
+pub struct Invocation<'a> {
+    params: [Param; 4],
+    memory: &'a dyn Memory,
+    storage: &'a Storage,
+    ticket: &'a Ticket<'a>,
+    fault: Option<Fault>,
+}
+
+impl<'a> Invocation<'a> {
+    pub(super) fn new(
+        params: [Param; 4],
+        memory: &'a dyn Memory,
+        storage: &'a Storage,
+        ticket: &'a Ticket<'a>,
+    ) -> Self {
+        Self {
+            params,
+            memory,
+            storage,
+            ticket,
+            fault: None,
+        }
+    }
+
+    /// Checks the parameters before the application sees them.
+    pub(super) fn admit(&mut self) -> Result<(), Refusal> {
+        for param in &self.params {
+            let Some(memref) = Memref::of(param) else {
+                if param.attr.get() > tee::PARAM_VALUE_INOUT {
+                    return Err(Refusal::by_tee(tee::TEEC_ERROR_BAD_PARAMETERS));
+                }
+                continue;
+            };
+            if memref.is_null() {
+                continue;
+            }
+            for access in memref.accesses() {
+                if let Err(fault) = self.memory.check(memref.range, access) {
+                    self.fault = Some(fault);
+                    return Err(Refusal::by_tee(match fault.reason {
+                        Reason::NotAttached | Reason::Protected => tee::TEEC_ERROR_BAD_PARAMETERS,
+                        _ => tee::TEEC_ERROR_SECURITY,
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The parameters as the application left them, and its first fault.
+    pub(super) fn leave(self) -> ([Param; 4], Option<Fault>) {
+        (self.params, self.fault)
+    }
+
+    /// Whether the parameters are of these kinds.
+    pub fn expect(&self, kinds: [Kind; 4]) -> Result<(), Failure> {
+        let fits = |(kind, param): (Kind, &Param)| kind.is(param.attr.get());
+        match kinds.into_iter().zip(&self.params).all(fits) {
+            true => Ok(()),
+            false => Err(BAD_PARAMETERS),
+        }
+    }
+
+    /// A value's parts.
+    pub fn value(&self, index: usize) -> (u64, u64, u64) {
+        let param = &self.params[index];
+        (param.a.get(), param.b.get(), param.c.get())
+    }
+
+    /// Sets an output value.
+    pub fn set_value(&mut self, index: usize, a: u64, b: u64, c: u64) {
+        let param = &mut self.params[index];
+        (param.a, param.b, param.c) = (a.into(), b.into(), c.into());
+    }
+
+    /// A memref; [`Invocation::expect`] has seen to it that it is one.
+    pub fn memref(&self, index: usize) -> Result<Memref, Failure> {
+        Memref::of(&self.params[index]).ok_or(BAD_PARAMETERS)
+    }
+
+    /// Sets what the client gets to see as an output memref's size: how much was written, or is needed.
+    pub fn set_size(&mut self, index: usize, size: u64) {
+        self.params[index].b = size.into();
+    }
+
+    /// Whether `size` bytes fit into an output memref, whose size is set to that either way.
+    pub fn make_room(&mut self, index: usize, size: u64) -> Result<Memref, Failure> {
+        let memref = self.memref(index)?;
+        self.set_size(index, size);
+        memref
+            .part(0, size)
+            .ok_or(Failure::Code(tee::TEEC_ERROR_SHORT_BUFFER))
+    }
+
+    /// Reads all of a memref; more than `most` bytes are [`tee::TEEC_ERROR_OUT_OF_MEMORY`].
+    pub fn read_all(&mut self, memref: Memref, most: u64) -> Result<Vec<u8>, Failure> {
+        if memref.size() > most {
+            return Err(Failure::Code(tee::TEEC_ERROR_OUT_OF_MEMORY));
+        }
+        let mut bytes = vec![0; memref.size() as usize];
+        self.read(memref, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Calls `with` for each part of a memref, in order, with its offset and bytes.
+    pub fn each_chunk(
+        &mut self,
+        memref: Memref,
+        mut with: impl FnMut(&mut Self, u64, &mut [u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut bytes = vec![0; CHUNK.min(memref.size()) as usize];
+        for (offset, chunk) in memref.chunks() {
+            bytes.truncate(chunk.size() as usize);
+            self.read(chunk, &mut bytes)?;
+            with(self, offset, &mut bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Fills a memref: `fill` makes each part's bytes, which begin as what it left in the part before.
+    pub fn fill(
+        &mut self,
+        memref: Memref,
+        mut fill: impl FnMut(&mut [u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut bytes = vec![0; CHUNK.min(memref.size()) as usize];
+        for (_, chunk) in memref.chunks() {
+            bytes.truncate(chunk.size() as usize);
+            fill(&mut bytes)?;
+            self.write(chunk, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// CRC32C of a memref.
+    pub fn checksum(&mut self, memref: Memref) -> Result<u32, Failure> {
+        let mut crc = 0;
+        self.each_chunk(memref, |_, _, bytes| {
+            crc = crc32c::crc32c_append(crc, bytes);
+            Ok(())
+        })?;
+        Ok(crc)
+    }
+
+    fn read(&mut self, memref: Memref, to: &mut [u8]) -> Result<(), Failure> {
+        if memref.is_null() {
+            return Ok(());
+        }
+        self.still_wanted()?;
+        let result = self.memory.read(memref.range, to);
+        self.noted(result)
+    }
+
+    /// Writes `bytes`, as long as `memref`, there.
+    pub fn write(&mut self, memref: Memref, bytes: &[u8]) -> Result<(), Failure> {
+        if memref.is_null() {
+            return Ok(());
+        }
+        self.still_wanted()?;
+        let result = self.memory.write(memref.range, bytes);
+        self.noted(result)
+    }
+
+    /// Where the memref is in memory.
+    pub fn pieces(&mut self, memref: Memref) -> Result<Vec<Piece>, Failure> {
+        if memref.is_null() {
+            return Ok(Vec::new());
+        }
+        let result = self.memory.pieces(memref.range);
+        self.noted(result)
+    }
+
+    /// Whether all of the memref is protected memory.
+    pub fn is_protected(&mut self, memref: Memref) -> Result<bool, Failure> {
+        if memref.is_null() {
+            return Ok(false);
+        }
+        let result = self.memory.is_protected(memref.range);
+        self.noted(result)
+    }
+
+    /// Sets what the video engine may do with a memref. [`BAD_PARAMETERS`] if not all of it is protected,
+    /// [`tee::TEEC_ERROR_OUT_OF_MEMORY`] if that makes protected memory too motley.
+    pub fn allow_video(
+        &mut self,
+        memref: Memref,
+        direction: Option<Direction>,
+    ) -> Result<(), Failure> {
+        if memref.is_null() {
+            return Err(BAD_PARAMETERS);
+        }
+        let result = self.memory.allow_video(memref.range, direction);
+        self.noted(result)?.map_err(|refusal| match refusal {
+            protected::Refusal::Limit => Failure::Code(tee::TEEC_ERROR_OUT_OF_MEMORY),
+            _ => BAD_PARAMETERS,
+        })
+    }
+
+    /// A call whose client is gone, with its memory perhaps, ends at its next access.
+    fn still_wanted(&self) -> Result<(), Failure> {
+        self.wait(Some(Duration::ZERO), false)
+    }
+
+    fn noted<T>(&mut self, result: Result<T, Fault>) -> Result<T, Failure> {
+        result.map_err(|fault| {
+            self.fault.get_or_insert(fault);
+            Failure::Fault(fault)
+        })
+    }
+
+    /// Objects that outlive the session.
+    pub fn storage(&self) -> &'a Storage {
+        self.storage
+    }
+
+    /// Waits for `time`, or without end. [`tee::TEEC_ERROR_CANCEL`] when the call is cancelled meanwhile and is `heeding`
+    /// that, or when its client is gone.
+    pub fn wait(&self, time: Option<Duration>, heeding: bool) -> Result<(), Failure> {
+        match self.ticket.wait(time, heeding) {
+            true => Ok(()),
+            false => Err(Failure::Code(tee::TEEC_ERROR_CANCEL)),
+        }
+    }
+}
