@@ -3,14 +3,16 @@
  * What the parts of the driver share.
  *
  * pinbed_core.c binds the virtio device. Below it, pinbed_request.c carries
- * requests and answers, pinbed_attach.c hands memory to the device and
- * pinbed_event.c keeps what the device says unasked. Above it is what user
+ * requests and answers, pinbed_attach.c hands memory to the device,
+ * pinbed_bounce.c makes memory for that where the device is not to have the
+ * owner's, and pinbed_event.c keeps what the device says unasked. Above it is what user
  * space sees: pinbed_ctl.c with pinbed_ballast.c, and pinbed_video*.c.
  */
 #ifndef PINBED_H
 #define PINBED_H
 
 #include <linux/completion.h>
+#include <linux/dma-direction.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/miscdevice.h>
@@ -22,6 +24,9 @@
 #include <linux/workqueue.h>
 
 #include "pinbed_abi.h"
+
+/* Ways for vb2 to get at memory: dma-sg, dma-contig, vmalloc. */
+#define PINBED_MEMOPS 3
 
 /* Events that are kept for readers; also the buffers the device has for them. */
 #define PINBED_EVENTS 64
@@ -65,7 +70,7 @@ struct pinbed_node;
  * @event_count: Events so far.
  * @event_wait: Woken by events, and on stop.
  * @misc: /dev/pinbed.
- * @video: The node on vb2-dma-sg.
+ * @video: The nodes, one for each memop.
  */
 struct pinbed_device {
 	struct kref ref;
@@ -83,7 +88,7 @@ struct pinbed_device {
 	wait_queue_head_t event_wait;
 
 	struct miscdevice misc;
-	struct pinbed_node *video;
+	struct pinbed_node *video[PINBED_MEMOPS];
 };
 
 struct pinbed_device *pinbed_get(struct pinbed_device *pdev);
@@ -144,17 +149,46 @@ void pinbed_stop(struct pinbed_device *pdev);
  * @entry: For the owner.
  * @handle: The device's name for it.
  * @detach: Allocated beforehand, so that DETACH cannot fail for want of memory.
+ * @bounce: What the device holds in place of the owner's memory, or NULL; freed
+ * after DETACH.
  */
 struct pinbed_attachment {
 	struct list_head entry;
 	u64 handle;
 	struct pinbed_request *detach;
+	struct pinbed_bounce *bounce;
 };
 
 struct pinbed_attachment *pinbed_attach(struct pinbed_device *pdev,
 					struct sg_table *sgt, u64 length,
 					u32 direction);
 void pinbed_detach(struct pinbed_device *pdev, struct pinbed_attachment *att);
+
+/* pinbed_bounce.c */
+
+/**
+ * struct pinbed_bounce - Memory that is the driver's own, mapped for the device.
+ * @dev: Whose DMA it is mapped for.
+ * @direction: Of the mapping.
+ * @vaddr: Where the CPU has it.
+ * @length: In bytes.
+ * @sgt: Its pages.
+ */
+struct pinbed_bounce {
+	struct device *dev;
+	enum dma_data_direction direction;
+	void *vaddr;
+	size_t length;
+	struct sg_table sgt;
+};
+
+struct pinbed_bounce *pinbed_bounce_new(struct pinbed_device *pdev,
+					size_t length,
+					enum dma_data_direction direction);
+void pinbed_bounce_free(struct pinbed_bounce *bounce);
+void pinbed_bounce_fill(struct pinbed_bounce *bounce, const void *from,
+			size_t length);
+void pinbed_bounce_drain(struct pinbed_bounce *bounce, void *to, size_t length);
 
 /* pinbed_event.c */
 

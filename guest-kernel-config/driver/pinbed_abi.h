@@ -883,6 +883,12 @@ static_assert(sizeof(struct pinbed_ballast) == 16);
  * job fields are valid.
  */
 #define PINBED_BUFFER_JOB 2
+/*
+ * struct pinbed_buffer.flags: what the device holds is the driver's own memory,
+ * to and from which the driver copies with the CPU; the buffer's memory is
+ * unknown to the device.
+ */
+#define PINBED_BUFFER_BOUNCE 4
 
 /**
  * struct pinbed_buffer - PINBED_NR_BUFFER. Errors: EINVAL for a type or index

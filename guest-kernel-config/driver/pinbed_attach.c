@@ -26,6 +26,7 @@ static struct pinbed_attachment *pinbed_attachment_new(void)
 static void pinbed_attachment_free(struct pinbed_attachment *att)
 {
 	pinbed_request_put(att->detach);
+	pinbed_bounce_free(att->bounce);
 	kfree(att);
 }
 

@@ -6,7 +6,6 @@
 #include <linux/pci.h>
 #include <linux/slab.h>
 #include <linux/videodev2.h>
-#include <media/videobuf2-dma-sg.h>
 
 #include "pinbed_video.h"
 
@@ -53,6 +52,8 @@ static int pinbed_describe(struct pinbed_ctx *ctx, struct pinbed_buffer *buffer)
 	if (pvb->att) {
 		buffer->flags |= PINBED_BUFFER_ATTACHED;
 		buffer->handle = pvb->att->handle;
+		if (pvb->att->bounce)
+			buffer->flags |= PINBED_BUFFER_BOUNCE;
 	}
 	report = &pvb->report;
 	spin_lock_irq(&ctx->report_lock);
@@ -187,17 +188,6 @@ static const struct v4l2_file_operations pinbed_video_fops = {
  * The node
  */
 
-static struct sg_table *pinbed_dma_sg_plane(struct vb2_buffer *vb)
-{
-	return vb2_dma_sg_plane_desc(vb, 0);
-}
-
-static const struct pinbed_memop pinbed_dma_sg = {
-	.name = "dma-sg",
-	.ops = &vb2_dma_sg_memops,
-	.plane = pinbed_dma_sg_plane,
-};
-
 static void pinbed_node_release(struct v4l2_device *v4l2_dev)
 {
 	struct pinbed_node *node = container_of(v4l2_dev, struct pinbed_node,
@@ -296,15 +286,25 @@ static void pinbed_node_unregister(struct pinbed_node *node)
 
 int pinbed_video_register(struct pinbed_device *pdev)
 {
-	struct pinbed_node *node = pinbed_node_register(pdev, &pinbed_dma_sg);
+	unsigned int i;
 
-	if (IS_ERR(node))
-		return PTR_ERR(node);
-	pdev->video = node;
+	for (i = 0; i < PINBED_MEMOPS; i++) {
+		struct pinbed_node *node = pinbed_node_register(pdev,
+								&pinbed_memops[i]);
+
+		if (IS_ERR(node)) {
+			pinbed_video_unregister(pdev);
+			return PTR_ERR(node);
+		}
+		pdev->video[i] = node;
+	}
 	return 0;
 }
 
 void pinbed_video_unregister(struct pinbed_device *pdev)
 {
-	pinbed_node_unregister(pdev->video);
+	unsigned int i;
+
+	for (i = 0; i < PINBED_MEMOPS && pdev->video[i]; i++)
+		pinbed_node_unregister(pdev->video[i]);
 }

@@ -2,7 +2,8 @@
 /*
  * What the parts of the video node share: pinbed_video.c is the node and its
  * files, pinbed_video_format.c their formats, pinbed_video_queue.c their
- * buffers, pinbed_video_job.c what the device does with these.
+ * buffers, pinbed_video_memop.c how the device comes by their memory and
+ * pinbed_video_job.c what it does with it.
  */
 #ifndef PINBED_VIDEO_H
 #define PINBED_VIDEO_H
@@ -36,12 +37,13 @@ struct pinbed_pixfmt {
  * struct pinbed_memop - A way for vb2 to get at memory.
  * @name: As in the node's name.
  * @ops: vb2's operations.
- * @plane: The scatterlist of a buffer, mapped for the device.
+ * @attach: Gives the device a buffer that vb2 has mapped.
  */
 struct pinbed_memop {
 	const char *name;
 	const struct vb2_mem_ops *ops;
-	struct sg_table *(*plane)(struct vb2_buffer *vb);
+	struct pinbed_attachment *(*attach)(struct pinbed_device *pdev,
+					    struct vb2_buffer *vb);
 };
 
 /**
@@ -180,6 +182,10 @@ int pinbed_s_fmt_out(struct file *file, void *priv, struct v4l2_format *f);
 
 int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst);
 void pinbed_detach_leftovers(struct pinbed_ctx *ctx);
+
+/* pinbed_video_memop.c */
+
+extern const struct pinbed_memop pinbed_memops[PINBED_MEMOPS];
 
 /* pinbed_video_job.c */
 

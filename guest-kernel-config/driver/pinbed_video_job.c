@@ -108,6 +108,7 @@ static void pinbed_device_run(void *priv)
 	struct vb2_buffer *dst = &v4l2_m2m_next_dst_buf(ctx->fh.m2m_ctx)->vb2_buf;
 	bool convert = ctx->out.pixfmt != ctx->cap.pixfmt;
 	struct pinbed_job_request *job = ctx->job->request;
+	struct pinbed_bounce *bounce;
 	u64 src_length = vb2_get_plane_payload(src, 0);
 	u64 dst_length = vb2_plane_size(dst, 0);
 	u64 src_needed = convert ? pinbed_size(&ctx->out) : 0;
@@ -126,6 +127,9 @@ static void pinbed_device_run(void *priv)
 		pinbed_wire_format(&job->src_format, &ctx->out);
 		pinbed_wire_format(&job->dst_format, &ctx->cap);
 	}
+	bounce = to_pinbed_vb(src)->att->bounce;
+	if (bounce)
+		pinbed_bounce_fill(bounce, vb2_plane_vaddr(src, 0), src_length);
 	if (pinbed_request_submit(pdev, PINBED_QUEUE_VIDEO, ctx->job))
 		pinbed_job_finish(ctx, PINBED_STATUS_ERROR, NULL);
 }

@@ -45,10 +45,7 @@ static int pinbed_buf_init(struct vb2_buffer *vb)
 	 */
 	pinbed_buf_detach(ctx, pvb);
 
-	att = pinbed_attach(node->pdev, node->memop->plane(vb),
-			    vb2_plane_size(vb, 0),
-			    V4L2_TYPE_IS_OUTPUT(vb->type) ?
-			    PINBED_DIRECTION_READ : PINBED_DIRECTION_WRITE);
+	att = node->memop->attach(node->pdev, vb);
 	if (IS_ERR(att))
 		return PTR_ERR(att);
 	list_add(&att->entry, &ctx->attachments);
@@ -79,6 +76,17 @@ static int pinbed_buf_prepare(struct vb2_buffer *vb)
 	if (vb2_plane_size(vb, 0) < pinbed_size(pinbed_image(ctx, vb->type)))
 		return -EINVAL;
 	return 0;
+}
+
+/* The process is about to have the buffer back. */
+static void pinbed_buf_finish(struct vb2_buffer *vb)
+{
+	struct pinbed_attachment *att = to_pinbed_vb(vb)->att;
+
+	if (att && att->bounce && !V4L2_TYPE_IS_OUTPUT(vb->type) &&
+	    vb->state == VB2_BUF_STATE_DONE)
+		pinbed_bounce_drain(att->bounce, vb2_plane_vaddr(vb, 0),
+				    vb2_get_plane_payload(vb, 0));
 }
 
 static void pinbed_buf_queue(struct vb2_buffer *vb)
@@ -122,6 +130,7 @@ static const struct vb2_ops pinbed_vb2_ops = {
 	.buf_cleanup = pinbed_buf_cleanup,
 	.buf_out_validate = pinbed_buf_out_validate,
 	.buf_prepare = pinbed_buf_prepare,
+	.buf_finish = pinbed_buf_finish,
 	.buf_queue = pinbed_buf_queue,
 	.start_streaming = pinbed_start_streaming,
 	.stop_streaming = pinbed_stop_streaming,

@@ -39,6 +39,8 @@ pub struct Area {
     witness: Option<Mapping>,
     /// Whether the CPU comes to this dma-buf as reader and writer at once, whatever it does.
     as_both: bool,
+    /// Whether the kernel shows no page frames for it.
+    hidden: bool,
     /// What the CPU wrote last, to all of the mapping.
     written: Vec<u8>,
 }
@@ -56,6 +58,7 @@ impl Area {
             share,
             witness: None,
             as_both: false,
+            hidden: false,
             written: Vec::new(),
         }
     }
@@ -109,6 +112,36 @@ impl Area {
         Ok(Self::new(mapping, offset..offset + length, Share::Userptr))
     }
 
+    /// hugetlb pages, of which the kernel must have enough: see [`crate::hugetlb::Pool`].
+    pub fn hugetlb(offset: usize, length: usize) -> Result<Self, Error> {
+        let mapping = Mapping::hugetlb((offset + length).next_multiple_of(HUGE))?;
+        Ok(Self::new(mapping, offset..offset + length, Share::Userptr))
+    }
+
+    /// Shared pages of a memfd that are not neighbours in physical memory, by address.
+    pub fn scattered(length: usize) -> Result<Self, Error> {
+        let (mapping, _, _) = scattered(length.next_multiple_of(PAGE))?;
+        Ok(Self::new(mapping, 0..length, Share::Userptr))
+    }
+
+    /// A dma-buf of such pages.
+    pub fn scattered_dmabuf(length: usize) -> Result<Self, Error> {
+        let pages = length.next_multiple_of(PAGE);
+        let (witness, file, order) = scattered(pages)?;
+        let fd = dmabuf::udmabuf_of(&file, &order)?;
+        Ok(Self {
+            witness: Some(witness),
+            as_both: true,
+            ..Self::dmabuf(fd, pages, length)?
+        })
+    }
+
+    /// A contiguous dma-buf from the heap on CMA.
+    pub fn cma_heap(length: usize) -> Result<Self, Error> {
+        let pages = length.next_multiple_of(PAGE);
+        Self::dmabuf(dmabuf::cma_heap(pages)?, pages, length)
+    }
+
     /// Shared pages of a memfd, by address.
     pub fn memfd(offset: usize, length: usize) -> Result<Self, Error> {
         let pages = (offset + length).next_multiple_of(PAGE);
@@ -148,6 +181,19 @@ impl Area {
         Self::new(mapping, 0..length, Share::Mmap)
     }
 
+    /// Of an exporter, or a queue, that hides its page frames.
+    pub fn hidden(self) -> Self {
+        Self {
+            hidden: true,
+            ..self
+        }
+    }
+
+    /// Whether it is user memory, which the kernel places, and not a driver's, which may have come from CMA.
+    pub fn is_users(&self) -> bool {
+        matches!(self.share, Share::Userptr) || self.witness.is_some()
+    }
+
     /// Bytes of the image.
     pub fn len(&self) -> usize {
         self.window.len()
@@ -172,7 +218,7 @@ impl Area {
     }
 
     /// Where [`Area::shared_range`] is in physical memory, or the virtual address of the first page that is not present. `None`
-    /// for a dma-buf of an exporter that hides its page frames.
+    /// where page frames are hidden: for VM_PFNMAP.
     pub fn extents(&self) -> Result<Option<Result<Vec<Extent>, usize>>, Error> {
         let (range, length) = (self.shared_range(), self.shared_range().len());
         let shown = self.witness.as_ref().unwrap_or(&self.mapping);
@@ -181,9 +227,11 @@ impl Area {
             shown.read(range.clone());
         }
         let found = pagemap::extents(shown.address() + range.start, length)?;
-        Ok(match (&self.share, found) {
-            (Share::Dmabuf(_), Err(_)) if self.witness.is_none() => None,
-            (_, found) => Some(found),
+        let may_hide =
+            self.hidden || self.witness.is_none() && matches!(self.share, Share::Dmabuf(_));
+        Ok(match found {
+            Err(_) if may_hide => None,
+            found => Some(found),
         })
     }
 
@@ -267,6 +315,21 @@ impl Area {
         t.same_bytes(Eye::Cpu, what, &all, &self.written);
         Ok(())
     }
+}
+
+/// A memfd's pages mapped in an order in which they are not contiguous; the memfd, and the order.
+fn scattered(length: usize) -> Result<(Mapping, OwnedFd, Vec<Range<usize>>), Error> {
+    let file = dmabuf::memfd(length)?;
+    let mapping = Mapping::shared(&file, length, READ_WRITE)?;
+    let mut order: Vec<_> = (0..length).step_by(PAGE).map(|at| at..at + PAGE).collect();
+    mapping.write(0, &vec![1; length]);
+    if pagemap::extents(mapping.address(), length)?.is_ok_and(|pieces| pieces.len() == 1) {
+        order.reverse();
+        for (page, part) in order.iter().enumerate() {
+            mapping.map_over(page * PAGE, &file, part.start as i64)?;
+        }
+    }
+    Ok((mapping, file, order))
 }
 
 /// Bytes of the mapping at `address` that are in anonymous huge pages.

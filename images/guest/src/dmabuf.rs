@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::ftruncate;
 use std::fmt;
 use std::fs;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// `struct dma_heap_allocation_data`.
@@ -20,30 +21,65 @@ struct HeapAllocation {
     heap_flags: u64,
 }
 
-/// `struct udmabuf_create`.
+/// `struct udmabuf_create_item`.
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct UdmabufCreate {
+struct UdmabufItem {
     memfd: u32,
-    flags: u32,
+    padding: u32,
     offset: u64,
     size: u64,
 }
 
+/// Parts that [`udmabuf_of`] takes.
+pub const UDMABUF_PARTS: usize = 16;
+
+/// `struct udmabuf_create_list` with room for items behind it.
+#[repr(C)]
+struct UdmabufCreateList {
+    flags: u32,
+    count: u32,
+    list: [UdmabufItem; UDMABUF_PARTS],
+}
+
 mod ioctls {
     nix::ioctl_readwrite!(heap_alloc, b'H', 0, super::HeapAllocation);
-    nix::ioctl_write_ptr!(udmabuf_create, b'u', 0x42, super::UdmabufCreate);
+    // The number has the size of the list without its items.
+    nix::ioctl_write_ptr_bad!(
+        udmabuf_create_list,
+        nix::request_code_write!(b'u', 0x43, 8),
+        super::UdmabufCreateList
+    );
     nix::ioctl_write_ptr!(sync, b'b', 0, u64);
 }
 
 /// A dma-buf of `length` bytes, a multiple of the page size, from the system heap.
 pub fn system_heap(length: usize) -> Result<OwnedFd, Error> {
     let path = "/dev/dma_heap/system";
-    let heap = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| {
-        Error::Absent {
-            what: path.into(),
-            remedy: "build the kernel with CONFIG_DMABUF_HEAPS_SYSTEM".into(),
+    heap(path, length)?.ok_or_else(|| Error::Absent {
+        what: path.into(),
+        remedy: "build the kernel with CONFIG_DMABUF_HEAPS_SYSTEM".into(),
+    })
+}
+
+/// A contiguous dma-buf of `length` bytes, a multiple of the page size, from the heap on CMA, whose name differs between kernels.
+pub fn cma_heap(length: usize) -> Result<OwnedFd, Error> {
+    for name in ["default_cma_region", "reserved", "cma-reserved"] {
+        if let Some(buffer) = heap(&format!("/dev/dma_heap/{name}"), length)? {
+            return Ok(buffer);
         }
-    })?;
+    }
+    Err(Error::Absent {
+        what: "a heap on CMA in /dev/dma_heap".into(),
+        remedy: "build the kernel with CONFIG_DMABUF_HEAPS_CMA and boot it with cma=64M".into(),
+    })
+}
+
+/// A dma-buf from a heap, or `None` if there is no such heap.
+fn heap(path: &str, length: usize) -> Result<Option<OwnedFd>, Error> {
+    let Ok(heap) = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else {
+        return Ok(None);
+    };
     let mut allocation = HeapAllocation {
         len: length as u64,
         fd: 0,
@@ -55,7 +91,7 @@ pub fn system_heap(length: usize) -> Result<OwnedFd, Error> {
         format!("allocating {length} bytes from {path}"),
     ))?;
     // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(allocation.fd as i32) })
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(allocation.fd as i32) }))
 }
 
 /// A memfd of this many bytes.
@@ -71,26 +107,40 @@ pub fn memfd(length: usize) -> Result<OwnedFd, Error> {
 
 /// A dma-buf made of a memfd's pages, and the memfd.
 pub fn udmabuf(length: usize) -> Result<(OwnedFd, OwnedFd), Error> {
+    let file = memfd(length)?;
+    Ok((udmabuf_of(&file, std::slice::from_ref(&(0..length)))?, file))
+}
+
+/// A dma-buf made of these parts of a memfd, in this order; at most [`UDMABUF_PARTS`].
+pub fn udmabuf_of(file: &OwnedFd, parts: &[Range<usize>]) -> Result<OwnedFd, Error> {
     let path = "/dev/udmabuf";
     let device =
         open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
             what: path.into(),
             remedy: "build the kernel with CONFIG_UDMABUF".into(),
         })?;
-    let file = memfd(length)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
+    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
         .map_err(Error::call("sealing a memfd"))?;
-    let create = UdmabufCreate {
-        memfd: file.as_raw_fd() as u32,
+    assert!(parts.len() <= UDMABUF_PARTS, "too many parts: {parts:?}");
+    let mut create = UdmabufCreateList {
         flags: 1,
-        offset: 0,
-        size: length as u64,
+        count: parts.len() as u32,
+        list: [UdmabufItem::default(); UDMABUF_PARTS],
     };
-    // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads. `flags` 1 is close-on-exec.
-    let fd = unsafe { ioctls::udmabuf_create(device.as_raw_fd(), &create) }
-        .map_err(Error::call(format!("making a udmabuf of {length} bytes")))?;
+    for (item, part) in create.list.iter_mut().zip(parts) {
+        *item = UdmabufItem {
+            memfd: file.as_raw_fd() as u32,
+            padding: 0,
+            offset: part.start as u64,
+            size: part.len() as u64,
+        };
+    }
+    // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads, with `count` items (checked above).
+    // `flags` 1 is close-on-exec.
+    let fd = unsafe { ioctls::udmabuf_create_list(device.as_raw_fd(), &create) }
+        .map_err(Error::call(format!("making a udmabuf of {parts:?}")))?;
     // SAFETY: the kernel has just given us this descriptor.
-    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, file))
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What the CPU is about to do with a dma-buf.

@@ -17,6 +17,7 @@ pub mod device;
 pub mod dmabuf;
 pub mod error;
 pub mod extent;
+pub mod hugetlb;
 pub mod image;
 pub mod m2m;
 pub mod mapping;

@@ -5,10 +5,10 @@ use crate::area::{Area, Share};
 use crate::ctx::{Ctx, Stop, TestResult, crc};
 use crate::device::{Device, direction_name};
 use crate::error::Error;
-use crate::extent::{Extent, frames, merged};
+use crate::extent::{Extent, PAGE, frames, merged};
 use crate::image::Image;
 use crate::mapping::{Mapping, READ_WRITE};
-use crate::v4l2::{self, FLAG_ERROR, Memory, Node, Queue};
+use crate::v4l2::{self, FLAG_ERROR, Memop, Memory, Node, Queue};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pinbed_abi::report::Eye;
@@ -22,6 +22,8 @@ const PATIENCE_MS: u16 = 5_000;
 pub struct M2m {
     /// The node, for what this wrapper does not offer.
     pub node: Node,
+    /// How its buffers come by their memory.
+    pub memop: Memop,
     /// The engine behind the driver's back.
     pub device: Device,
     /// What the OUTPUT queue takes.
@@ -51,10 +53,16 @@ fn failed(what: String) -> impl FnOnce(Errno) -> Stop {
 }
 
 impl M2m {
-    /// Opens the node and sets both formats.
+    /// Opens the node on vb2-dma-sg and sets both formats.
     pub fn open(source: Image, sink: Image) -> TestResult<Self> {
+        Self::open_on(Memop::DmaSg, source, sink)
+    }
+
+    /// Opens a node and sets both formats.
+    pub fn open_on(memop: Memop, source: Image, sink: Image) -> TestResult<Self> {
         let m2m = Self {
-            node: Node::open()?,
+            node: Node::open(memop)?,
+            memop,
             device: Device::open()?,
             source,
             sink,
@@ -91,6 +99,11 @@ impl M2m {
     /// A byte copier for images of this size.
     pub fn copier(image: Image) -> TestResult<Self> {
         Self::open(image, image)
+    }
+
+    /// As [`M2m::copier`], on another node than vb2-dma-sg's.
+    pub fn copier_on(memop: Memop, image: Image) -> TestResult<Self> {
+        Self::open_on(memop, image, image)
     }
 
     /// What a queue's buffers hold.
@@ -142,13 +155,28 @@ impl M2m {
             buffer.length as usize,
             READ_WRITE,
         )?;
-        Ok(Area::mmap(mapping, self.image(queue).size()))
+        let area = Area::mmap(mapping, self.image(queue).size());
+        Ok(match self.memop {
+            // VM_PFNMAP, of memory that may have no struct page.
+            Memop::DmaContig => area.hidden(),
+            Memop::DmaSg | Memop::Vmalloc => area,
+        })
     }
 
     /// One buffer of the queue's own, mapped.
     pub fn own(&self, queue: Queue) -> TestResult<Area> {
         self.request(queue, Memory::Mmap, 1)?;
         self.map(queue, 0)
+    }
+
+    /// EXPBUF of a queue's only buffer, and its mapping.
+    pub fn export(&self, queue: Queue) -> TestResult<Area> {
+        let fd = self
+            .node
+            .export(queue, 0)
+            .map_err(failed(format!("EXPBUF of {queue:?}")))?;
+        let size = self.image(queue).size();
+        Ok(Area::dmabuf(fd, size.next_multiple_of(PAGE), size)?)
     }
 
     /// QBUF of an area as V4L2 wants it.
@@ -166,7 +194,8 @@ impl M2m {
     }
 
     /// The placement eye: the device was given exactly the page frames under the process's addresses, to the byte, in this
-    /// queue's direction, and none of them in a place that the kernel should have moved them out of.
+    /// queue's direction; or none of them, where the driver copies. User memory that the kernel holds on to is in no place that
+    /// it should have been moved out of.
     pub fn judge_placement(
         &self,
         t: &mut Ctx,
@@ -197,17 +226,37 @@ impl M2m {
             bytes,
             shared,
         );
+        let bounce = self.report(queue, index)?.flags & uapi::BUFFER_BOUNCE != 0;
+        t.equal(
+            Eye::Device,
+            &format!("{what}: whether the driver copies"),
+            bounce,
+            self.memop == Memop::Vmalloc,
+        );
         match area.extents()? {
-            None => (),
-            Some(Err(address)) => t.find(
-                Eye::Placement,
-                format!("{what}: no page is present at {address:#x} while the device holds it"),
-            ),
-            Some(Ok(here)) => drop(t.check(Eye::Placement, here == held, || {
-                format!("{what}: the device holds {held:?}, the process has {here:?}")
-            })),
+            None => Ok(()),
+            Some(Err(address)) => {
+                t.find(
+                    Eye::Placement,
+                    format!("{what}: no page is present at {address:#x} while the kernel holds it"),
+                );
+                Ok(())
+            }
+            Some(Ok(here)) => {
+                let good = if bounce {
+                    !frames(&held).any(|frame| frames(&here).any(|other| frame == other))
+                } else {
+                    here == held
+                };
+                t.check(Eye::Placement, good, || {
+                    format!("{what}: the device holds {held:?}, the process has {here:?}")
+                });
+                match area.is_users() {
+                    true => judge_places(t, &what, &here),
+                    false => Ok(()),
+                }
+            }
         }
-        judge_places(t, &what, &held)
     }
 
     /// What the device holds for a buffer; a finding if nothing.

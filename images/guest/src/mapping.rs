@@ -40,13 +40,12 @@ unsafe impl Send for Mapping {}
 pub const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 impl Mapping {
-    fn map(length: usize, protection: ProtFlags) -> Result<Self, Error> {
+    fn map(length: usize, protection: ProtFlags, flags: MapFlags) -> Result<Self, Error> {
+        let flags = MapFlags::MAP_PRIVATE | flags;
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory that is in use.
-        let base =
-            unsafe { mmap_anonymous(None, nonzero(length)?, protection, MapFlags::MAP_PRIVATE) }
-                .map_err(Error::call(format!(
-                    "mmap of {length} bytes of anonymous memory"
-                )))?;
+        let base = unsafe { mmap_anonymous(None, nonzero(length)?, protection, flags) }.map_err(
+            Error::call(format!("mmap of {length} bytes of anonymous memory")),
+        )?;
         Ok(Self {
             base,
             length,
@@ -56,7 +55,12 @@ impl Mapping {
 
     /// Private anonymous memory, untouched.
     pub fn anon(length: usize) -> Result<Self, Error> {
-        Self::map(length.next_multiple_of(PAGE), READ_WRITE)
+        Self::map(length.next_multiple_of(PAGE), READ_WRITE, MapFlags::empty())
+    }
+
+    /// Private anonymous memory in huge pages of their own pool; `length` is a multiple of their size.
+    pub fn hugetlb(length: usize) -> Result<Self, Error> {
+        Self::map(length, READ_WRITE, MapFlags::MAP_HUGETLB)
     }
 
     /// Private anonymous memory whose first byte is aligned to `align`, a power of two and at least a page.
@@ -227,7 +231,11 @@ impl Mapping {
     /// mremap(2) to an address of the kernel's choice that is not the present one.
     pub fn moved(self) -> Result<Self, Error> {
         let whole = std::mem::ManuallyDrop::new(self);
-        let room = std::mem::ManuallyDrop::new(Self::map(whole.length, ProtFlags::PROT_NONE)?);
+        let room = std::mem::ManuallyDrop::new(Self::map(
+            whole.length,
+            ProtFlags::PROT_NONE,
+            MapFlags::empty(),
+        )?);
         let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
         // SAFETY: both ranges are our own, and no reference into them can exist.
         let base = unsafe {

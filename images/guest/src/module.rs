@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether the nodes are there.
 pub fn is_ready() -> bool {
-    Path::new(device::PATH).exists() && v4l2::find().is_ok_and(|node| node.exists())
+    let node = |memop| v4l2::find(memop).is_ok_and(|node| node.exists());
+    Path::new(device::PATH).exists() && v4l2::Memop::ALL.into_iter().all(node)
 }
 
 /// insmod: loads the driver and waits for its nodes.
@@ -39,7 +40,7 @@ pub fn load() -> Result<(), Error> {
         if start.elapsed() > PATIENCE {
             return Err(Error::Call {
                 what: format!(
-                    "waiting for {} and the video node; the driver found no device, see the kernel log",
+                    "waiting for {} and the video nodes; the driver found no device, see the kernel log",
                     device::PATH
                 ),
                 errno: Errno::ETIMEDOUT,

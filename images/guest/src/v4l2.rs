@@ -155,28 +155,56 @@ pub struct Node {
     file: OwnedFd,
 }
 
-/// The node that pinbed's driver offers, wherever the kernel put it among others.
-pub fn find() -> Result<PathBuf, Error> {
+/// How videobuf2 gets at the memory of a node's buffers (drivers/media/common/videobuf2). The driver has a node for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memop {
+    /// vb2-dma-sg: the device is given any pages.
+    DmaSg,
+    /// vb2-dma-contig: the device is given one contiguous piece.
+    DmaContig,
+    /// vb2-vmalloc: the driver copies with the CPU, between the buffer and memory of its own that the device is given.
+    Vmalloc,
+}
+
+impl Memop {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::DmaSg, Self::DmaContig, Self::Vmalloc];
+
+    /// The name of its node.
+    pub fn node(self) -> &'static str {
+        match self {
+            Self::DmaSg => "pinbed-dma-sg",
+            Self::DmaContig => "pinbed-dma-contig",
+            Self::Vmalloc => "pinbed-vmalloc",
+        }
+    }
+}
+
+/// The node that pinbed's driver offers for a memop, wherever the kernel put it among others.
+pub fn find(memop: Memop) -> Result<PathBuf, Error> {
     for entry in std::fs::read_dir("/sys/class/video4linux")
         .into_iter()
         .flatten()
         .flatten()
     {
         let name = std::fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        if name.trim() == "pinbed-dma-sg" {
+        if name.trim() == memop.node() {
             return Ok(Path::new("/dev").join(entry.file_name()));
         }
     }
     Err(Error::Call {
-        what: "looking for the video node named pinbed-dma-sg in /sys/class/video4linux".into(),
+        what: format!(
+            "looking for the video node named {} in /sys/class/video4linux",
+            memop.node()
+        ),
         errno: Errno::ENOENT,
     })
 }
 
 impl Node {
-    /// Opens pinbed's node.
-    pub fn open() -> Result<Self, Error> {
-        let path = find()?;
+    /// Opens pinbed's node for a memop.
+    pub fn open(memop: Memop) -> Result<Self, Error> {
+        let path = find(memop)?;
         let file = open(
             &path,
             OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,

@@ -56,6 +56,9 @@ pub struct Ballast {
 pub const BUFFER_ATTACHED: u32 = 1;
 /// [`Buffer::flags`]: a job used the buffer since it was attached; the job fields are valid.
 pub const BUFFER_JOB: u32 = 2;
+/// [`Buffer::flags`]: what the device holds is the driver's own memory, to and from which the driver copies with the CPU; the
+/// buffer's memory is unknown to the device.
+pub const BUFFER_BOUNCE: u32 = 4;
 
 /// [`NR_BUFFER`]. Errors: EINVAL for a type or index that does not exist.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -6,7 +6,7 @@ use super::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
 use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::dmabuf;
 use pinbed_guest::extent::PAGE;
 use pinbed_guest::m2m::{M2m, describe};
@@ -69,23 +69,8 @@ fn expbuf(queue: Queue) -> TestResult<(Area, Option<M2m>)> {
         Capture => Output,
     };
     exporter.request(from, Memory::Mmap, 1)?;
-    let area = export(&exporter, from)?;
+    let area = exporter.export(from)?;
     Ok((area, Some(exporter)))
-}
-
-/// EXPBUF of a queue's only buffer.
-fn export(m2m: &M2m, queue: Queue) -> TestResult<Area> {
-    let fd = m2m.node.export(queue, 0).map_err(|errno| {
-        Stop::finding(
-            Eye::Cpu,
-            format!("EXPBUF of {queue:?} fails with {errno:?}"),
-        )
-    })?;
-    Ok(Area::dmabuf(
-        fd,
-        FRAME.size().next_multiple_of(PAGE),
-        FRAME.size(),
-    )?)
 }
 
 fn between(t: &mut Ctx, source: Exporter, sink: Exporter) -> TestResult {
@@ -175,7 +160,7 @@ fn pipeline_shares_one_buffer(t: &mut Ctx) -> TestResult {
     let second = M2m::copier(FRAME)?;
     let mut bitstream = first.with(Output, Area::anon(0, FRAME.size())?)?;
     let mut middle = first.own(Capture)?;
-    let shared = second.with(Output, export(&first, Capture)?)?;
+    let shared = second.with(Output, first.export(Capture)?)?;
     let mut screen = second.with(Capture, Area::anon(0, FRAME.size())?)?;
 
     first.copy(t, &mut bitstream, &mut middle)?;

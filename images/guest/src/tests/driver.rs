@@ -12,6 +12,7 @@ use pinbed_guest::error::Error;
 use pinbed_guest::m2m::M2m;
 use pinbed_guest::module;
 use pinbed_guest::v4l2::Queue::{Capture, Output};
+use pinbed_guest::v4l2::{Memop, find};
 use std::path::Path;
 
 #[rustfmt::skip]
@@ -90,9 +91,11 @@ fn reload_works(t: &mut Ctx) -> TestResult {
         t.check(Eye::Cpu, !Path::new(device::PATH).exists(), || {
             format!("{} is still there after rmmod", device::PATH)
         });
-        t.check(Eye::Cpu, pinbed_guest::v4l2::find().is_err(), || {
-            "the video node is still there after rmmod".into()
-        });
+        for memop in Memop::ALL {
+            t.check(Eye::Cpu, find(memop).is_err(), || {
+                format!("{} is still there after rmmod", memop.node())
+            });
+        }
         module::load()?;
         let new = Device::open()?.status()?;
         t.equal(

@@ -9,6 +9,7 @@ mod driver;
 mod fault;
 mod hold;
 mod longterm;
+mod memop;
 mod sources;
 mod stream;
 mod userptr;
@@ -69,6 +70,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     [
         userptr::TESTS,
         dmabuf::TESTS,
+        memop::TESTS,
         convert::TESTS,
         longterm::TESTS,
         hold::TESTS,

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory of the driver's own that stands between the device and memory that only
+ * the CPU gets at.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/err.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/vmalloc.h>
+
+#include "pinbed.h"
+
+static int pinbed_bounce_pages(struct pinbed_bounce *bounce)
+{
+	unsigned int i, count = DIV_ROUND_UP(bounce->length, PAGE_SIZE);
+	struct page **pages;
+	int ret;
+
+	pages = kvmalloc_array(count, sizeof(*pages), GFP_KERNEL);
+	if (!pages)
+		return -ENOMEM;
+	for (i = 0; i < count; i++)
+		pages[i] = vmalloc_to_page(bounce->vaddr + i * PAGE_SIZE);
+	ret = sg_alloc_table_from_pages(&bounce->sgt, pages, count, 0,
+					bounce->length, GFP_KERNEL);
+	kvfree(pages);
+	return ret;
+}
+
+/* @length is in bytes and not zero. The memory is zero. */
+struct pinbed_bounce *pinbed_bounce_new(struct pinbed_device *pdev,
+					size_t length,
+					enum dma_data_direction direction)
+{
+	struct pinbed_bounce *bounce = kzalloc(sizeof(*bounce), GFP_KERNEL);
+	int ret = -ENOMEM;
+
+	if (!bounce)
+		return ERR_PTR(-ENOMEM);
+	bounce->dev = pdev->vdev->dev.parent;
+	bounce->direction = direction;
+	bounce->length = length;
+	bounce->vaddr = vzalloc(length);
+	if (!bounce->vaddr)
+		goto free;
+	ret = pinbed_bounce_pages(bounce);
+	if (ret)
+		goto vfree;
+	ret = dma_map_sgtable(bounce->dev, &bounce->sgt, direction, 0);
+	if (ret)
+		goto free_table;
+	return bounce;
+
+free_table:
+	sg_free_table(&bounce->sgt);
+vfree:
+	vfree(bounce->vaddr);
+free:
+	kfree(bounce);
+	return ERR_PTR(ret);
+}
+
+void pinbed_bounce_free(struct pinbed_bounce *bounce)
+{
+	if (!bounce)
+		return;
+	dma_unmap_sgtable(bounce->dev, &bounce->sgt, bounce->direction, 0);
+	sg_free_table(&bounce->sgt);
+	vfree(bounce->vaddr);
+	kfree(bounce);
+}
+
+/* The CPU copies in what the device is to read. */
+void pinbed_bounce_fill(struct pinbed_bounce *bounce, const void *from,
+			size_t length)
+{
+	dma_sync_sgtable_for_cpu(bounce->dev, &bounce->sgt, bounce->direction);
+	memcpy(bounce->vaddr, from, min(length, bounce->length));
+	dma_sync_sgtable_for_device(bounce->dev, &bounce->sgt, bounce->direction);
+}
+
+/* The CPU copies out what the device has written. */
+void pinbed_bounce_drain(struct pinbed_bounce *bounce, void *to, size_t length)
+{
+	dma_sync_sgtable_for_cpu(bounce->dev, &bounce->sgt, bounce->direction);
+	memcpy(to, bounce->vaddr, min(length, bounce->length));
+	dma_sync_sgtable_for_device(bounce->dev, &bounce->sgt, bounce->direction);
+}
