@@ -228,7 +228,7 @@ fn what_has_no_room_for_its_answer_is_not_carried_out() {
     for room in 0..size_of::<wire::AttachResponse>() {
         let answer = rig.control(&request, room).bytes;
         if room < size_of::<wire::ResponseHeader>() {
-            assert_eq!(answer, []);
+            assert!(answer.is_empty());
         } else {
             let answer = wire::ResponseHeader::read_from_bytes(&answer).unwrap();
             assert_eq!(answer.status.get(), INVALID);
