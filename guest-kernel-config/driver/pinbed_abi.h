@@ -831,6 +831,21 @@ static_assert(sizeof(struct pinbed_result_response) == 24);
 /* _IOWR(IOC_MAGIC, 1, Ballast) on /dev/pinbed: take memory out of the way. */
 #define PINBED_NR_BALLAST 1
 /*
+ * _IOWR(IOC_MAGIC, 2, Export) on /dev/pinbed: make a dma-buf of carveout
+ * memory; returns its descriptor.
+ */
+#define PINBED_NR_EXPORT 2
+/*
+ * _IOWR(IOC_MAGIC, 3, Move) on /dev/pinbed: move or revoke the memory of such a
+ * dma-buf.
+ */
+#define PINBED_NR_MOVE 3
+/*
+ * _IOWR(IOC_MAGIC, 4, Import) on /dev/pinbed: have the device hold a dma-buf,
+ * wherever it is.
+ */
+#define PINBED_NR_IMPORT 4
+/*
  * _IOWR('V', 192, Buffer) on a video node: the device's side of a V4L2 buffer.
  */
 #define PINBED_NR_BUFFER 192
@@ -875,6 +890,70 @@ struct pinbed_ballast {
 };
 
 static_assert(sizeof(struct pinbed_ballast) == 16);
+
+/*
+ * struct pinbed_export.flags: the memory can be moved and revoked
+ * (PINBED_NR_MOVE), unless an importer pins it.
+ */
+#define PINBED_EXPORT_MOVING 1
+
+/**
+ * struct pinbed_export - PINBED_NR_EXPORT: the carveout is memory without
+ * struct pages, which the driver's parameter carveout names. Errors: ENODEV
+ * without a carveout, ENOMEM when it is full, EINVAL for a length of zero or
+ * unknown flags.
+ * @length: In: bytes; the dma-buf has whole pages.
+ * @address: Out: physical address of the memory.
+ * @flags: In: PINBED_EXPORT_* bits.
+ * @reserved: Zero.
+ */
+struct pinbed_export {
+	__u64 length;
+	__u64 address;
+	__u32 flags;
+	__u32 reserved;
+};
+
+static_assert(sizeof(struct pinbed_export) == 24);
+
+/* struct pinbed_move.flags: the memory goes away for good. */
+#define PINBED_MOVE_REVOKE 1
+
+/**
+ * struct pinbed_move - PINBED_NR_MOVE: importers let go of the old place and
+ * mappings of it are taken away before this returns; the bytes are at a new
+ * place then, or nowhere, and the old place holds other bytes. Errors: EBUSY
+ * while an importer pins the memory, ENODEV when it was revoked, EINVAL for a
+ * dma-buf without PINBED_EXPORT_MOVING.
+ * @address: Out: physical address of the new place; zero when revoked.
+ * @fd: In: the dma-buf.
+ * @flags: In: PINBED_MOVE_* bits.
+ */
+struct pinbed_move {
+	__u64 address;
+	__u32 fd;
+	__u32 flags;
+};
+
+static_assert(sizeof(struct pinbed_move) == 16);
+
+/**
+ * struct pinbed_import - PINBED_NR_IMPORT: imports all of a dma-buf without
+ * pinning it, until the file is closed or another one is imported. While the
+ * exporter moves it the device holds nothing; asked again, with the same
+ * dma-buf and direction, the device holds the new place. Errors: ENODEV for a
+ * dma-buf that was revoked, EINVAL for an unknown direction.
+ * @handle: Out: the device's handle.
+ * @fd: In: the dma-buf.
+ * @direction: In: PINBED_DIRECTION_*.
+ */
+struct pinbed_import {
+	__u64 handle;
+	__u32 fd;
+	__u32 direction;
+};
+
+static_assert(sizeof(struct pinbed_import) == 16);
 
 /* struct pinbed_buffer.flags: the device holds the buffer; handle is valid. */
 #define PINBED_BUFFER_ATTACHED 1

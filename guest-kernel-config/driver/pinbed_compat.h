@@ -6,6 +6,9 @@
 #ifndef PINBED_COMPAT_H
 #define PINBED_COMPAT_H
 
+#include <linux/dma-buf.h>
+#include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
 #include <media/v4l2-fh.h>
@@ -95,6 +98,24 @@ static inline void pinbed_copy_metadata(const struct vb2_v4l2_buffer *out,
 	.wait_finish = vb2_ops_wait_finish,
 #else
 #define PINBED_VB2_LOCK_OPS
+#endif
+
+#ifndef PINBED_HAVE_INVALIDATE_MAPPINGS
+#define invalidate_mappings move_notify
+#define dma_buf_invalidate_mappings dma_buf_move_notify
+#endif
+
+#ifndef PINBED_HAVE_VM_FLAGS_SET
+static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
+{
+	vma->vm_flags |= flags;
+}
+#endif
+
+#ifdef PINBED_HAVE_IMPORT_NS_STRING
+#define PINBED_IMPORT_NS_DMA_BUF MODULE_IMPORT_NS("DMA_BUF")
+#else
+#define PINBED_IMPORT_NS_DMA_BUF MODULE_IMPORT_NS(DMA_BUF)
 #endif
 
 #ifdef PINBED_HAVE_REMOVE_BUFS

@@ -10,6 +10,7 @@
 
 #include "pinbed.h"
 #include "pinbed_compat.h"
+#include "pinbed_export.h"
 
 /* /dev/pinbed has one name, so one device can have it. */
 static unsigned long pinbed_bound;
@@ -202,7 +203,25 @@ static struct virtio_driver pinbed_driver = {
 	.probe = pinbed_probe,
 	.remove = pinbed_remove,
 };
-module_virtio_driver(pinbed_driver);
+static int __init pinbed_init(void)
+{
+	int ret = pinbed_carveout_init();
+
+	if (ret)
+		return ret;
+	ret = register_virtio_driver(&pinbed_driver);
+	if (ret)
+		pinbed_carveout_exit();
+	return ret;
+}
+module_init(pinbed_init);
+
+static void __exit pinbed_exit(void)
+{
+	unregister_virtio_driver(&pinbed_driver);
+	pinbed_carveout_exit();
+}
+module_exit(pinbed_exit);
 
 MODULE_DESCRIPTION("Driver of the pinbed device, which holds on to memory");
 MODULE_LICENSE("GPL");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * /dev/pinbed: raw requests and events of the device, and memory ballast.
+ * /dev/pinbed: raw requests and events of the device, memory ballast, dma-bufs.
  */
 #include <linux/capability.h>
 #include <linux/fs.h>
@@ -10,11 +10,18 @@
 #include <linux/uaccess.h>
 
 #include "pinbed.h"
+#include "pinbed_export.h"
 
 #define PINBED_IOC_EXEC \
 	_IOWR(PINBED_IOC_MAGIC, PINBED_NR_EXEC, struct pinbed_exec)
 #define PINBED_IOC_BALLAST \
 	_IOWR(PINBED_IOC_MAGIC, PINBED_NR_BALLAST, struct pinbed_ballast)
+#define PINBED_IOC_EXPORT \
+	_IOWR(PINBED_IOC_MAGIC, PINBED_NR_EXPORT, struct pinbed_export)
+#define PINBED_IOC_MOVE \
+	_IOWR(PINBED_IOC_MAGIC, PINBED_NR_MOVE, struct pinbed_move)
+#define PINBED_IOC_IMPORT \
+	_IOWR(PINBED_IOC_MAGIC, PINBED_NR_IMPORT, struct pinbed_import)
 
 /**
  * struct pinbed_file - An open /dev/pinbed.
@@ -22,12 +29,14 @@
  * @position: Of the next event to read; protected by the event queue's lock.
  * @lock: Protects @ballast.
  * @ballast: Memory held until close.
+ * @importer: A dma-buf followed until close.
  */
 struct pinbed_file {
 	struct pinbed_device *pdev;
 	u64 position;
 	struct mutex lock;
 	struct pinbed_ballast_hold ballast;
+	struct pinbed_importer importer;
 };
 
 static int pinbed_open(struct inode *inode, struct file *file)
@@ -43,6 +52,7 @@ static int pinbed_open(struct inode *inode, struct file *file)
 	pf->position = pinbed_event_position(pdev);
 	mutex_init(&pf->lock);
 	INIT_LIST_HEAD(&pf->ballast.pages);
+	pinbed_importer_init(&pf->importer, pdev);
 	file->private_data = pf;
 	return nonseekable_open(inode, file);
 }
@@ -51,6 +61,7 @@ static int pinbed_close(struct inode *inode, struct file *file)
 {
 	struct pinbed_file *pf = file->private_data;
 
+	pinbed_importer_drop(&pf->importer);
 	pinbed_ballast_drop(&pf->ballast);
 	pinbed_put(pf->pdev);
 	kfree(pf);
@@ -185,6 +196,12 @@ static long pinbed_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return pinbed_exec(pf, (void __user *)arg);
 	case PINBED_IOC_BALLAST:
 		return pinbed_ballast(pf, (void __user *)arg);
+	case PINBED_IOC_EXPORT:
+		return pinbed_ioctl_export((void __user *)arg);
+	case PINBED_IOC_MOVE:
+		return pinbed_ioctl_move((void __user *)arg);
+	case PINBED_IOC_IMPORT:
+		return pinbed_ioctl_import(&pf->importer, (void __user *)arg);
 	default:
 		return -ENOTTY;
 	}

@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::read;
 use pinbed_abi::{uapi, wire};
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The driver's node.
@@ -21,6 +21,9 @@ mod ioctls {
 
     nix::ioctl_readwrite!(exec, uapi::IOC_MAGIC, uapi::NR_EXEC, uapi::Exec);
     nix::ioctl_readwrite!(ballast, uapi::IOC_MAGIC, uapi::NR_BALLAST, uapi::Ballast);
+    nix::ioctl_readwrite!(export, uapi::IOC_MAGIC, uapi::NR_EXPORT, uapi::Export);
+    nix::ioctl_readwrite!(relocate, uapi::IOC_MAGIC, uapi::NR_MOVE, uapi::Move);
+    nix::ioctl_readwrite!(import, uapi::IOC_MAGIC, uapi::NR_IMPORT, uapi::Import);
 }
 
 /// An open /dev/pinbed. While it is open the driver cannot be unloaded.
@@ -222,6 +225,84 @@ impl Device {
         unsafe { ioctls::ballast(self.file.as_raw_fd(), &mut ballast) }
             .map_err(Error::call("taking ballast"))?;
         Ok(ballast.held)
+    }
+
+    /// A dma-buf of carveout memory, and its physical address; `flags` are `EXPORT_…`.
+    pub fn export(&self, length: usize, flags: u32) -> Result<(OwnedFd, u64), Error> {
+        let mut export = uapi::Export {
+            length: length as u64,
+            flags,
+            ..Default::default()
+        };
+        // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads and fills.
+        match unsafe { ioctls::export(self.file.as_raw_fd(), &mut export) } {
+            // SAFETY: the kernel has just given us this descriptor.
+            Ok(fd) => Ok((unsafe { OwnedFd::from_raw_fd(fd) }, export.address)),
+            Err(Errno::ENODEV) => Err(Error::Absent {
+                what: "a carveout".into(),
+                remedy: "boot with memmap=4M$256M pinbed.carveout=4M@256M".into(),
+            }),
+            Err(errno) => Err(Error::call(format!("exporting {length} bytes"))(errno)),
+        }
+    }
+
+    /// Moves the memory of an export, or revokes it; `flags` are `MOVE_…`. Returns its new physical address.
+    pub fn relocate(&self, buffer: impl AsFd, flags: u32) -> Result<u64, Errno> {
+        let mut relocate = uapi::Move {
+            fd: buffer.as_fd().as_raw_fd() as u32,
+            flags,
+            address: 0,
+        };
+        // SAFETY: as in `export`.
+        unsafe { ioctls::relocate(self.file.as_raw_fd(), &mut relocate) }?;
+        Ok(relocate.address)
+    }
+
+    /// Has the device hold a dma-buf where it is now, and follow it: one for each [`Device`]. Returns the handle.
+    pub fn import(&self, buffer: impl AsFd, direction: u32) -> Result<u64, Errno> {
+        let mut import = uapi::Import {
+            fd: buffer.as_fd().as_raw_fd() as u32,
+            direction,
+            handle: 0,
+        };
+        // SAFETY: as in `export`.
+        unsafe { ioctls::import(self.file.as_raw_fd(), &mut import) }?;
+        Ok(import.handle)
+    }
+
+    /// OP_ATTACH of physical memory behind the driver's back, which nothing keeps in place. Returns the handle.
+    pub fn attach_frames(&self, direction: u32, at: Extent) -> Result<u64, Error> {
+        #[derive(IntoBytes, Immutable)]
+        #[repr(C)]
+        struct Request {
+            attach: wire::AttachRequest,
+            segment: wire::Segment,
+        }
+        let request = Request {
+            attach: wire::AttachRequest {
+                header: header(wire::OP_ATTACH),
+                direction: direction.into(),
+                segment_count: 1.into(),
+                length: at.length.into(),
+            },
+            segment: wire::Segment {
+                address: at.address.into(),
+                length: at.length.into(),
+            },
+        };
+        let (answer, _): (wire::AttachResponse, _) = self.ask(wire::QUEUE_CONTROL, &request, 0)?;
+        ok("ATTACH", &answer.header)?;
+        Ok(answer.handle.get())
+    }
+
+    /// OP_DETACH behind the driver's back.
+    pub fn detach(&self, handle: u64) -> Result<(), Error> {
+        let request = wire::DetachRequest {
+            header: header(wire::OP_DETACH),
+            handle: handle.into(),
+        };
+        let (answer, _): (wire::ResponseHeader, _) = self.ask(wire::QUEUE_CONTROL, &request, 0)?;
+        ok("DETACH", &answer)
     }
 
     /// The oldest event since this was opened that was not read yet, waiting for one at most so long.

@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::v4l2;
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
-use std::fs::File;
+use std::ffi::CString;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,13 +22,27 @@ pub fn is_ready() -> bool {
     Path::new(device::PATH).exists() && v4l2::Memop::ALL.into_iter().all(node)
 }
 
+/// The driver's parameters on the kernel's command line, `pinbed.NAME=VALUE`, as modprobe passes them on.
+fn parameters() -> Result<CString, Error> {
+    const WHERE: &str = "/proc/cmdline";
+    let line = fs::read_to_string(WHERE).map_err(Error::io(format!("reading {WHERE}")))?;
+    let ours: Vec<_> = line
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("pinbed."))
+        .collect();
+    CString::new(ours.join(" ")).map_err(|_| Error::Format {
+        source_name: WHERE.into(),
+        text: line,
+    })
+}
+
 /// insmod: loads the driver and waits for its nodes.
 pub fn load() -> Result<(), Error> {
     let file = File::open(PATH).map_err(|_| Error::Absent {
         what: PATH.into(),
         remedy: "build the driver against this kernel and put it into the initramfs".into(),
     })?;
-    match finit_module(&file, c"", ModuleInitFlags::empty()) {
+    match finit_module(&file, &parameters()?, ModuleInitFlags::empty()) {
         Ok(()) | Err(Errno::EEXIST) => (),
         Err(errno) => {
             return Err(Error::call(format!(

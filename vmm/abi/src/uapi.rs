@@ -15,6 +15,12 @@ pub const IOC_MAGIC: u32 = 0xb7;
 pub const NR_EXEC: u32 = 0;
 /// `_IOWR(IOC_MAGIC, 1, Ballast)` on `/dev/pinbed`: take memory out of the way.
 pub const NR_BALLAST: u32 = 1;
+/// `_IOWR(IOC_MAGIC, 2, Export)` on `/dev/pinbed`: make a dma-buf of carveout memory; returns its descriptor.
+pub const NR_EXPORT: u32 = 2;
+/// `_IOWR(IOC_MAGIC, 3, Move)` on `/dev/pinbed`: move or revoke the memory of such a dma-buf.
+pub const NR_MOVE: u32 = 3;
+/// `_IOWR(IOC_MAGIC, 4, Import)` on `/dev/pinbed`: have the device hold a dma-buf, wherever it is.
+pub const NR_IMPORT: u32 = 4;
 /// `_IOWR('V', 192, Buffer)` on a video node: the device's side of a V4L2 buffer.
 pub const NR_BUFFER: u32 = 192;
 
@@ -50,6 +56,55 @@ pub struct Ballast {
     pub leave: u64,
     /// Out: bytes this file now holds.
     pub held: u64,
+}
+
+/// [`Export::flags`]: the memory can be moved and revoked ([`NR_MOVE`]), unless an importer pins it.
+pub const EXPORT_MOVING: u32 = 1;
+
+/// [`NR_EXPORT`]: the carveout is memory without struct pages, which the driver's parameter `carveout` names. Errors: ENODEV
+/// without a carveout, ENOMEM when it is full, EINVAL for a length of zero or unknown flags.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Export {
+    /// In: bytes; the dma-buf has whole pages.
+    pub length: u64,
+    /// Out: physical address of the memory.
+    pub address: u64,
+    /// In: `EXPORT_…` bits.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// [`Move::flags`]: the memory goes away for good.
+pub const MOVE_REVOKE: u32 = 1;
+
+/// [`NR_MOVE`]: importers let go of the old place and mappings of it are taken away before this returns; the bytes are at a new
+/// place then, or nowhere, and the old place holds other bytes. Errors: EBUSY while an importer pins the memory, ENODEV when it was
+/// revoked, EINVAL for a dma-buf without [`EXPORT_MOVING`].
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Move {
+    /// Out: physical address of the new place; zero when revoked.
+    pub address: u64,
+    /// In: the dma-buf.
+    pub fd: u32,
+    /// In: `MOVE_…` bits.
+    pub flags: u32,
+}
+
+/// [`NR_IMPORT`]: imports all of a dma-buf without pinning it, until the file is closed or another one is imported. While the
+/// exporter moves it the device holds nothing; asked again, with the same dma-buf and direction, the device holds the new place.
+/// Errors: ENODEV for a dma-buf that was revoked, EINVAL for an unknown direction.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Import {
+    /// Out: the device's handle.
+    pub handle: u64,
+    /// In: the dma-buf.
+    pub fd: u32,
+    /// In: `DIRECTION_…`.
+    pub direction: u32,
 }
 
 /// [`Buffer::flags`]: the device holds the buffer; `handle` is valid.

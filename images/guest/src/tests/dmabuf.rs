@@ -45,6 +45,8 @@ pub const TESTS: &[Test] = &[
         "A process may read, between DMA_BUF_IOCTL_SYNC calls that say so, a heap buffer that is imported for the device to read."),
     test("dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf", cpu_reads_what_it_wrote_to_a_udmabuf, UDMABUF_SYNC,
         "A process may write and then read a udmabuf, between DMA_BUF_IOCTL_SYNC calls that say so."),
+    test("dmabuf::refused_import_is_not_kept", refused_import_is_not_kept, DMABUF,
+        "A dma-buf that is refused because it is shorter than its QBUF says is gone when its descriptor is closed."),
     test("dmabuf::bad_descriptor_is_refused", bad_descriptor_is_refused, DMABUF,
         "A descriptor that is closed, or of something other than a dma-buf, or of one too small, is refused with EINVAL."),
 ];
@@ -222,6 +224,25 @@ fn cpu_reads_what_it_wrote_to_a_udmabuf(t: &mut Ctx) -> TestResult {
     let mut area = Area::dmabuf(fd, pages, FRAME.size())?;
     area.fill(t)?;
     Ok(area.judge(t, "the udmabuf", area.written())?)
+}
+
+fn refused_import_is_not_kept(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    for queue in [Output, Capture] {
+        m2m.request(queue, Memory::Dmabuf, 1)?;
+        let heap = Area::heap(FRAME.size())?;
+        let mut buffer = describe(queue, 0, &heap);
+        buffer.length += PAGE as u32;
+        refuse(
+            t,
+            &m2m,
+            &format!("QBUF of more than the dma-buf has on {queue:?}"),
+            buffer,
+            &[Errno::EFAULT, Errno::EINVAL],
+        )?;
+    }
+    // What is kept, the aftermath sees.
+    Ok(())
 }
 
 fn bad_descriptor_is_refused(t: &mut Ctx) -> TestResult {

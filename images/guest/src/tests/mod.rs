@@ -6,6 +6,7 @@
 mod convert;
 mod dmabuf;
 mod driver;
+mod exporter;
 mod fault;
 mod hold;
 mod longterm;
@@ -71,6 +72,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         userptr::TESTS,
         dmabuf::TESTS,
         memop::TESTS,
+        exporter::TESTS,
         convert::TESTS,
         longterm::TESTS,
         hold::TESTS,
