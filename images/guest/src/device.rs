@@ -284,6 +284,7 @@ impl Device {
                 direction: direction.into(),
                 segment_count: 1.into(),
                 length: at.length.into(),
+                ..Default::default()
             },
             segment: wire::Segment {
                 address: at.address.into(),
