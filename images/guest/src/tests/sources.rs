@@ -7,7 +7,7 @@ pub const FRAME_VEC: &str =
 pub const DMABUF_PFNMAP: &str =
     "dri-devel 2022-11-22, '[PATCH] dma-buf: Require VM_PFNMAP vma for mmap'";
 pub const UNSAFE_FOLLOW_PFN: &str =
-    "linux-mm/dri-devel 2020-11-19, '[PATCH v6 10/17] mm: Add unsafe_follow_pfn'";
+    "linux-mm/dri-devel 2020-10-09, '[PATCH v2 09/17] mm: Add unsafe_follow_pfn'";
 pub const TEE_LONGTERM: &str =
     "linux-mm/op-tee 2023-05-17, '[PATCH] tee: add FOLL_LONGTERM for CMA case when alloc shm'";
 pub const PIN_USER_PAGES: &str = "Documentation/core-api/pin_user_pages.rst";
