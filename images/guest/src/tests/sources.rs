@@ -26,3 +26,4 @@ pub const UNSHARE: &str = "mm/gup.c, gup_must_unshare() and FAULT_FLAG_UNSHARE";
 pub const EARLY_COW: &str =
     "commit 70e806e4e645 'mm: Do early cow for pinned pages during fork() for ptes'";
 pub const MODULE: &str = "kernel/module/main.c, try_stop_module()";
+pub const PREPARE_USERPTR: &str = "include/media/videobuf2-core.h, struct vb2_ops, buf_cleanup; drivers/media/common/videobuf2/videobuf2-core.c, __prepare_userptr()";

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! V4L2_MEMORY_USERPTR: memory that the process got from wherever it likes.
 
-use super::sources::{DMABUF_PFNMAP, FOLLOW_PFN, FRAME_VEC, FRAME_VECTOR, QBUF, UNSHARE, USERP};
+use super::sources::{
+    DMABUF_PFNMAP, FOLLOW_PFN, FRAME_VEC, FRAME_VECTOR, PREPARE_USERPTR, QBUF, UNSHARE, USERP,
+};
 use super::{FRAME, REFUSED, Test, refuse, refuse_area, test};
 use nix::errno::Errno;
 use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
+use pinbed_abi::uapi;
 use pinbed_guest::area::Area;
 use pinbed_guest::ctx::{Ctx, TestResult};
 use pinbed_guest::dmabuf;
@@ -15,6 +18,7 @@ use pinbed_guest::m2m::{M2m, describe};
 use pinbed_guest::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::v4l2::Memory;
 use pinbed_guest::v4l2::Queue::{self, Capture, Output};
+use pinbed_guest::vmstat;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -48,6 +52,8 @@ pub const TESTS: &[Test] = &[
         "NULL, unmapped, kernel and wrapping addresses are refused, with no pin left behind."),
     test("userptr::too_short_is_refused", too_short_is_refused, QBUF,
         "A buffer shorter than the image is refused with EINVAL before anything is pinned."),
+    test("userptr::refused_requeue_unpins_nothing_that_is_held", refused_requeue_unpins_nothing_that_is_held, PREPARE_USERPTR,
+        "When a buffer is queued anew and refused, its earlier memory stays pinned, or the device lets go of it before it is unpinned."),
     test("userptr::pfnmap_is_refused", pfnmap_is_refused, FOLLOW_PFN,
         "A VM_PFNMAP mapping, here of a udmabuf, is refused, with no pin left behind."),
     test("userptr::pfnmap_after_memory_is_refused", pfnmap_after_memory_is_refused, FRAME_VEC,
@@ -251,6 +257,32 @@ fn too_short_is_refused(t: &mut Ctx) -> TestResult {
             &[Errno::EINVAL],
         )?;
     }
+    Ok(())
+}
+
+fn refused_requeue_unpins_nothing_that_is_held(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    let mut src = m2m.with(Output, Area::anon(0, FRAME.size())?)?;
+    src.fill(t)?;
+    let unpinned = vmstat::pinned_pages()?;
+    m2m.queue(t, Output, 0, &src)?;
+    // Back from the queue, and still pinned and held.
+    m2m.stream_off()?;
+    let mut short = describe(Output, 0, &src);
+    short.length -= 1;
+    // A payload longer than the buffer would be refused before videobuf2 looks at the memory.
+    short.bytesused = short.length;
+    t.refused(
+        "QBUF of one byte too few",
+        m2m.node.enqueue(short),
+        &[Errno::EINVAL],
+    );
+    let held = m2m.report(Output, 0)?.flags & uapi::BUFFER_ATTACHED != 0;
+    let pinned = vmstat::pinned_pages()? - unpinned;
+    t.check(Eye::Aftermath, !held || pinned > 0, || {
+        "the device still holds the buffer's earlier memory, of which no page is pinned any more"
+            .into()
+    });
     Ok(())
 }
 
