@@ -145,17 +145,17 @@ fn each_line(
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches(['\r', '\n']);
+            let gone = understand(text).is_some_and(|happening| to.send(happening).is_err());
+            // Written after it was told: who reads the log knows that what is in it comes before all that happens from now on.
             if let Some(file) = &mut log
                 && let Err(error) = file.write_all(&line)
             {
                 log::warn!("cannot write a log of the run: {error}");
                 log = None;
             }
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end_matches(['\r', '\n']);
-            if let Some(happening) = understand(text)
-                && to.send(happening).is_err()
-            {
+            if gone {
                 return;
             }
         }

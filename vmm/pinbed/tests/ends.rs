@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pinbed_abi::report::Message;
 
 /// A test that ends at once, then one that takes long enough to do things to it.
 const TESTS: [&str; 2] = [
@@ -61,6 +62,23 @@ impl Run {
             seen: String::new(),
             temporary,
             _turn: turn,
+        }
+    }
+
+    /// Waits until the second of TESTS has begun, as the runner's log of the report has it. It says so once the runner knows.
+    fn wait_for_the_second(&mut self) {
+        self.wait_for(FIRST);
+        let start = Message::Start {
+            name: TESTS[1].into(),
+        };
+        let start = start.to_line().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !fs::read_dir(self.temporary.path()).unwrap().any(|run| {
+            fs::read_to_string(run.unwrap().path().join("report.jsonl"))
+                .is_ok_and(|report| report.contains(&start))
+        }) {
+            assert!(Instant::now() < deadline, "{} never began", TESTS[1]);
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -165,7 +183,7 @@ fn command_of(pid: Pid) -> Option<String> {
 /// A run whose first test has ended, so that the second runs.
 fn in_the_middle() -> Run {
     let mut run = Run::start(&TESTS);
-    run.wait_for(FIRST);
+    run.wait_for_the_second();
     run
 }
 
@@ -309,7 +327,7 @@ fn a_guest_that_goes_silent_is_a_hang_with_registers() {
         "--qemu",
         qemu.to_str().unwrap(),
     ]);
-    run.wait_for(FIRST);
+    run.wait_for_the_second();
     let ended = run.end(|_| {
         let mut monitor = UnixStream::connect(&monitor).unwrap();
         monitor
