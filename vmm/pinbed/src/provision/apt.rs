@@ -21,9 +21,17 @@ use crate::progress::Unit;
 const ETC: &str = "/etc/apt";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Packages whose work is done when a package is installed, not when its files are used. We only unpack, so they and all
-/// they need stay away.
-const INSTALL_TIME_ONLY: [&str; 4] = ["adduser", "debconf", "passwd", "systemd"];
+/// Packages that others depend on for their installation, or for what is done with them here by the host's own tools. We only
+/// unpack, so these and all they need stay away.
+const NOT_NEEDED: [&str; 7] = [
+    "adduser",
+    "binutils",
+    "bzip2",
+    "coreutils",
+    "debconf",
+    "passwd",
+    "xz-utils",
+];
 
 /// A private apt for some suites, its package lists up to date. Holds a lock as long as it lives.
 pub struct Apt<'a> {
@@ -66,7 +74,7 @@ impl<'a> Apt<'a> {
             .lock(&context.progress)?;
         let apt = Apt { context, work };
         apt.write("apt.conf", &apt.configuration())?;
-        apt.write("status", &installed(&INSTALL_TIME_ONLY))?;
+        apt.write("status", &installed(&NOT_NEEDED))?;
         for dir in [
             "state/lists/partial",
             "cache/archives/partial",
@@ -145,17 +153,20 @@ impl<'a> Apt<'a> {
             self.context
                 .progress
                 .start(format!("downloading {what}"), Unit::Bytes, Some(total));
-        let mut command = self.apt_get(&["download"]);
+        // Not `apt-get download`: that begins again with a file that is there in part.
+        let mut command = self.apt_get(&["install", "--yes", "--download-only"]);
         let exact = wanted
             .iter()
             .map(|(deb, _)| format!("{}={}", deb.package, deb.version));
-        command.current_dir(&archives).args(exact);
+        command.args(exact);
         let result = Run::new("the download", command)
             .errors(complaint)
             .checked(|_| {
-                let sizes = wanted
-                    .iter()
-                    .filter_map(|(_, path)| Some(path.metadata().ok()?.len()));
+                let partial = |deb: &Deb| archives.join("partial").join(&deb.file);
+                let sizes = wanted.iter().filter_map(|(deb, path)| {
+                    let found = path.metadata().or_else(|_| partial(deb).metadata());
+                    Some(found.ok()?.len())
+                });
                 task.set(sizes.sum());
             });
         match result {
