@@ -179,10 +179,12 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
         sha256: deb.sha256,
     };
     work.publish(&unpacked)?;
-    task.finish(&format!(
-        "unpacked {} {}",
-        unpacked.package, unpacked.version
-    ));
+    task.finish(&format!("unpacked {what}"));
+    // Only now: an unpacking that is interrupted must not cost the download again.
+    fs::remove_dir_all(&package).map_err(|e| Error::io("delete", &package, e))?;
+    for file in &files {
+        fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
+    }
     Ok(unpacked)
 }
 

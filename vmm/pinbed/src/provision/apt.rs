@@ -21,9 +21,17 @@ use crate::progress::Unit;
 const ETC: &str = "/etc/apt";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Packages whose work is done when a package is installed, not when its files are used. We only unpack, so they and all
-/// they need stay away.
-const INSTALL_TIME_ONLY: [&str; 4] = ["adduser", "debconf", "passwd", "systemd"];
+/// Packages that others depend on for their installation, or for what is done with them here by the host's own tools. We only
+/// unpack, so these and all they need stay away.
+const NOT_NEEDED: [&str; 7] = [
+    "adduser",
+    "binutils",
+    "bzip2",
+    "coreutils",
+    "debconf",
+    "passwd",
+    "xz-utils",
+];
 
 /// A private apt for some suites, its package lists up to date. Holds a lock as long as it lives.
 pub struct Apt<'a> {
@@ -66,7 +74,7 @@ impl<'a> Apt<'a> {
             .lock(&context.progress)?;
         let apt = Apt { context, work };
         apt.write("apt.conf", &apt.configuration())?;
-        apt.write("status", &installed(&INSTALL_TIME_ONLY))?;
+        apt.write("status", &installed(&NOT_NEEDED))?;
         for dir in [
             "state/lists/partial",
             "cache/archives/partial",
@@ -127,28 +135,39 @@ impl<'a> Apt<'a> {
     /// Downloads what is not here yet, goes on with what is here in part, and checks it all.
     pub fn download(&self, what: &str, debs: &[Deb]) -> Result<Vec<PathBuf>, Error> {
         let archives = self.path("cache/archives");
-        let total: u64 = debs.iter().map(|deb| deb.size).sum();
-        // The files, and as much again for apt's own lists and the unpacking that follows.
+        let paths: Vec<PathBuf> = debs.iter().map(|deb| archives.join(&deb.file)).collect();
+        // apt would download again what is whole.
+        let mut wanted = Vec::new();
+        for (deb, path) in debs.iter().zip(&paths) {
+            if !path.exists() || difference(deb, path)?.is_some() {
+                wanted.push((deb, path));
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(paths);
+        }
+        let total: u64 = wanted.iter().map(|(deb, _)| deb.size).sum();
+        // The files, and as much again for the unpacking that follows.
         self.context.cache.require_free(2 * total)?;
         let mut task =
             self.context
                 .progress
                 .start(format!("downloading {what}"), Unit::Bytes, Some(total));
-        let mut command = self.apt_get(&["download"]);
-        command.current_dir(&archives).args(
-            debs.iter()
-                .map(|deb| format!("{}={}", deb.package, deb.version)),
-        );
-        let paths: Vec<PathBuf> = debs.iter().map(|deb| archives.join(&deb.file)).collect();
+        // Not `apt-get download`: that begins again with a file that is there in part.
+        let mut command = self.apt_get(&["install", "--yes", "--download-only"]);
+        let exact = wanted
+            .iter()
+            .map(|(deb, _)| format!("{}={}", deb.package, deb.version));
+        command.args(exact);
         let result = Run::new("the download", command)
             .errors(complaint)
             .checked(|_| {
-                task.set(
-                    paths
-                        .iter()
-                        .filter_map(|path| Some(path.metadata().ok()?.len()))
-                        .sum(),
-                );
+                let partial = |deb: &Deb| archives.join("partial").join(&deb.file);
+                let sizes = wanted.iter().filter_map(|(deb, path)| {
+                    let found = path.metadata().or_else(|_| partial(deb).metadata());
+                    Some(found.ok()?.len())
+                });
+                task.set(sizes.sum());
             });
         match result {
             Err(Error::Command { lines, .. }) => {
@@ -159,7 +178,7 @@ impl<'a> Apt<'a> {
             }
             other => other?,
         }
-        for (deb, path) in debs.iter().zip(&paths) {
+        for (deb, path) in wanted {
             check(deb, path)?;
         }
         task.finish(&format!(
@@ -317,24 +336,9 @@ fn complaint(line: &str) -> bool {
     line.starts_with("E: ")
 }
 
+/// Deletes a file that is not the package it should be.
 fn check(deb: &Deb, path: &Path) -> Result<(), Error> {
-    let read = |e| Error::io("read", path, e);
-    let mut file = File::open(path).map_err(read)?;
-    let mut hash = Sha256::new();
-    let (mut size, mut chunk) = (0, vec![0; 1 << 20]);
-    loop {
-        let count = file.read(&mut chunk).map_err(read)?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&chunk[..count]);
-        size += count as u64;
-    }
-    let why = if size != deb.size {
-        format!("{size} bytes instead of {}", deb.size)
-    } else if hex(&hash.finalize()) != deb.sha256 {
-        "its SHA-256 differs".to_owned()
-    } else {
+    let Some(why) = difference(deb, path)? else {
         return Ok(());
     };
     fs::remove_file(path).map_err(|e| Error::io("delete", path, e))?;
@@ -342,6 +346,24 @@ fn check(deb: &Deb, path: &Path) -> Result<(), Error> {
         file: path.to_owned(),
         why,
     })
+}
+
+/// What keeps a file from being the package that the index tells of.
+fn difference(deb: &Deb, path: &Path) -> Result<Option<String>, Error> {
+    let read = |e| Error::io("read", path, e);
+    let mut file = File::open(path).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
+    if size != deb.size {
+        return Ok(Some(format!("{size} bytes instead of {}", deb.size)));
+    }
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut chunk).map_err(read)? {
+            0 => break,
+            count => hash.update(&chunk[..count]),
+        }
+    }
+    Ok((hex(&hash.finalize()) != deb.sha256).then(|| "its SHA-256 differs".to_owned()))
 }
 
 /// Unpacks a package's files below a directory.
