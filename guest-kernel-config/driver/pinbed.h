@@ -6,7 +6,8 @@
  * requests and answers, pinbed_attach.c hands memory to the device,
  * pinbed_bounce.c makes memory for that where the device is not to have the
  * owner's, and pinbed_event.c keeps what the device says unasked. Above it is what user
- * space sees: pinbed_ctl.c with pinbed_ballast.c, and pinbed_video*.c.
+ * space sees: pinbed_ctl.c with pinbed_ballast.c, pinbed_video*.c, and
+ * pinbed_tee*.c.
  */
 #ifndef PINBED_H
 #define PINBED_H
@@ -37,7 +38,7 @@
  * @lock: Protects all of this, taken in interrupts.
  * @size: Descriptors in the queue.
  * @stopped: The device has been reset and takes no more requests.
- * @inflight: Requests that the device has not answered.
+ * @inflight: Requests that the device has not answered, but for patient ones.
  * @progress: When the device last answered, or was given its only request.
  * @room: Woken when descriptors become free, and on stop.
  */
@@ -52,6 +53,7 @@ struct pinbed_queue {
 };
 
 struct pinbed_node;
+struct pinbed_tee;
 
 /**
  * struct pinbed_device - One bound device; outlives the binding while files are
@@ -71,6 +73,7 @@ struct pinbed_node;
  * @event_wait: Woken by events, and on stop.
  * @misc: /dev/pinbed.
  * @video: The nodes, one for each memop.
+ * @tee: The TEE device.
  */
 struct pinbed_device {
 	struct kref ref;
@@ -89,6 +92,7 @@ struct pinbed_device {
 
 	struct miscdevice misc;
 	struct pinbed_node *video[PINBED_MEMOPS];
+	struct pinbed_tee *tee;
 };
 
 struct pinbed_device *pinbed_get(struct pinbed_device *pdev);
@@ -103,6 +107,7 @@ void pinbed_put(struct pinbed_device *pdev);
  * @answer: Completed at the end, unless there is @done.
  * @done: Called at the end, in interrupt or process context.
  * @owner: For @done.
+ * @patient: The device may take as long as it likes to answer.
  * @request: What the device reads; begins with struct pinbed_request_header.
  * @response: What the device writes, zero before.
  * @response_length: Room in @response, in bytes.
@@ -118,6 +123,7 @@ struct pinbed_request {
 	struct completion answer;
 	void (*done)(struct pinbed_request *req);
 	void *owner;
+	bool patient;
 
 	void *request;
 	void *response;
@@ -218,5 +224,21 @@ void pinbed_ballast_drop(struct pinbed_ballast_hold *hold);
 
 int pinbed_video_register(struct pinbed_device *pdev);
 void pinbed_video_unregister(struct pinbed_device *pdev);
+
+/* pinbed_tee.c */
+
+#if IS_ENABLED(CONFIG_TEE)
+int pinbed_tee_register(struct pinbed_device *pdev);
+void pinbed_tee_unregister(struct pinbed_device *pdev);
+#else
+static inline int pinbed_tee_register(struct pinbed_device *pdev)
+{
+	return 0;
+}
+
+static inline void pinbed_tee_unregister(struct pinbed_device *pdev)
+{
+}
+#endif
 
 #endif /* PINBED_H */

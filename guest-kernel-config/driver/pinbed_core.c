@@ -164,8 +164,13 @@ static int pinbed_probe(struct virtio_device *vdev)
 	ret = pinbed_video_register(pdev);
 	if (ret)
 		goto unregister_ctl;
+	ret = pinbed_tee_register(pdev);
+	if (ret)
+		goto unregister_video;
 	return 0;
 
+unregister_video:
+	pinbed_video_unregister(pdev);
 unregister_ctl:
 	pinbed_ctl_unregister(pdev);
 drop_queues:
@@ -182,6 +187,7 @@ static void pinbed_remove(struct virtio_device *vdev)
 	struct pinbed_device *pdev = vdev->priv;
 
 	/* While the device can still be told to let go. */
+	pinbed_tee_unregister(pdev);
 	pinbed_video_unregister(pdev);
 	pinbed_ctl_unregister(pdev);
 	pinbed_drop_queues(pdev);

@@ -102,7 +102,7 @@ static int pinbed_request_add(struct pinbed_queue *q, struct pinbed_request *req
 		ret = virtqueue_add_sgs(q->vq, sgs, 1, 1, req, GFP_ATOMIC);
 	if (!ret) {
 		kref_get(&req->ref);
-		if (!q->inflight++)
+		if (!req->patient && !q->inflight++)
 			q->progress = jiffies;
 		virtqueue_kick(q->vq);
 	}
@@ -195,7 +195,8 @@ void pinbed_request_callback(struct virtqueue *vq)
 			req->answered = min_t(size_t, length,
 					      req->response_length);
 			list_add_tail(&req->entry, &answered);
-			q->inflight--;
+			if (!req->patient)
+				q->inflight--;
 			q->progress = jiffies;
 		}
 		broken = virtqueue_is_broken(vq);

@@ -27,6 +27,9 @@ pub struct Snapshot {
     /// Regions with what drivers hold of them, in pages.
     cma: Vec<(Region, u64)>,
     held: Vec<Held>,
+    /// The TEE's.
+    sessions: u64,
+    calls: u64,
     dmabufs: Vec<Alive>,
     /// Pages that are taken so that the test does not get them; see [`before_test`].
     _parked: Option<Mapping>,
@@ -48,10 +51,14 @@ impl Snapshot {
             let used = region.used()?;
             cma.push((region, used));
         }
+        let device = Device::open()?;
+        let status = device.status()?;
         Ok(Self {
             pins: vmstat::pinned_pages()?,
             cma,
-            held: Device::open()?.list()?,
+            held: device.list()?,
+            sessions: status.sessions.get(),
+            calls: status.calls.get(),
             dmabufs: unless_absent(dmabuf::alive())?,
             _parked: None,
         })
@@ -89,6 +96,14 @@ impl Snapshot {
             .filter(|held| !before.held.iter().any(|other| other.handle == held.handle))
         {
             leaks.push(format!("the device still holds {held}"));
+        }
+        for (what, now, former) in [
+            ("sessions", self.sessions, before.sessions),
+            ("calls", self.calls, before.calls),
+        ] {
+            if now > former {
+                leaks.push(format!("TEE {what}: {now}, {former} before"));
+            }
         }
         for alive in self.dmabufs.iter().filter(|alive| {
             !before
@@ -190,6 +205,8 @@ mod tests {
                 direction: pinbed_abi::wire::DIRECTION_WRITE,
                 segments: vec![],
             }],
+            sessions: 1,
+            calls: 3,
             dmabufs: vec![Alive {
                 size: 8192,
                 exporter: "system".into(),
@@ -202,6 +219,8 @@ mod tests {
             [
                 "2 pins left: nr_foll_pin_acquired - nr_foll_pin_released went from 0 to 2",
                 "the device still holds handle 7: 4096 bytes, write",
+                "TEE sessions: 1, 0 before",
+                "TEE calls: 3, 0 before",
                 "dma-buf 12 of 8192 bytes from system is left",
             ]
         );

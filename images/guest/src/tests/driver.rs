@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Only a module can be unloaded.
-fn needs_module() -> TestResult {
+pub(super) fn needs_module() -> TestResult {
     if Path::new(module::PATH).exists() {
         return Ok(());
     }

@@ -43,7 +43,7 @@ const SEARCH: usize = 16 << 20;
 
 /// Memory for a FRAME with each page in CMA, and the region. Unmovable ballast leaves so little other memory that the next
 /// movable pages come out of CMA; it is gone when this returns.
-fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
+pub(super) fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
     if !zones::movable()?.is_empty() {
         let what = "a way to have pages in CMA (movable pages come from ZONE_MOVABLE first)".into();
         let remedy = "boot without movablecore= and kernelcore=".into();
@@ -97,7 +97,12 @@ fn extents(area: &Area) -> TestResult<Vec<Extent>> {
 }
 
 /// The area's pages are all in, or all out of, the region.
-fn judge_inside(t: &mut Ctx, area: &Area, region: &Region, expected: bool) -> TestResult {
+pub(super) fn judge_inside(
+    t: &mut Ctx,
+    area: &Area,
+    region: &Region,
+    expected: bool,
+) -> TestResult {
     let at = extents(area)?;
     let inside = frames(&at)
         .filter(|frame| region.frames.contains(frame))

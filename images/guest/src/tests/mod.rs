@@ -13,6 +13,7 @@ mod longterm;
 mod memop;
 mod sources;
 mod stream;
+mod tee;
 mod userptr;
 
 use nix::errno::Errno;
@@ -78,6 +79,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         hold::TESTS,
         fault::TESTS,
         stream::TESTS,
+        tee::TESTS,
         driver::TESTS,
     ]
     .into_iter()

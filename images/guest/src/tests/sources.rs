@@ -27,3 +27,7 @@ pub const EARLY_COW: &str =
     "commit 70e806e4e645 'mm: Do early cow for pinned pages during fork() for ptes'";
 pub const MODULE: &str = "kernel/module/main.c, try_stop_module()";
 pub const PREPARE_USERPTR: &str = "include/media/videobuf2-core.h, struct vb2_ops, buf_cleanup; drivers/media/common/videobuf2/videobuf2-core.c, __prepare_userptr()";
+pub const TEE_UAPI: &str = "include/uapi/linux/tee.h";
+pub const TEE_CLIENT_API: &str = "GlobalPlatform TEE Client API Specification v1.0, 4.4 and 4.5";
+pub const TEE_SHM: &str = "drivers/tee/tee_shm.c, register_shm_helper() and tee_shm_release()";
+pub const MLOCK: &str = "Documentation/core-api/pin_user_pages.rst; man 2 getrlimit, RLIMIT_MEMLOCK; mm/util.c, account_locked_vm()";

@@ -268,14 +268,14 @@ fn queued(t: &mut Ctx) -> TestResult<(M2m, Vec<Area>)> {
 }
 
 /// What the system held before a test took anything.
-struct Before {
-    device: Device,
+pub(super) struct Before {
+    pub(super) device: Device,
     held: i64,
     pins: i64,
 }
 
 impl Before {
-    fn look() -> TestResult<Self> {
+    pub(super) fn look() -> TestResult<Self> {
         let device = Device::open()?;
         Ok(Self {
             held: device.list()?.len() as i64,
@@ -286,7 +286,7 @@ impl Before {
 
     /// Judges that `held` buffers and `pins` pages are held on top of what was there. What a dead process held is given back
     /// soon, not at once, so this looks again for a while.
-    fn judge(&self, t: &mut Ctx, when: &str, held: i64, pins: i64) -> TestResult {
+    pub(super) fn judge(&self, t: &mut Ctx, when: &str, held: i64, pins: i64) -> TestResult {
         let start = Instant::now();
         loop {
             let now = (
