@@ -153,9 +153,9 @@ pub struct Watch {
     limits: Limits,
     phase: Phase,
     deadline: Instant,
-    /// The end has begun: the guest says nothing more that counts, and we wait for what else belongs to the end.
+    /// The end has begun, and we wait for what else belongs to it.
     settling: bool,
-    /// What the end is, if the guest itself has said so.
+    /// What the end is, if the guest itself has said so; it says nothing more that counts.
     said: Option<End>,
     reset: bool,
     qemu: Option<ExitStatus>,
@@ -210,7 +210,7 @@ impl Watch {
             }
             _ => {}
         }
-        if self.settling {
+        if self.said.is_some() {
             return None;
         }
         match event {
@@ -280,7 +280,10 @@ impl Watch {
             }
         };
         self.phase = phase;
-        self.deadline = now + limit;
+        // The device may end before all is read that the guest said: that counts, and gives it no more time.
+        if !self.settling {
+            self.deadline = now + limit;
+        }
         None
     }
 
@@ -499,6 +502,19 @@ mod tests {
                 Some(End::Done)
             );
         }
+    }
+
+    #[test]
+    fn what_the_guest_said_counts_if_it_is_read_after_the_device_has_ended() {
+        let events = script([
+            hello(),
+            start("a"),
+            end("a"),
+            Event::DeviceExited(code(0)),
+            done(),
+            Event::QemuExited(code(0)),
+        ]);
+        assert_eq!(play(&events), Some(End::Done));
     }
 
     #[test]
