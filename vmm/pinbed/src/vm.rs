@@ -21,10 +21,16 @@ use crate::watch::describe;
 const DEVICE_START: Duration = Duration::from_secs(10);
 
 /// What the kernel is told, whoever it is. With earlycon a panic is seen however early it is; `quiet` keeps both consoles from being
-/// slow. The second half is there because start-up under emulation is slow: one serial port to probe
-/// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them).
+/// slow. The second line is there because start-up under emulation is slow: one serial port to probe
+/// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them). In the third, swiotlb is
+/// off because the kernel would set 64 MiB aside for it when memory can be added above 4 GiB, and no device here needs it.
 const KERNEL: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1 cma=64M \
-                      8250.nr_uarts=1 pty.legacy_count=0 dma_debug_entries=8192";
+                      8250.nr_uarts=1 pty.legacy_count=0 dma_debug_entries=8192 \
+                      secretmem.enable=1 memhp_default_state=online_movable swiotlb=noforce";
+
+/// Memory in MiB of a NUMA node of its own that the guest puts in ZONE_MOVABLE whole and may take offline: one memory block of x86.
+/// Nothing is allocated there unless it asks for that node, or the first one is full.
+const MOVABLE: u64 = 128;
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -201,7 +207,7 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     };
     let port = report::PORT_NAME;
     // Nothing that the guest does not need: each device costs start-up time.
-    let machine_type = "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off,memory-backend=memory";
+    let machine_type = "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off";
     let mut arguments = vec![
         "-nodefaults".to_owned(),
         "-no-user-config".to_owned(),
@@ -215,7 +221,17 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
         "object",
         format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
     );
-    option("m", format!("{memory}M"));
+    option(
+        "object",
+        format!("memory-backend-memfd,id=movable,size={MOVABLE}M,share=on"),
+    );
+    option(
+        "m",
+        format!("{memory}M,slots=1,maxmem={}M", memory + MOVABLE),
+    );
+    option("numa", "node,nodeid=0,memdev=memory".to_owned());
+    option("numa", "node,nodeid=1".to_owned());
+    option("device", "pc-dimm,memdev=movable,node=1".to_owned());
     option("smp", cpus.to_string());
     option("accel", machine.accel.qemu_accel().to_owned());
     option("cpu", machine.accel.qemu_cpu().to_owned());
@@ -226,7 +242,7 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
         format!(
             "{KERNEL}{}{} {quiet} {}",
             machine.accel.kernel_arguments(),
-            carveout(memory),
+            reserved(memory),
             machine.append
         ),
     );
@@ -259,12 +275,14 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     arguments
 }
 
-/// 4 MiB in the middle of the guest's memory that its kernel does not manage, so that they have no struct pages, and that the driver
-/// exports. The ends of memory belong to firmware, kernel and initramfs; from 2 GiB on may be no memory but devices.
-fn carveout(memory: u64) -> String {
+/// What the guest's kernel does not manage, in the middle of its memory: 4 MiB without struct pages, which the driver exports, and
+/// 16 MiB of persistent memory (/dev/pmem0). The ends of memory belong to firmware, kernel and initramfs; from 2 GiB on may be no memory but
+/// devices.
+fn reserved(memory: u64) -> String {
     // Only whole pieces of 2 MiB go without struct pages.
     let start = (memory / 2).min(1024) / 2 * 2;
-    format!(" memmap=4M${start}M pinbed.carveout=4M@{start}M")
+    let pmem = start + 4;
+    format!(" memmap=4M${start}M pinbed.carveout=4M@{start}M memmap=16M!{pmem}M")
 }
 
 fn create(path: &Path) -> Result<File> {
