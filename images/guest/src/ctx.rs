@@ -190,9 +190,9 @@ impl Ctx {
         }
         let mut places: Vec<_> = zones::movable()?
             .into_iter()
-            .map(|frames| MovablePlace {
+            .map(|zone| MovablePlace {
                 name: "ZONE_MOVABLE".into(),
-                frames,
+                frames: zone.frames,
             })
             .collect();
         match cma::regions() {

@@ -4,7 +4,8 @@
 use crate::error::Error;
 use std::fs;
 
-const SIZE: &str = "/proc/sys/vm/nr_hugepages";
+/// Of the first node: elsewhere they may lie in ZONE_MOVABLE, which no page that is pinned may stay in, and there is no other to move to.
+const SIZE: &str = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages";
 
 /// Huge pages in the pool, which is empty again when this is dropped. Pages in use stay until they are given back.
 pub struct Pool(());
