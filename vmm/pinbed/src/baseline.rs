@@ -1,53 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The baseline of a kernel: which tests are known to fail or to be skipped on it, and why. Everything else passes.
+//! What is known of kernels: which tests fail or cannot run on which of them, and why. Every other test passes.
 //!
-//! ```toml
-//! [xfail."group::what_a_correct_kernel_does"]
-//! reason = "One sentence: what this kernel does instead."
-//! reference = "The thread, commit or kernel file where that is known from."
-//! # Optional: the failure is the known one only if each of its findings is among these. `text` is a part of the finding's text.
-//! findings = [{ eye = "placement", text = "in CMA" }]
-//!
-//! [skip."group::another_one"]
-//! reason = "What this kernel lacks."
-//! ```
+//! It stands in `images/baselines/<group>.toml`, a file for each group of tests, in the form that the README beside them describes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use glob::Pattern;
 use pinbed_abi::report::{Eye, Finding};
 use serde::Deserialize;
+use toml::Spanned;
 
-/// What is known of one kernel.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Baseline {
-    /// Tests that fail there.
-    #[serde(default)]
-    pub xfail: BTreeMap<String, Xfail>,
-    /// Tests that cannot run there.
-    #[serde(default)]
-    pub skip: BTreeMap<String, Skip>,
+use crate::suite::closest;
+
+/// What is known of all kernels.
+#[derive(Debug, Default)]
+pub struct Baselines {
+    /// By kernel, by test.
+    known: BTreeMap<String, BTreeMap<String, Known>>,
 }
 
-/// A test that is known to fail.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Xfail {
-    /// What the kernel does instead of the correct thing.
+/// What is known of one kernel, by test.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Baseline(BTreeMap<String, Known>);
+
+/// What is known of a test on a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What the kernel does instead of the correct thing, or what it lacks.
     pub reason: String,
-    /// Where that is known from.
-    pub reference: String,
-    /// What the failure looks like; empty for any finding of an eye.
-    #[serde(default)]
-    pub findings: Vec<Pattern>,
+    /// What becomes of the test.
+    pub expected: Expected,
+    /// Patches under which it passes.
+    fixed_by: Vec<String>,
+}
+
+/// What becomes of a test that does not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// It fails.
+    Xfail {
+        /// Where that is known from.
+        reference: String,
+        /// What the failure looks like; empty for any finding of an eye.
+        findings: Vec<Look>,
+    },
+    /// It cannot run.
+    Skip,
 }
 
 /// What a known finding looks like.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pattern {
+pub struct Look {
     /// Who sees it.
     pub eye: Eye,
     /// A part of its text; empty for any.
@@ -55,26 +62,47 @@ pub struct Pattern {
     pub text: String,
 }
 
-/// A test that is known not to run.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// A file.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Skip {
-    /// What the kernel lacks.
-    pub reason: String,
+struct Text {
+    #[serde(default)]
+    known: Vec<Spanned<Entry>>,
 }
 
-/// Why a baseline cannot be used.
+/// An entry as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    tests: Vec<String>,
+    kernels: Vec<String>,
+    verdict: Word,
+    reason: String,
+    reference: Option<String>,
+    findings: Option<Vec<Look>>,
+    #[serde(default)]
+    fixed_by: Vec<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Xfail,
+    Skip,
+}
+
+/// Why the baselines cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read.
+    /// A file, or their directory, cannot be read.
     #[error("cannot read the baseline {path}")]
     Read {
-        /// Which file.
+        /// Which.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// The file is not what a baseline looks like.
+    /// A file is not what a baseline looks like.
     #[error("the baseline {path} is not valid")]
     Parse {
         /// Which file.
@@ -82,160 +110,344 @@ pub enum Error {
         /// Line, column and what is wrong.
         source: toml::de::Error,
     },
-    /// The file is well-formed and does not make sense.
-    #[error("the baseline {path} is not valid: {what}")]
+    /// An entry is well-formed and does not make sense.
+    #[error("the baseline {path} is not valid: the entry at line {line} {what}")]
     Sense {
         /// Which file.
         path: PathBuf,
-        /// What is wrong.
+        /// Where the entry begins.
+        line: usize,
+        /// What is wrong with it.
         what: String,
     },
 }
 
-impl Baseline {
-    /// Reads a baseline and checks it against the names of all tests there are.
+/// The names that entries may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// All tests.
+    pub tests: &'a [&'a str],
+    /// All kernels.
+    pub kernels: &'a [&'a str],
+}
+
+impl Baselines {
+    /// Reads all files of a directory and holds them against what there is.
     ///
     /// # Errors
-    /// When the file cannot be read, parsed, or names what does not exist, gives no reason, or contradicts itself.
-    pub fn load<'a>(path: &Path, tests: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read {
+    /// When a file cannot be read or parsed, or an entry names what does not exist, gives no reason, or says what another says already.
+    pub fn read(directory: &Path, names: Names) -> Result<Self, Error> {
+        let unreadable = |path: &Path, source| Error::Read {
             path: path.into(),
             source,
-        })?;
-        let baseline: Baseline = toml::from_str(&text).map_err(|source| Error::Parse {
-            path: path.into(),
-            source,
-        })?;
-        match baseline.nonsense(&tests.into_iter().collect()) {
-            Some(what) => Err(Error::Sense {
-                path: path.into(),
-                what,
-            }),
-            None => Ok(baseline),
+        };
+        let files = fs::read_dir(directory)
+            .and_then(|files| {
+                files
+                    .map(|file| Ok(file?.path()))
+                    .collect::<io::Result<BTreeSet<_>>>()
+            })
+            .map_err(|source| unreadable(directory, source))?;
+        let mut baselines = Baselines::default();
+        for path in files
+            .iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        {
+            let text = fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
+            baselines.add(path, &text, names)?;
         }
+        Ok(baselines)
     }
 
-    /// The first thing that does not make sense.
-    fn nonsense(&self, tests: &BTreeSet<&str>) -> Option<String> {
-        let named = self
-            .xfail
-            .keys()
-            .map(|name| ("xfail", name))
-            .chain(self.skip.keys().map(|name| ("skip", name)));
-        for (table, name) in named {
-            if !tests.contains(name.as_str()) {
-                let close = crate::suite::closest(name, tests.iter().copied());
-                let hint = close
-                    .first()
-                    .map(|close| format!("; did you mean \"{close}\"?"))
-                    .unwrap_or_default();
-                return Some(format!("[{table}.\"{name}\"] names no test{hint}"));
-            }
-        }
-        for (name, xfail) in &self.xfail {
-            if self.skip.contains_key(name) {
-                return Some(format!("\"{name}\" is both in xfail and in skip"));
-            }
-            for (field, value) in [("reason", &xfail.reason), ("reference", &xfail.reference)] {
-                if value.trim().is_empty() {
-                    return Some(format!("[xfail.\"{name}\"] has an empty {field}"));
+    fn add(&mut self, path: &Path, text: &str, names: Names) -> Result<(), Error> {
+        let group = path.file_stem().unwrap_or_default().to_string_lossy();
+        let file: Text = toml::from_str(text).map_err(|source| Error::Parse {
+            path: path.into(),
+            source,
+        })?;
+        for entry in file.known {
+            let line = 1 + text[..entry.span().start].matches('\n').count();
+            let nonsense = |what| Error::Sense {
+                path: path.into(),
+                line,
+                what,
+            };
+            let entry = entry.into_inner();
+            let tests = entry.tests(&group, names.tests).map_err(nonsense)?;
+            let known = entry.known(names.kernels).map_err(nonsense)?;
+            for kernel in entry.kernels {
+                let of_kernel = self.known.entry(kernel.clone()).or_default();
+                for test in &tests {
+                    if of_kernel
+                        .insert((*test).to_owned(), known.clone())
+                        .is_some()
+                    {
+                        return Err(nonsense(format!(
+                            "says what another says already: what {test} does on {kernel}"
+                        )));
+                    }
                 }
             }
         }
-        let (name, _) = self
-            .skip
-            .iter()
-            .find(|(_, skip)| skip.reason.trim().is_empty())?;
-        Some(format!("[skip.\"{name}\"] has an empty reason"))
+        Ok(())
+    }
+
+    /// What is known of a kernel.
+    pub fn of(&self, kernel: &str) -> Baseline {
+        Baseline(self.known.get(kernel).cloned().unwrap_or_default())
     }
 }
 
-impl Xfail {
+impl Entry {
+    /// The tests that it names, out of all there are.
+    fn tests<'a>(&self, group: &str, all: &[&'a str]) -> Result<BTreeSet<&'a str>, String> {
+        let mut named = BTreeSet::new();
+        for text in &self.tests {
+            if text
+                .split_once("::")
+                .is_none_or(|(first, _)| first != group)
+            {
+                return Err(format!(
+                    "names \"{text}\", which is not in the group {group} that the file is for; move it to its group's file"
+                ));
+            }
+            let pattern = Pattern::new(text).map_err(|error| {
+                format!("names \"{text}\", which is not a pattern: {}", error.msg)
+            })?;
+            let before = named.len();
+            named.extend(all.iter().filter(|test| pattern.matches(test)));
+            if named.len() == before {
+                let close = closest(text, all.iter().copied());
+                let hint = close
+                    .first()
+                    .map(|close| format!("; did you mean \"{close}\"?"));
+                return Err(format!(
+                    "names \"{text}\", which is no test, or one that it has named already{}",
+                    hint.unwrap_or_default()
+                ));
+            }
+        }
+        match named.is_empty() {
+            true => Err("names no tests".to_owned()),
+            false => Ok(named),
+        }
+    }
+
+    /// What it says of them.
+    fn known(&self, kernels: &[&str]) -> Result<Known, String> {
+        if self.kernels.is_empty() {
+            return Err("names no kernels".to_owned());
+        }
+        if let Some(unknown) = self
+            .kernels
+            .iter()
+            .find(|kernel| !kernels.contains(&kernel.as_str()))
+        {
+            return Err(format!(
+                "names the kernel {unknown}, and kernels.toml has only {}",
+                kernels.join(", ")
+            ));
+        }
+        if self.reason.trim().is_empty() {
+            return Err("has an empty reason".to_owned());
+        }
+        let expected = match (self.verdict, &self.reference, &self.findings) {
+            (Word::Xfail, Some(reference), findings) if !reference.trim().is_empty() => {
+                Expected::Xfail {
+                    reference: reference.clone(),
+                    findings: findings.clone().unwrap_or_default(),
+                }
+            }
+            (Word::Xfail, ..) => return Err("has no reference".to_owned()),
+            (Word::Skip, None, None) => Expected::Skip,
+            (Word::Skip, ..) => {
+                return Err("is of a skip, which has neither a reference nor findings".to_owned());
+            }
+        };
+        Ok(Known {
+            reason: self.reason.clone(),
+            expected,
+            fixed_by: self.fixed_by.clone(),
+        })
+    }
+}
+
+impl Baseline {
+    /// What is known of a test; nothing if it passes.
+    pub fn get(&self, test: &str) -> Option<&Known> {
+        self.0.get(test)
+    }
+
+    /// What is known of the same kernel with patches.
+    #[allow(dead_code, reason = "kernels with patches are to come")]
+    pub fn patched(mut self, patches: &[String]) -> Self {
+        self.0
+            .retain(|_, known| !known.fixed_by.iter().any(|patch| patches.contains(patch)));
+        self
+    }
+}
+
+impl Known {
     /// Whether these findings are the known failure. A finding of the harness (the test crashed, timed out, could not set itself up) is
     /// only if it is listed: it means that nothing was judged.
-    pub fn explains(&self, findings: &[Finding]) -> bool {
-        findings
-            .iter()
-            .all(|finding| match self.findings.as_slice() {
-                [] => finding.eye != Eye::Harness,
-                patterns => patterns.iter().any(|pattern| {
-                    pattern.eye == finding.eye && finding.text.contains(&pattern.text)
-                }),
-            })
+    pub fn explains(&self, found: &[Finding]) -> bool {
+        let Expected::Xfail { findings, .. } = &self.expected else {
+            return false;
+        };
+        found.iter().all(|finding| match findings.as_slice() {
+            [] => finding.eye != Eye::Harness,
+            looks => looks
+                .iter()
+                .any(|look| look.eye == finding.eye && finding.text.contains(&look.text)),
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::error::Error as _;
 
-    const TESTS: [&str; 3] = [
-        "cma::page_leaves",
-        "cma::region_is_whole",
-        "heap::import_works",
-    ];
+    const NAMES: Names = Names {
+        tests: &[
+            "cma::page_leaves",
+            "cma::page_stays",
+            "cma::region_is_whole",
+            "heap::import_works",
+        ],
+        kernels: &["5.10", "6.12"],
+    };
 
-    fn load(text: &str) -> Result<Baseline, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), text).unwrap();
-        Baseline::load(file.path(), TESTS).map_err(|error| match error.source() {
+    /// What cma.toml says of 6.12.
+    pub fn known_of_6_12(text: &str, tests: &[&str]) -> Baseline {
+        let mut baselines = Baselines::default();
+        let names = Names { tests, ..NAMES };
+        baselines.add(Path::new("cma.toml"), text, names).unwrap();
+        baselines.of("6.12")
+    }
+
+    fn load(text: &str) -> Result<Baselines, String> {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cma.toml"), text).unwrap();
+        fs::write(directory.path().join("cma.toml~"), "no baseline").unwrap();
+        Baselines::read(directory.path(), NAMES).map_err(|error| match error.source() {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         })
     }
 
-    fn refused(text: &str, why: &str) {
-        let error = load(text).expect_err(text);
-        assert!(error.contains(why), "{error}\nlacks {why}");
+    fn entry(tests: &str, kernels: &str) -> String {
+        format!(
+            "[[known]]\ntests = [{tests}]\nkernels = [{kernels}]\nverdict = \"xfail\"\nreason = \"r\"\nreference = \"f\"\n"
+        )
     }
+
+    const ENTRY: &str = "[[known]]\ntests = [\"cma::page_leaves\"]\nkernels = [\"6.12\"]\n";
 
     #[test]
     fn an_empty_file_expects_everything_to_pass() {
-        assert_eq!(load(""), Ok(Baseline::default()));
+        assert_eq!(load("").unwrap().of("6.12"), Baseline::default());
+    }
+
+    #[test]
+    fn an_entry_is_for_the_tests_and_kernels_that_it_names() {
+        let baselines = load(&entry("\"cma::page_*\"", "\"5.10\"")).unwrap();
+        let known = baselines.of("5.10");
+        assert_eq!(known.get("cma::page_stays").unwrap().reason, "r");
+        assert!(known.get("cma::page_leaves").is_some());
+        assert!(known.get("cma::region_is_whole").is_none());
+        assert_eq!(baselines.of("6.12"), Baseline::default());
+    }
+
+    #[test]
+    fn a_patch_takes_away_what_it_fixes_and_no_more() {
+        let fixed = entry("\"cma::page_leaves\"", "\"6.12\"") + "fixed_by = [\"one\", \"two\"]\n";
+        let known = load(&(fixed + &entry("\"cma::page_stays\"", "\"6.12\"")))
+            .unwrap()
+            .of("6.12");
+        let left = |patch: &str| {
+            let patched = known.clone().patched(&[patch.to_owned()]);
+            ["cma::page_leaves", "cma::page_stays"].map(|test| patched.get(test).is_some())
+        };
+        assert_eq!(left("two"), [false, true]);
+        assert_eq!(left("three"), [true, true]);
     }
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        refused(
-            "[xfail.\"cma::page_leavs\"]\nreason = \"r\"\nreference = \"f\"",
-            "did you mean \"cma::page_leaves\"?",
-        );
-        refused("[skip.\"cma::page_leaves\"]\n", "missing field `reason`");
-        refused(
-            "[xfail.\"cma::page_leaves\"]\nreason = \"r\"",
-            "missing field `reference`",
-        );
-        refused(
-            "[xfail.\"cma::page_leaves\"]\nreason = \" \"\nreference = \"f\"",
-            "empty reason",
-        );
-        refused(
-            "[xfail.\"cma::page_leaves\"]\nreason = \"r\"\nreference = \"\"",
-            "empty reference",
-        );
-        refused("[skip.\"cma::page_leaves\"]\nreason = \"\"", "empty reason");
-        refused(
-            "[fail.\"cma::page_leaves\"]\nreason = \"r\"",
-            "unknown field `fail`",
-        );
-        refused(
-            "[skip.\"cma::page_leaves\"]\nreason = \"r\"\nwhy = \"\"",
-            "unknown field `why`",
-        );
-        refused(
-            "[xfail.\"cma::page_leaves\"]\nreason = \"r\"\nreference = \"f\"\n[skip.\"cma::page_leaves\"]\nreason = \"r\"",
-            "both in xfail and in skip",
-        );
-        refused(
-            "[xfail.\"cma::page_leaves\"]\nreason=\"r\"\nreference=\"f\"\nfindings=[{eye=\"nose\"}]",
-            "unknown variant `nose`",
-        );
+        let whole = entry("\"cma::page_leaves\"", "\"6.12\"");
+        for (text, why) in [
+            (
+                entry("\"cma::page_leavs\"", "\"6.12\""),
+                "did you mean \"cma::page_leaves\"?",
+            ),
+            (
+                entry("\"cma::pages_*\"", "\"6.12\""),
+                "\"cma::pages_*\", which is no test",
+            ),
+            (
+                entry("\"cma::page_*\", \"cma::page_stays\"", "\"6.12\""),
+                "has named already",
+            ),
+            (entry("\"cma::***\"", "\"6.12\""), "not a pattern"),
+            (
+                entry("\"heap::import_works\"", "\"6.12\""),
+                "not in the group cma",
+            ),
+            (entry("", "\"6.12\""), "names no tests"),
+            (
+                entry("\"cma::page_leaves\"", "\"6.11\""),
+                "the kernel 6.11, and kernels.toml has only 5.10, 6.12",
+            ),
+            (entry("\"cma::page_leaves\"", ""), "names no kernels"),
+            (
+                whole.replace("reason = \"r\"", "reason = \" \""),
+                "empty reason",
+            ),
+            (
+                whole.replace("reason = \"r\"\n", ""),
+                "missing field `reason`",
+            ),
+            (
+                whole.replace("reference = \"f\"", "reference = \"\""),
+                "no reference",
+            ),
+            (whole.replace("reference = \"f\"\n", ""), "no reference"),
+            (
+                whole.replace("\"xfail\"", "\"skip\""),
+                "neither a reference nor findings",
+            ),
+            (
+                whole.replace("\"xfail\"", "\"fail\""),
+                "unknown variant `fail`",
+            ),
+            (whole.clone() + "why = \"\"", "unknown field `why`"),
+            (
+                whole.clone() + "findings = [{ eye = \"nose\" }]",
+                "unknown variant `nose`",
+            ),
+            (
+                format!("{ENTRY}verdict = \"skip\"\nreason = \"\""),
+                "empty reason",
+            ),
+            (
+                format!("# first\n{whole}\n{whole}"),
+                "line 9 says what another says already: what cma::page_leaves does on 6.12",
+            ),
+            (
+                format!("{whole}{}", entry("\"cma::*\"", "\"5.10\", \"6.12\"")),
+                "cma::page_leaves does on 6.12",
+            ),
+        ] {
+            let error = load(&text).expect_err(&text);
+            assert!(error.contains(why), "{error}\nlacks {why}");
+            assert!(error.contains("cma.toml"), "{error}");
+        }
     }
 
     #[test]
-    fn a_missing_file_is_named() {
-        let error = Baseline::load(Path::new("/nonexistent/6.12.toml"), TESTS).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/6.12.toml"));
+    fn a_missing_directory_is_named() {
+        let error = Baselines::read(Path::new("/nonexistent"), NAMES).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent"));
     }
 }

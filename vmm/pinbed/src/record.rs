@@ -69,7 +69,7 @@ pub struct Environment {
     pub memory_mib: u64,
     /// The guest's CPUs.
     pub cpus: u8,
-    /// The baseline's file; none if the kernel has no baseline.
+    /// The kernel of kernels.toml whose baseline it was held against; none if the kernel has no baseline.
     pub baseline: Option<String>,
 }
 

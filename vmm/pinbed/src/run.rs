@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{Plan, TestInfo};
 
-use crate::baseline::Baseline;
+use crate::baseline::{Baselines, Names};
 use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
 use crate::exit::Exit;
+use crate::kernel::Manifest;
 use crate::output::ktap::Ktap;
 use crate::output::table::Table;
 use crate::output::{Output, junit};
 use crate::session::Session;
-use crate::setup::{Directory, Setup};
+use crate::setup::{Directory, Setup, workspace};
 use crate::vm::Console;
 use crate::watch::Limits;
 use crate::{guest, suite};
@@ -31,13 +32,8 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     let all = guest::list(&setup.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");
     let chosen = suite::select(&all, &args.filters)?;
-    let baseline = match &setup.baseline {
-        Some(path) => Some(Baseline::load(
-            path,
-            all.iter().map(|test| test.name.as_str()),
-        )?),
-        None => None,
-    };
+    let baselines = baselines(&all)?;
+    let baseline = setup.baseline.as_ref().map(|name| baselines.of(name));
     // Opened now, so that a path that does not work costs no run.
     let json = create(args.json.as_ref())?;
     let junit = create(args.junit.as_ref())?;
@@ -86,6 +82,23 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     }
     directory.tell();
     Ok(exit)
+}
+
+/// What is known of all kernels, held against the tests there are.
+fn baselines(tests: &[TestInfo]) -> Result<Baselines> {
+    let workspace = workspace();
+    let manifest = Manifest::read(&workspace.join("guest-kernel-config/kernels.toml"))?;
+    let tests: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+    let kernels: Vec<_> = manifest
+        .recipes()
+        .iter()
+        .map(|recipe| recipe.name.as_str())
+        .collect();
+    let names = Names {
+        tests: &tests,
+        kernels: &kernels,
+    };
+    Ok(Baselines::read(&workspace.join("images/baselines"), names)?)
 }
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is

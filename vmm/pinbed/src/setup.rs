@@ -32,8 +32,8 @@ pub struct Setup {
     pub qemu: Qemu,
     /// The guest's programs.
     pub programs: Programs,
-    /// The kernel's baseline, if it has one.
-    pub baseline: Option<PathBuf>,
+    /// Whose baseline the kernel is held against: a name of kernels.toml.
+    pub baseline: Option<String>,
     kernel: Kernel,
     driver: PathBuf,
     accel: Accel,
@@ -60,7 +60,7 @@ impl Setup {
         let kernel = kernel::provide(&context, &config, &request)?;
         let driver = kernel::module(&context, &kernel, &config.join("driver"))?;
         let programs = guest::build(&workspace)?;
-        let baseline = baseline_of(&kernel, &workspace);
+        let baseline = baseline_of(&kernel);
         let mut setup = Setup {
             qemu,
             programs,
@@ -116,10 +116,7 @@ impl Setup {
             accel_reason: self.accel_reason.clone(),
             memory_mib: args.memory,
             cpus: args.cpus,
-            baseline: self
-                .baseline
-                .as_ref()
-                .map(|path| path.display().to_string()),
+            baseline: self.baseline.clone(),
         }
     }
 
@@ -166,23 +163,17 @@ impl Setup {
     }
 }
 
-/// The baseline that fits a kernel: its recipe's, if it is of the version that this is named after. (The recipe of a user's own tree is
+/// Whose baseline fits a kernel: its recipe's, if it is of the version that this is named after. (The recipe of a user's own tree is
 /// the nearest one, and what is known of another version says nothing.)
-fn baseline_of(kernel: &Kernel, workspace: &Path) -> Option<PathBuf> {
+fn baseline_of(kernel: &Kernel) -> Option<String> {
     let rest = kernel.release.strip_prefix(&kernel.name)?;
-    let path = workspace
-        .join("images/baselines")
-        .join(format!("{}.toml", kernel.baseline));
-    (!rest.starts_with(|c: char| c.is_ascii_digit()) && path.exists()).then_some(path)
+    (!rest.starts_with(|c: char| c.is_ascii_digit())).then(|| kernel.name.clone())
 }
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let qemu = shell_line(&self.qemu.command());
-        let baseline = self
-            .baseline
-            .as_ref()
-            .map_or("none".into(), |path| path.display().to_string());
+        let baseline = self.baseline.as_deref().unwrap_or("none");
         let Kernel {
             release,
             vmlinux,

@@ -4,7 +4,7 @@
 use pinbed_abi::report::{Finding, Outcome};
 use serde::Serialize;
 
-use crate::baseline::Baseline;
+use crate::baseline::{Baseline, Expected};
 
 /// A judged outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,30 +50,33 @@ pub enum Verdict {
 impl Verdict {
     /// Judges an outcome. Without a baseline the kernel is held to correctness: it may lack something, but what runs has to pass.
     pub fn of(name: &str, outcome: Outcome, baseline: Option<&Baseline>) -> Self {
-        let xfail = baseline.and_then(|baseline| baseline.xfail.get(name));
-        let skip = baseline.and_then(|baseline| baseline.skip.get(name));
-        match (outcome, xfail, skip) {
-            (Outcome::Pass, None, None) => Verdict::Pass,
-            (Outcome::Pass, Some(xfail), _) => Verdict::Fixed {
-                reason: xfail.reason.clone(),
+        let known = baseline.and_then(|baseline| baseline.get(name));
+        match (outcome, known) {
+            (Outcome::Pass, None) => Verdict::Pass,
+            (Outcome::Pass, Some(known)) => Verdict::Fixed {
+                reason: known.reason.clone(),
             },
-            (Outcome::Pass, None, Some(skip)) => Verdict::Fixed {
-                reason: skip.reason.clone(),
-            },
-            (Outcome::Fail(findings), Some(xfail), _) if xfail.explains(&findings) => {
-                Verdict::Xfail {
-                    findings,
-                    reason: xfail.reason.clone(),
-                    reference: xfail.reference.clone(),
+            (Outcome::Fail(findings), known) => match known.map(|known| (known, &known.expected)) {
+                Some((known, Expected::Xfail { reference, .. })) if known.explains(&findings) => {
+                    Verdict::Xfail {
+                        findings,
+                        reason: known.reason.clone(),
+                        reference: reference.clone(),
+                    }
                 }
-            }
-            (Outcome::Fail(findings), xfail, _) => Verdict::Fail {
-                findings,
-                expected: xfail.map(|xfail| xfail.reason.clone()),
+                Some((known, Expected::Xfail { .. })) => Verdict::Fail {
+                    findings,
+                    expected: Some(known.reason.clone()),
+                },
+                _ => Verdict::Fail {
+                    findings,
+                    expected: None,
+                },
             },
-            (Outcome::Skip(reason), _, skip) => Verdict::Skip {
+            (Outcome::Skip(reason), known) => Verdict::Skip {
                 reason,
-                expected: skip.is_some() || baseline.is_none(),
+                expected: baseline.is_none()
+                    || known.is_some_and(|known| known.expected == Expected::Skip),
             },
         }
     }
@@ -143,22 +146,34 @@ impl std::fmt::Display for Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::baseline::tests::known_of_6_12;
     use pinbed_abi::report::Eye;
 
     const BASELINE: &str = r#"
-        [xfail.any]
+        [[known]]
+        tests = ["cma::any"]
+        kernels = ["6.12"]
+        verdict = "xfail"
         reason = "known"
         reference = "thread"
-        [xfail.precise]
+        [[known]]
+        tests = ["cma::precise"]
+        kernels = ["6.12"]
+        verdict = "xfail"
         reason = "known"
         reference = "thread"
         findings = [{ eye = "placement", text = "in CMA" }, { eye = "aftermath" }]
-        [skip.lacking]
+        [[known]]
+        tests = ["cma::lacking"]
+        kernels = ["6.12"]
+        verdict = "skip"
         reason = "no heap"
     "#;
 
     fn judge(name: &str, outcome: Outcome) -> Verdict {
-        Verdict::of(name, outcome, Some(&toml::from_str(BASELINE).unwrap()))
+        let tests = ["cma::any", "cma::precise", "cma::lacking"];
+        let baseline = known_of_6_12(BASELINE, &tests);
+        Verdict::of(&format!("cma::{name}"), outcome, Some(&baseline))
     }
 
     fn failed(findings: &[(Eye, &str)]) -> Outcome {

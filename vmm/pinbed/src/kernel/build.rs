@@ -97,7 +97,6 @@ pub fn provide(
     let objects = entry.dir().join("objects");
     Ok(Kernel {
         name: recipe.name.clone(),
-        baseline: recipe.baseline.clone(),
         release: built.release,
         vmlinux: objects.join("vmlinux"),
         objects,

@@ -37,8 +37,6 @@ pub struct Recipe {
     /// Symbols the fragments ask for that this kernel does not have, without "CONFIG_".
     #[serde(default)]
     pub lacks: Vec<String>,
-    /// The name of the baseline.
-    pub baseline: String,
     /// About how many steps make takes.
     pub steps: u64,
 }
@@ -146,7 +144,7 @@ mod tests {
 
     fn entry(name: &str) -> String {
         format!(
-            "[[kernel]]\nname = \"{name}\"\npackage = \"p\"\nsuites = [\"s\"]\nfragments = []\nbaseline = \"b\"\nsteps = 1\n"
+            "[[kernel]]\nname = \"{name}\"\npackage = \"p\"\nsuites = [\"s\"]\nfragments = []\nsteps = 1\n"
         )
     }
 

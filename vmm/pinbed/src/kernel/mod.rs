@@ -31,8 +31,6 @@ pub struct Request {
 pub struct Kernel {
     /// The entry of kernels.toml it was built by.
     pub name: String,
-    /// Its baseline, as that entry has it.
-    pub baseline: String,
     /// What `uname -r` says in it.
     pub release: String,
     /// vmlinux, with symbols, and with line numbers if the debug fragment is in. QEMU boots it as it is, by PVH: with nothing

@@ -98,7 +98,7 @@ mod samples {
                 accel_reason: None,
                 memory_mib: 512,
                 cpus: 2,
-                baseline: Some("6.12.toml".to_owned()),
+                baseline: Some("6.12".to_owned()),
             },
             times: Times::default(),
             tests,

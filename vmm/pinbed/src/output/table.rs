@@ -177,10 +177,10 @@ impl<W: Write> Output for Table<W> {
             "QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPU{plural}",
             accel.name()
         );
-        let baseline = environment
-            .baseline
-            .as_deref()
-            .unwrap_or("none, so the kernel is held to correctness");
+        let baseline = match &environment.baseline {
+            Some(kernel) => format!("images/baselines, of {kernel}"),
+            None => "none, so the kernel is held to correctness".to_owned(),
+        };
         let mut head = |name: &str, value: &str| {
             self.page
                 .line(format!("{} {value}", style(format!("{name:<9}")).dim()))
@@ -193,7 +193,7 @@ impl<W: Write> Output for Table<W> {
         if let Some(why) = accel_reason {
             head("not KVM", why)?;
         }
-        head("baseline", baseline)
+        head("baseline", &baseline)
     }
 
     fn start(&mut self, name: &str) -> io::Result<()> {
