@@ -141,18 +141,27 @@ impl<W: Write> Table<W> {
         tests: &[Judged],
         say: impl Fn(&Verdict) -> Option<String>,
     ) -> io::Result<()> {
-        let entries: Vec<_> = tests
-            .iter()
-            .filter_map(|judged| Some((judged, say(&judged.verdict)?)))
-            .collect();
+        // Tests with the same thing to say stand together, where the first of them stood.
+        let mut entries: Vec<(String, Vec<&Judged>)> = Vec::new();
+        for judged in tests {
+            let Some(text) = say(&judged.verdict) else {
+                continue;
+            };
+            match entries.iter_mut().find(|(known, _)| *known == text) {
+                Some((_, same)) => same.push(judged),
+                None => entries.push((text, vec![judged])),
+            }
+        }
         if entries.is_empty() {
             return Ok(());
         }
         self.page.line("")?;
         self.page.line(style(title).bold())?;
-        for (judged, text) in entries {
-            self.page
-                .line(format!("  {}{}", mark(&judged.verdict), judged.test.name))?;
+        for (text, same) in entries {
+            for judged in same {
+                self.page
+                    .line(format!("  {}{}", mark(&judged.verdict), judged.test.name))?;
+            }
             self.page.text(&text)?;
         }
         Ok(())
@@ -411,6 +420,22 @@ mod tests {
         ] {
             assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
         }
+    }
+
+    #[test]
+    fn a_reason_that_several_tests_share_is_said_once() {
+        let mut record = samples::mixed();
+        let mut again = record.tests[2].clone();
+        again.test.name = "other::known_too".into();
+        record.tests.push(again);
+        let shown = shown(&record);
+        assert!(
+            shown.contains(
+                "  xfail  group::known_failure\n  xfail  other::known_too\n         it never worked (a commit)\n  skip   group::lacking\n"
+            ),
+            "{shown}"
+        );
+        assert_eq!(shown.matches("it never worked").count(), 1, "{shown}");
     }
 
     #[test]
