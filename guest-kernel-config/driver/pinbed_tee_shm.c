@@ -132,7 +132,9 @@ static int pinbed_tee_pool_alloc(struct pinbed_tee_pool *manager,
 
 	if (!count)
 		return -EINVAL;
-	pages = kvmalloc_array(count, sizeof(*pages), GFP_KERNEL);
+	/* A client may ask for any size. */
+	pages = kvmalloc_array(count, sizeof(*pages),
+			       GFP_KERNEL | __GFP_NOWARN);
 	if (!pages)
 		return -ENOMEM;
 	vaddr = alloc_pages_exact(count * PAGE_SIZE,

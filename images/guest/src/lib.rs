@@ -4,7 +4,7 @@
 //! - [`ctx`]: what every test is given: findings, notes, random data;
 //! - [`area`]: memory of every kind a buffer can be made of, on [`mapping`] and [`dmabuf`];
 //! - [`m2m`]: the video node's two queues, with the placement and device eyes in QBUF and DQBUF, on [`v4l2`];
-//! - [`tee`]: a client of the TEE;
+//! - [`tee`]: a client of the TEE, and [`tee_client`]: as client libraries are one;
 //! - [`device`]: the engine behind the driver's back;
 //! - [`pagemap`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them;
 //! - [`progress`]: what a test tells its supervisor, PID 1.
@@ -26,6 +26,7 @@ pub mod module;
 pub mod pagemap;
 pub mod progress;
 pub mod tee;
+pub mod tee_client;
 pub mod v4l2;
 pub mod vmstat;
 pub mod zones;

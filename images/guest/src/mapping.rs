@@ -139,6 +139,14 @@ impl Mapping {
         Ok(())
     }
 
+    /// munmap(2) of some of the pages, whose addresses stay this mapping's: whoever uses this lays other memory over them soon.
+    pub fn take_away(&self, range: Range<usize>) -> Result<(), Error> {
+        let (address, length) = self.part(range);
+        // SAFETY: the range is this mapping's own, and no reference into it can exist.
+        unsafe { munmap(pointer(address)?, length) }
+            .map_err(Error::call(format!("munmap of {length} bytes")))
+    }
+
     /// Maps anonymous memory over the pages from `at` to the end.
     pub fn map_anon_over(&self, at: usize) -> Result<(), Error> {
         let (address, length) = self.part(at..self.length);

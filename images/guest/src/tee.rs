@@ -10,7 +10,8 @@ use pinbed_abi::report::Eye;
 use pinbed_abi::ta::Uuid;
 use pinbed_abi::tee::{self, PARAM_COUNT, Param};
 use pinbed_abi::wire;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `TEE_GEN_CAP_GP`: calls are those of GlobalPlatform's TEE Client API.
 pub const CAP_GP: u32 = 1;
@@ -22,6 +23,18 @@ pub const CAP_MEMREF_NULL: u32 = 1 << 3;
 const MEMREF_NULL: u64 = u64::MAX;
 /// `TEE_IOCTL_PARAM_ATTR_META`
 pub const PARAM_META: u64 = 0x100;
+/// `TEE_IOCTL_LOGIN_PUBLIC`: anybody.
+pub const LOGIN_PUBLIC: u32 = 0;
+/// `TEE_IOCTL_LOGIN_USER`: this user.
+pub const LOGIN_USER: u32 = 1;
+/// `TEE_IOCTL_LOGIN_GROUP`: a member of this group.
+pub const LOGIN_GROUP: u32 = 2;
+/// `TEE_IOCTL_LOGIN_APPLICATION`: this program, which Linux cannot tell.
+pub const LOGIN_APPLICATION: u32 = 4;
+/// `TEE_IOCTL_LOGIN_REE_KERNEL`: the kernel itself.
+pub const LOGIN_KERNEL: u32 = 0x8000_0000;
+/// `TEE_MAX_ARG_SIZE`: bytes of a call's arguments.
+pub const MAX_ARGUMENTS: usize = 1024;
 /// Nodes that client libraries look at.
 const NODES: u32 = 10;
 
@@ -38,29 +51,39 @@ pub struct Version {
 }
 
 /// `struct tee_ioctl_shm_alloc_data`
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Allocation {
-    size: u64,
-    flags: u32,
-    id: i32,
+    /// Bytes.
+    pub size: u64,
+    /// None are known.
+    pub flags: u32,
+    /// The answer: the kernel's name for the memory.
+    pub id: i32,
 }
 
 /// `struct tee_ioctl_shm_register_data`
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Registration {
-    address: u64,
-    length: u64,
-    flags: u32,
-    id: i32,
+    /// Of the first byte.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// None are known.
+    pub flags: u32,
+    /// The answer: the kernel's name for the memory.
+    pub id: i32,
 }
 
 /// `struct tee_ioctl_buf_data`
+#[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Arguments {
-    address: u64,
-    length: u64,
+    /// Of the call's own arguments.
+    pub address: u64,
+    /// Their size in bytes.
+    pub length: u64,
 }
 
 /// `struct tee_ioctl_cancel_arg`
@@ -71,31 +94,47 @@ pub struct Cancel {
 }
 
 /// `struct tee_ioctl_open_session_arg` and its parameters.
-#[derive(Default)]
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct OpenSession {
-    uuid: Uuid,
-    client_uuid: Uuid,
-    login: u32,
-    cancel_id: u32,
-    session: u32,
-    result: u32,
-    origin: u32,
-    param_count: u32,
-    params: [Param; 4],
+pub struct OpenSession {
+    /// The trusted application.
+    pub uuid: Uuid,
+    /// Of the client, or a group's number, as `login` wants it.
+    pub client_uuid: Uuid,
+    /// `LOGIN_…`
+    pub login: u32,
+    /// By which it can be cancelled.
+    pub cancel_id: u32,
+    /// The answer: the session.
+    pub session: u32,
+    /// The answer: `TEEC_…`
+    pub result: u32,
+    /// The answer: `TEEC_ORIGIN_…`
+    pub origin: u32,
+    /// How many of `params` there are.
+    pub param_count: u32,
+    /// For the application, and from it.
+    pub params: [Param; 4],
 }
 
 /// `struct tee_ioctl_invoke_arg`, with room for one parameter too many.
-#[derive(Default)]
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Invoke {
-    function: u32,
-    session: u32,
-    cancel_id: u32,
-    result: u32,
-    origin: u32,
-    param_count: u32,
-    params: [Param; 5],
+pub struct Invoke {
+    /// Of the application.
+    pub function: u32,
+    /// Its session.
+    pub session: u32,
+    /// By which it can be cancelled.
+    pub cancel_id: u32,
+    /// The answer: `TEEC_…`
+    pub result: u32,
+    /// The answer: `TEEC_ORIGIN_…`
+    pub origin: u32,
+    /// How many of `params` there are.
+    pub param_count: u32,
+    /// For the application, and from it.
+    pub params: [Param; 5],
 }
 
 mod ioctls {
@@ -108,6 +147,31 @@ mod ioctls {
     nix::ioctl_read!(cancel, MAGIC, 4, super::Cancel);
     nix::ioctl_read!(close_session, MAGIC, 5, u32);
     nix::ioctl_readwrite!(shm_register, MAGIC, 9, super::Registration);
+}
+
+/// Requests by number, for [`Tee::raw`].
+pub mod request {
+    use super::{Allocation, Arguments, Cancel, Registration};
+    use libc::c_ulong;
+
+    const MAGIC: u8 = 0xa4;
+    /// TEE_IOC_SHM_ALLOC
+    pub const SHM_ALLOC: c_ulong = nix::request_code_readwrite!(MAGIC, 1, size_of::<Allocation>());
+    /// TEE_IOC_OPEN_SESSION
+    pub const OPEN_SESSION: c_ulong = nix::request_code_read!(MAGIC, 2, size_of::<Arguments>());
+    /// TEE_IOC_INVOKE
+    pub const INVOKE: c_ulong = nix::request_code_read!(MAGIC, 3, size_of::<Arguments>());
+    /// TEE_IOC_CANCEL
+    pub const CANCEL: c_ulong = nix::request_code_read!(MAGIC, 4, size_of::<Cancel>());
+    /// TEE_IOC_CLOSE_SESSION
+    pub const CLOSE_SESSION: c_ulong = nix::request_code_read!(MAGIC, 5, size_of::<u32>());
+    /// TEE_IOC_SUPPL_RECV, which is for a helper of the TEE only.
+    pub const SUPPL_RECV: c_ulong = nix::request_code_read!(MAGIC, 6, size_of::<Arguments>());
+    /// TEE_IOC_SHM_REGISTER
+    pub const SHM_REGISTER: c_ulong =
+        nix::request_code_readwrite!(MAGIC, 9, size_of::<Registration>());
+    /// None that there is.
+    pub const UNKNOWN: c_ulong = nix::request_code_read!(MAGIC, 99, size_of::<Arguments>());
 }
 
 /// An open TEE device: a client, in the TEE Client API a context.
@@ -199,6 +263,11 @@ pub const fn null(attr: u64) -> Param {
 }
 
 impl Shm {
+    /// The kernel's name for it: the smallest number that is free.
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
     /// A memref: `size` bytes at `offset`.
     pub fn part(&self, attr: u64, offset: u64, size: u64) -> Param {
         value(attr, offset, size, self.id as u64)
@@ -210,19 +279,19 @@ impl Shm {
     }
 }
 
+impl AsRawFd for Tee {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
 impl Tee {
     /// Opens the device's node, which is one of several if the machine has other TEEs.
     pub fn open() -> Result<Self, Error> {
         for number in 0..NODES {
-            let path = format!("/dev/tee{number}");
-            let Ok(file) = open(
-                path.as_str(),
-                OFlag::O_RDWR | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            ) else {
+            let Ok(tee) = Self::open_at(&format!("/dev/tee{number}")) else {
                 continue;
             };
-            let tee = Self { file };
             if tee.version()?.implementation == wire::MAGIC {
                 return Ok(tee);
             }
@@ -231,6 +300,12 @@ impl Tee {
             what: "a TEE of ours among /dev/tee*".into(),
             remedy: "build the kernel with CONFIG_TEE, and the driver for it".into(),
         })
+    }
+
+    /// Opens a node, whoever's it is.
+    pub fn open_at(path: &str) -> Result<Self, Errno> {
+        let file = open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { file })
     }
 
     /// TEE_IOC_VERSION.
@@ -276,10 +351,30 @@ impl Tee {
         })
     }
 
-    /// TEE_IOC_OPEN_SESSION as anybody (`TEE_IOCTL_LOGIN_PUBLIC`); the session only if the call succeeded.
+    /// Any request, with an argument at any address, which belongs to nobody else.
+    pub fn raw(&self, request: libc::c_ulong, argument: usize) -> Result<i32, Errno> {
+        // SAFETY: the descriptor is open. The kernel reads and writes at the argument what the caller has put there for it: memory of
+        // which no references exist, or none.
+        Errno::result(unsafe { libc::ioctl(self.file.as_raw_fd(), request as _, argument) })
+    }
+
+    /// TEE_IOC_OPEN_SESSION as anybody; the session only if the call succeeded.
     pub fn try_open(&self, uuid: Uuid, params: [Param; 4]) -> Result<(Session, Reply), Errno> {
+        self.open_as(LOGIN_PUBLIC, Uuid::default(), uuid, params)
+    }
+
+    /// TEE_IOC_OPEN_SESSION as `login` says, with what it goes with.
+    pub fn open_as(
+        &self,
+        login: u32,
+        client_uuid: Uuid,
+        uuid: Uuid,
+        params: [Param; 4],
+    ) -> Result<(Session, Reply), Errno> {
         let mut call = OpenSession {
             uuid,
+            client_uuid,
+            login,
             param_count: PARAM_COUNT,
             params,
             ..Default::default()

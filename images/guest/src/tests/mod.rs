@@ -14,6 +14,10 @@ mod memop;
 mod sources;
 mod stream;
 mod tee;
+mod tee_client;
+mod tee_input;
+mod tee_memory;
+mod tee_race;
 mod userptr;
 
 use nix::errno::Errno;
@@ -80,6 +84,10 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         fault::TESTS,
         stream::TESTS,
         tee::TESTS,
+        tee_memory::TESTS,
+        tee_client::TESTS,
+        tee_input::TESTS,
+        tee_race::TESTS,
         driver::TESTS,
     ]
     .into_iter()

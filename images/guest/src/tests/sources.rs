@@ -31,3 +31,16 @@ pub const TEE_UAPI: &str = "include/uapi/linux/tee.h";
 pub const TEE_CLIENT_API: &str = "GlobalPlatform TEE Client API Specification v1.0, 4.4 and 4.5";
 pub const TEE_SHM: &str = "drivers/tee/tee_shm.c, register_shm_helper() and tee_shm_release()";
 pub const MLOCK: &str = "Documentation/core-api/pin_user_pages.rst; man 2 getrlimit, RLIMIT_MEMLOCK; mm/util.c, account_locked_vm()";
+pub const TEE_LENGTH: &str =
+    "include/uapi/linux/tee.h, struct tee_ioctl_shm_register_data; CVE-2022-50080";
+pub const TEE_ID: &str = "include/uapi/linux/tee.h, struct tee_ioctl_param; drivers/tee/tee_core.c, params_from_user(); found by this test";
+pub const PARTIAL_PIN: &str =
+    "Documentation/core-api/pin_user_pages.rst; drivers/tee/tee_shm.c, register_shm_helper()";
+pub const TEE_RACE: &str =
+    "drivers/tee/tee_shm.c, tee_shm_get_from_id() and tee_shm_put(); CVE-2021-44733";
+pub const TEE_MMAP: &str =
+    "man 2 mmap, offset; drivers/tee/tee_shm.c, tee_shm_fop_mmap(); found by this test";
+pub const LIBTEEC: &str = "github.com/OP-TEE/optee_client, libteec/src/tee_client_api.c";
+pub const SP800_38A: &str =
+    "NIST SP 800-38A, F.5.1; GlobalPlatform TEE Client API Specification v1.0, 4.5";
+pub const HOTP: &str = "RFC 4226, appendix D";

@@ -6,6 +6,7 @@ use super::driver::needs_module;
 use super::longterm::{in_cma, judge_inside};
 use super::sources::{MLOCK, MODULE, TEE_CLIENT_API, TEE_LONGTERM, TEE_SHM, TEE_UAPI};
 use super::stream::Before;
+use super::tee_memory::{LIMIT, become_nobody, limit_locked_memory};
 use super::{Test, test};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -72,16 +73,16 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Bytes that do not fill their pages.
-const LENGTH: usize = 5 * PAGE + 123;
+pub(super) const LENGTH: usize = 5 * PAGE + 123;
 
 /// Registering that is expected to work.
-fn register(tee: &Tee, area: &Area) -> TestResult<Shm> {
+pub(super) fn register(tee: &Tee, area: &Area) -> TestResult<Shm> {
     let shm = tee.register(area.address(), area.len());
     Ok(shm.map_err(Error::call("TEE_IOC_SHM_REGISTER"))?)
 }
 
 /// Unaligned memory with random contents, registered.
-fn registered(t: &mut Ctx, tee: &Tee) -> TestResult<(Area, Shm)> {
+pub(super) fn registered(t: &mut Ctx, tee: &Tee) -> TestResult<(Area, Shm)> {
     let mut area = Area::malloc(LENGTH)?;
     area.fill(t)?;
     let shm = register(tee, &area)?;
@@ -89,7 +90,7 @@ fn registered(t: &mut Ctx, tee: &Tee) -> TestResult<(Area, Shm)> {
 }
 
 /// The one buffer that the device holds.
-fn only_held(device: &Device) -> TestResult<Held> {
+pub(super) fn only_held(device: &Device) -> TestResult<Held> {
     let mut all = device.list()?;
     match (all.pop(), all.len()) {
         (Some(held), 0) => Ok(held),
@@ -101,7 +102,7 @@ fn only_held(device: &Device) -> TestResult<Held> {
 }
 
 /// The placement eye: the device holds exactly these bytes, to read and write.
-fn judge_placement(t: &mut Ctx, device: &Device, area: &Area) -> TestResult {
+pub(super) fn judge_placement(t: &mut Ctx, device: &Device, area: &Area) -> TestResult {
     let held = only_held(device)?;
     t.equal(
         Eye::Device,
@@ -124,7 +125,7 @@ fn judge_placement(t: &mut Ctx, device: &Device, area: &Area) -> TestResult {
 }
 
 /// The application's checksum of all of the memory, from its own eye and the device's.
-fn judge_checksum(
+pub(super) fn judge_checksum(
     t: &mut Ctx,
     tee: &Tee,
     session: Session,
@@ -145,14 +146,14 @@ fn judge_checksum(
     Ok(())
 }
 
-fn close(tee: &Tee, session: Session) -> TestResult {
+pub(super) fn close(tee: &Tee, session: Session) -> TestResult {
     Ok(tee
         .close_session(session)
         .map_err(Error::call("TEE_IOC_CLOSE_SESSION"))?)
 }
 
 /// Waits until the device has so many calls under way, and returns whether it came to that.
-fn calls_become(device: &Device, wanted: u64) -> TestResult<bool> {
+pub(super) fn calls_become(device: &Device, wanted: u64) -> TestResult<bool> {
     let start = Instant::now();
     while device.status()?.calls != wanted {
         if start.elapsed() > Duration::from_secs(5) {
@@ -467,16 +468,12 @@ fn cancel_ends_a_call(t: &mut Ctx) -> TestResult {
     const ID: u32 = 7;
     let (tee, device) = (Tee::open()?, Device::open()?);
     let session = tee.session(pin::UUID)?;
-    let wait = [value_in(0, 0), NONE, NONE, NONE];
+    // Ends in any case, so that a cancellation that does nothing is seen soon.
+    let wait = [value_in(2_000, 0), NONE, NONE, NONE];
     let (waiting, cancelled, reply) = thread::scope(|scope| {
         let call = scope.spawn(|| tee.try_invoke(session, pin::WAIT, &wait, ID));
         let waiting = calls_become(&device, 1);
-        let cancelled = tee.cancel(session, ID);
-        if !matches!((&waiting, cancelled), (Ok(true), Ok(()))) {
-            // So that this ends in any case.
-            let _ = tee.close_session(session);
-        }
-        (waiting, cancelled, call.join())
+        (waiting, tee.cancel(session, ID), call.join())
     });
     t.check(Eye::Device, waiting?, || "no call is under way".into());
     t.equal(Eye::Cpu, "cancelling", cancelled, Ok(()));
@@ -580,20 +577,10 @@ fn cma_is_whole_while_memory_is_registered(t: &mut Ctx) -> TestResult {
 }
 
 fn locked_memory_limit_holds(t: &mut Ctx) -> TestResult {
-    const LIMIT: usize = 16 * PAGE;
-    const NOBODY: libc::uid_t = 65534;
     let tee = Tee::open()?;
-    let limit = libc::rlimit {
-        rlim_cur: LIMIT as u64,
-        rlim_max: LIMIT as u64,
-    };
     let memory = Mapping::anon(16 * LIMIT)?;
-    // SAFETY: the argument is a struct that the call reads.
-    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
-    Errno::result(limited).map_err(Error::call("setrlimit of RLIMIT_MEMLOCK"))?;
-    // SAFETY: no memory is involved. This takes CAP_IPC_LOCK away, with all other privileges.
-    let nobody = unsafe { libc::setuid(NOBODY) };
-    Errno::result(nobody).map_err(Error::call("setuid"))?;
+    limit_locked_memory(LIMIT)?;
+    become_nobody()?;
     let small = tee.register(memory.address(), LIMIT / 2);
     let small = small.map_err(Error::call("registering half of the limit"))?;
     t.refused(
