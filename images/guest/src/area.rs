@@ -7,9 +7,9 @@ use crate::error::Error;
 use crate::extent::{Extent, PAGE};
 use crate::mapping::{Mapping, READ_WRITE};
 use crate::pagemap;
+use crate::smaps;
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
-use std::fs;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
@@ -334,27 +334,7 @@ fn scattered(length: usize) -> Result<(Mapping, OwnedFd, Vec<Range<usize>>), Err
 
 /// Bytes of the mapping at `address` that are in anonymous huge pages.
 fn huge_bytes(address: usize) -> Result<usize, Error> {
-    let smaps =
-        fs::read_to_string("/proc/self/smaps").map_err(Error::io("reading /proc/self/smaps"))?;
-    let mapping = smaps.split_inclusive('\n').skip_while(|line| {
-        let range = line
-            .split(' ')
-            .next()
-            .and_then(|range| range.split_once('-'));
-        let bounds = range.and_then(|(a, b)| {
-            Some((
-                usize::from_str_radix(a, 16).ok()?,
-                usize::from_str_radix(b, 16).ok()?,
-            ))
-        });
-        !bounds.is_some_and(|(start, end)| (start..end).contains(&address))
-    });
-    let kilobytes = mapping.map(str::trim).find_map(|line| {
-        line.strip_prefix("AnonHugePages:")?
-            .strip_suffix("kB")?
-            .trim()
-            .parse::<usize>()
-            .ok()
-    });
+    let field = smaps::field(address, "AnonHugePages")?;
+    let kilobytes = field.and_then(|text| text.strip_suffix("kB")?.trim().parse::<usize>().ok());
     Ok(kilobytes.unwrap_or(0) * 1024)
 }

@@ -43,6 +43,9 @@ pub struct Image {
 }
 
 impl Image {
+    /// A page: whoever makes a buffer of it, it is contiguous.
+    pub const PAGE: Self = Self::grey(64, 64);
+
     /// A byte for each pixel: the way to a buffer of any length.
     pub const fn grey(width: usize, height: usize) -> Self {
         Self {

@@ -2,16 +2,18 @@
 //! The guest's test harness: what a test needs to say what a correct kernel does, and the eyes that judge it.
 //!
 //! - [`ctx`]: what every test is given: findings, notes, random data;
-//! - [`area`]: memory of every kind a buffer can be made of, on [`mapping`] and [`dmabuf`];
+//! - [`area`]: memory of every kind a buffer can be made of, on [`mapping`], [`dmabuf`] and [`vgem`];
 //! - [`m2m`]: the video node's two queues, with the placement and device eyes in QBUF and DQBUF, on [`v4l2`];
 //! - [`tee`]: a client of the TEE, and [`tee_client`]: as client libraries are one;
+//! - [`taker`]: system calls that take pages of user memory, in an [`attempt`] where they may not come back;
 //! - [`device`]: the engine behind the driver's back;
-//! - [`pagemap`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them;
+//! - [`pagemap`], [`smaps`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them;
 //! - [`progress`]: what a test tells its supervisor, PID 1.
 //!
 //! PID 1 uses the same views of the kernel for the aftermath eye.
 
 pub mod area;
+pub mod attempt;
 pub mod cma;
 pub mod ctx;
 pub mod device;
@@ -25,9 +27,12 @@ pub mod mapping;
 pub mod module;
 pub mod pagemap;
 pub mod progress;
+pub mod smaps;
+pub mod taker;
 pub mod tee;
 pub mod tee_client;
 pub mod v4l2;
+pub mod vgem;
 pub mod vmstat;
 pub mod zones;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! dma-bufs of memory that has no struct pages: shared between consumers, and moved or taken away under them.
 
-use super::sources::{DMABUF_PFNMAP, FRAME_VEC, UNSAFE_FOLLOW_PFN};
-use super::{FRAME, REFUSED, Test, test};
+use super::sources::{FRAME_VEC, UNSAFE_FOLLOW_PFN};
+use super::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -14,8 +14,8 @@ use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::device::{Device, copy};
 use pinbed_guest::error::Error;
 use pinbed_guest::extent::{Extent, PAGE, merged};
-use pinbed_guest::m2m::{M2m, describe};
-use pinbed_guest::v4l2::Memop::{self, DmaContig, DmaSg};
+use pinbed_guest::m2m::M2m;
+use pinbed_guest::v4l2::Memop::{DmaContig, DmaSg};
 use pinbed_guest::v4l2::Memory;
 use pinbed_guest::v4l2::Queue::{Capture, Output};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,8 +27,6 @@ const MOVE: &str = "drivers/dma-buf/dma-buf.c, dynamic importers and exporters";
 pub const TESTS: &[Test] = &[
     test("exporter::carveout_is_shared_without_pages", carveout_is_shared_without_pages, FRAME_VEC,
         "What one video node writes into a carveout without struct pages another reads, and a third consumer and the CPU see it."),
-    test("exporter::carveout_mapping_is_not_pinned", carveout_mapping_is_not_pinned, DMABUF_PFNMAP,
-        "A carveout's mapping is refused as USERPTR by each node, and vmsplice refuses it too."),
     test("exporter::importer_follows_a_move", importer_follows_a_move, MOVE,
         "The device lets go of a buffer that moves before its old place is used for something else, and then holds the new one."),
     test("exporter::pinned_buffer_stays", pinned_buffer_stays, MOVE,
@@ -142,37 +140,6 @@ fn carveout_is_shared_without_pages(t: &mut Ctx) -> TestResult {
     let handle = import(&third, &carveout, wire::DIRECTION_READ)?;
     judge_place(t, &third, handle, &carveout, address)?;
     judge_bytes(t, &third, handle, &carveout)
-}
-
-fn carveout_mapping_is_not_pinned(t: &mut Ctx) -> TestResult {
-    let device = Device::open()?;
-    for flags in [0, uapi::EXPORT_MOVING] {
-        let (area, _) = exported(t, &device, flags)?;
-        for memop in Memop::ALL {
-            let m2m = M2m::copier_on(memop, FRAME)?;
-            for queue in [Output, Capture] {
-                m2m.request(queue, Memory::Userptr, 1)?;
-                let mut buffer = describe(queue, 0, &area);
-                (buffer.memory, buffer.m) = (Memory::Userptr as u32, area.address() as u64);
-                let what = format!("QBUF of the mapping on {queue:?} of {}", memop.node());
-                t.refused(&what, m2m.node.enqueue(buffer), REFUSED);
-            }
-        }
-        t.refused("vmsplice of the mapping", vmsplice(&area), &[Errno::EFAULT]);
-    }
-    Ok(())
-}
-
-fn vmsplice(area: &Area) -> Result<usize, Errno> {
-    let (_reader, writer) = nix::unistd::pipe()?;
-    let vector = libc::iovec {
-        iov_base: area.address() as *mut _,
-        iov_len: PAGE,
-    };
-    use std::os::fd::AsRawFd;
-    // SAFETY: the vector names one page of a mapping, of which no references exist.
-    let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &vector, 1, 0) };
-    Errno::result(spliced).map(|count| count as usize)
 }
 
 fn importer_follows_a_move(t: &mut Ctx) -> TestResult {

@@ -2,8 +2,8 @@
 //! The three ways in which vb2 gets at memory, each with a node of its own: what each takes, and what its device is given.
 //! The other groups use dma-sg.
 
-use super::sources::{DMABUF, DMABUF_PFNMAP, EXPBUF, FRAME_VEC, QBUF};
-use super::{FRAME, REFUSED, Test, refuse, test};
+use super::sources::{DMABUF, EXPBUF, FRAME_VEC, QBUF};
+use super::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
@@ -60,16 +60,7 @@ pub const TESTS: &[Test] = &[
         "The dma-contig node refuses user memory that cannot be pinned with EFAULT."),
     test("memop::vmalloc_refuses_with_efault", |t| refuses_with_efault(t, Vmalloc), QBUF,
         "The vmalloc node refuses user memory that cannot be pinned with EFAULT."),
-    test("memop::sg_export_is_not_pinned", |t| export_is_not_pinned(t, DmaSg), DMABUF_PFNMAP,
-        "The mapping of a buffer that dma-sg exported is refused as USERPTR by each node: the exporter owns it, not its pages' users."),
-    test("memop::contig_export_is_not_pinned", |t| export_is_not_pinned(t, DmaContig), DMABUF_PFNMAP,
-        "The mapping of a buffer that dma-contig exported is refused as USERPTR by each node."),
-    test("memop::vmalloc_export_is_not_pinned", |t| export_is_not_pinned(t, Vmalloc), DMABUF_PFNMAP,
-        "The mapping of a buffer that vmalloc exported is refused as USERPTR by each node."),
 ];
-
-/// A page: whoever makes a buffer of it, it is contiguous.
-const ONE_PAGE: Image = Image::grey(64, 64);
 
 /// One copy between areas that are handed to the queues here.
 fn copy(t: &mut Ctx, m2m: &M2m, src: Area, dst: Area) -> TestResult {
@@ -235,8 +226,8 @@ fn imports_exports(t: &mut Ctx, importer: Memop) -> TestResult {
     for exporter in Memop::ALL {
         t.note(format!("from {}", exporter.node()));
         let (from, m2m) = (
-            M2m::copier_on(exporter, ONE_PAGE)?,
-            M2m::copier_on(importer, ONE_PAGE)?,
+            M2m::copier_on(exporter, Image::PAGE)?,
+            M2m::copier_on(importer, Image::PAGE)?,
         );
         // As in a pipeline: what one node wrote the next reads, and what one reads the one before wrote.
         from.request(Capture, Memory::Mmap, 1)?;
@@ -268,27 +259,6 @@ fn refuses_with_efault(t: &mut Ctx, memop: Memop) -> TestResult {
             buffer.m = address as u64;
             let what = format!("QBUF of {what} on {queue:?}");
             refuse(t, &m2m, &what, buffer, &[Errno::EFAULT])?;
-        }
-    }
-    Ok(())
-}
-
-fn export_is_not_pinned(t: &mut Ctx, exporter: Memop) -> TestResult {
-    let from = M2m::copier_on(exporter, ONE_PAGE)?;
-    from.request(Capture, Memory::Mmap, 1)?;
-    let mut exported = from.export(Capture)?;
-    exported.fill(t)?;
-    for memop in Memop::ALL {
-        let m2m = M2m::copier_on(memop, ONE_PAGE)?;
-        for queue in [Output, Capture] {
-            m2m.request(queue, Memory::Userptr, 1)?;
-            let mut buffer = describe(queue, 0, &exported);
-            (buffer.memory, buffer.m) = (Memory::Userptr as u32, exported.address() as u64);
-            let what = format!(
-                "QBUF of the export's mapping on {queue:?} of {}",
-                memop.node()
-            );
-            t.refused(&what, m2m.node.enqueue(buffer), REFUSED);
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ mod fault;
 mod hold;
 mod longterm;
 mod memop;
+mod mmaps;
 mod sources;
 mod stream;
 mod tee;
@@ -91,6 +92,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         driver::TESTS,
     ]
     .into_iter()
+    .chain(mmaps::TESTS.iter().copied())
     .flatten()
 }
 
