@@ -2,7 +2,7 @@
 //! dma-bufs of memory that has no struct pages: shared between consumers, and moved or taken away under them.
 
 use super::sources::{FRAME_VEC, UNSAFE_FOLLOW_PFN};
-use super::{FRAME, Test, test};
+use super::{FRAME, Test, orders, test};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -39,6 +39,8 @@ pub const TESTS: &[Test] = &[
         "A job that the device begins after its buffer moved is a DMA fault, and writes neither the old place nor the new one."),
     test("exporter::revoked_buffer_is_gone_for_all", revoked_buffer_is_gone_for_all, MOVE,
         "After a revocation the device holds nothing, another import is refused with ENODEV, and access to the mapping is SIGBUS."),
+    test("exporter::no_stray_dma_in_any_order", orders::no_stray_dma, MOVE,
+        "Whatever the order in which buffers are imported, pinned, moved, revoked, closed and used by jobs, good and stale ones: the device holds them where they are, and no byte elsewhere changes."),
 ];
 
 /// A carveout buffer for a FRAME, filled; where it is.
@@ -50,7 +52,7 @@ fn exported(t: &mut Ctx, device: &Device, flags: u32) -> TestResult<(Area, u64)>
     Ok((area, address))
 }
 
-fn fd(area: &Area) -> TestResult<BorrowedFd<'_>> {
+pub(super) fn fd(area: &Area) -> TestResult<BorrowedFd<'_>> {
     match &area.share {
         Share::Dmabuf(fd) => Ok(fd.as_fd()),
         _ => Err(Stop::finding(Eye::Harness, "the area is no dma-buf")),

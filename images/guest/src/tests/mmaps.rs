@@ -232,16 +232,16 @@ fn nobody_keeps(
         }
         let was = crc(area.written());
         drop((area, exporter));
-        let seen = taker.seen()?;
-        t.check(Eye::Device, seen != Some(was), || {
-            format!("{call}: what was in the buffer is still seen when the buffer is gone")
-        });
         for region in cma::regions()? {
             if let Err(error) = region.whole_can_be_had() {
                 let what = format!("{call}: the memory of the buffer cannot be had again: {error}");
                 t.find(Eye::Placement, what);
             }
         }
+        let seen = taker.seen()?;
+        t.check(Eye::Device, seen != Some(was), || {
+            format!("{call}: what was in the buffer is still seen when the buffer is gone")
+        });
     }
     Ok(())
 }

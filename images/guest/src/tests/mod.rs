@@ -12,6 +12,7 @@ mod hold;
 mod longterm;
 mod memop;
 mod mmaps;
+mod orders;
 mod sources;
 mod stream;
 mod tee;
