@@ -40,7 +40,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Times over. Enough for each order of events to come up, as the notes show.
-const ROUNDS: usize = 100;
+const ROUNDS: usize = 50;
 
 /// Moments for one thing to happen in the course of others: another each round, over all the time that they take.
 struct Moments {
@@ -210,7 +210,7 @@ fn closing_the_client_races_a_call(t: &mut Ctx) -> TestResult {
         let memref = shm.all(PARAM_MEMREF_INPUT);
         Moments::within(|| three_checksums(&tee, session, memref))?
     };
-    for round in 0..ROUNDS / 2 {
+    for round in 0..ROUNDS {
         // Closed by hand, under the thread that uses it; nothing else in this process opens a file meanwhile.
         let tee = ManuallyDrop::new(Tee::open()?);
         let session = tee.session(pin::UUID)?;
@@ -330,55 +330,39 @@ fn registering_races_munmap(t: &mut Ctx) -> TestResult {
     let before = Before::look()?;
     let tee = Tee::open()?;
     let session = tee.session(pin::UUID)?;
-    // Inaccessible at times and emptied at times, but its own at all times, so that nobody else gets the address.
+    // Emptied at times, but its own at all times, so that nobody else gets the address.
     let memory = Mapping::anon(PAGES * PAGE)?;
-    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let (address, length) = (memory.address(), memory.len());
-    let mut taken = 0;
-    // Made beforehand: an allocator that finds the hole would have its memory taken away, too.
-    let mut seen = Vec::with_capacity(ROUNDS);
-    let seen = thread::scope(|scope| {
-        let registering = scope.spawn(|| {
-            begun.store(true, Ordering::Relaxed);
-            for _ in 0..ROUNDS {
-                let registered = tee.register(address, length);
-                seen.push(registered.and_then(|shm| {
-                    let params = [shm.all(PARAM_MEMREF_OUTPUT), value_in(0, 0), NONE, NONE];
-                    let reply = tee.try_invoke(session, pin::FILL, &params, 0)?;
-                    Ok(reply.result)
-                }));
-            }
-            over.store(true, Ordering::Relaxed);
-            seen
-        });
-        while !begun.load(Ordering::Relaxed) {
-            thread::yield_now();
-        }
-        let mut failed = None;
-        while !over.load(Ordering::Relaxed) && failed.is_none() {
-            let tail = PAGES / 2 * PAGE..length;
-            failed = memory
-                .take_away(tail.clone())
-                .and_then(|()| memory.map_anon_over(tail.start))
-                .and_then(|()| memory.advise(0..length, MmapAdvise::MADV_DONTNEED))
-                .err();
-            taken += 1;
-        }
-        (failed, registering.join())
-    });
-    if let Some(error) = seen.0 {
-        return Err(error.into());
-    }
+    let fill = || -> Result<u32, Errno> {
+        let shm = tee.register(address, length)?;
+        let params = [shm.all(PARAM_MEMREF_OUTPUT), value_in(0, 0), NONE, NONE];
+        Ok(tee.try_invoke(session, pin::FILL, &params, 0)?.result)
+    };
+    let moments = Moments::within(|| {
+        tee.register(address, length)
+            .map_err(Error::call("TEE_IOC_SHM_REGISTER"))?;
+        Ok(())
+    })?;
     let mut tally = Tally::default();
-    for registered in joined(seen.1)? {
-        match registered {
+    for round in 0..ROUNDS {
+        memory.advise(0..length, MmapAdvise::MADV_DONTNEED)?;
+        let (taken, filled) = thread::scope(|scope| {
+            let filling = scope.spawn(|| {
+                moments.begin();
+                fill()
+            });
+            moments.wait(round);
+            (memory.take_away(PAGES / 2 * PAGE..length), filling.join())
+        });
+        taken?;
+        memory.map_anon_over(PAGES / 2 * PAGE)?;
+        match joined(filled)? {
             Ok(TEEC_SUCCESS) => tally.count("all of it"),
             Err(errno @ (Errno::EFAULT | Errno::ENOMEM)) => tally.count(format!("{errno:?}")),
             other => t.find(Eye::Cpu, format!("registering what goes away: {other:x?}")),
         }
     }
     tally.note(t);
-    t.note(format!("taken away {taken} times"));
     before.judge(t, "after the last close", 0, 0)?;
     let (area, shm) = registered(t, &tee)?;
     judge_checksum(t, &tee, session, &shm, area.written())
