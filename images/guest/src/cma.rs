@@ -70,6 +70,11 @@ impl Region {
             .map_err(Error::io(format!("writing {pages} to {}", path.display())))
     }
 
+    /// Pages in all.
+    pub fn pages(&self) -> u64 {
+        self.frames.end - self.frames.start
+    }
+
     /// Pages that drivers hold.
     pub fn used(&self) -> Result<u64, Error> {
         self.number("used")

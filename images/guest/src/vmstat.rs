@@ -4,17 +4,29 @@
 use crate::error::Error;
 use std::fs;
 
-/// Pages pinned by `pin_user_pages` and its kin (FOLL_PIN) in the whole system: a huge page counts as many times as it has
-/// small pages pinned.
+/// Counters of the whole system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Pages pinned by `pin_user_pages` and its kin (FOLL_PIN): a huge page counts as many times as it has small pages pinned.
+    pub pins: i64,
+    /// Pages of CMA regions that the buddy allocator has: nobody holds a reference to one of them, and none waits in a CPU's list.
+    pub free_cma: i64,
+}
+
+/// The counters as they are now.
 ///
-/// The kernel gathers these counters from all CPUs once a second, which is too late for a judgement; reading
+/// The kernel gathers them from all CPUs once a second, which is too late for a judgement; reading
 /// /proc/sys/vm/stat_refresh makes it do so now.
-pub fn pinned_pages() -> Result<i64, Error> {
+pub fn counters() -> Result<Counters, Error> {
     fs::read("/proc/sys/vm/stat_refresh").map_err(Error::io(
         "reading /proc/sys/vm/stat_refresh (CONFIG_PROC_SYSCTL)",
     ))?;
-    let text = fs::read_to_string("/proc/vmstat").map_err(Error::io("reading /proc/vmstat"))?;
-    difference(&text)
+    parse(&fs::read_to_string("/proc/vmstat").map_err(Error::io("reading /proc/vmstat"))?)
+}
+
+/// [`Counters::pins`] as it is now.
+pub fn pinned_pages() -> Result<i64, Error> {
+    Ok(counters()?.pins)
 }
 
 /// Bytes that the kernel keeps free for itself: /proc/sys/vm/min_free_kbytes.
@@ -29,7 +41,7 @@ pub fn reserve() -> Result<u64, Error> {
     Ok(kilobytes * 1024)
 }
 
-fn difference(vmstat: &str) -> Result<i64, Error> {
+fn parse(vmstat: &str) -> Result<Counters, Error> {
     let counter = |name: &str| {
         vmstat
             .lines()
@@ -40,7 +52,10 @@ fn difference(vmstat: &str) -> Result<i64, Error> {
                 text: format!("no {name}"),
             })
     };
-    Ok(counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?)
+    Ok(Counters {
+        pins: counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?,
+        free_cma: counter("nr_free_cma")?,
+    })
 }
 
 #[cfg(test)]
@@ -49,8 +64,12 @@ mod tests {
 
     #[test]
     fn pins_are_the_difference() {
-        let text = "nr_free_pages 5\nnr_foll_pin_acquired 1033\nnr_foll_pin_released 1024\n";
-        assert_eq!(difference(text).unwrap(), 9);
-        assert!(difference("nr_foll_pin_acquired 3\n").is_err());
+        let text = "nr_free_pages 5\nnr_free_cma 16383\nnr_foll_pin_acquired 1033\nnr_foll_pin_released 1024\n";
+        let counters = Counters {
+            pins: 9,
+            free_cma: 16383,
+        };
+        assert_eq!(parse(text).unwrap(), counters);
+        assert!(parse("nr_free_cma 5\nnr_foll_pin_acquired 3\n").is_err());
     }
 }

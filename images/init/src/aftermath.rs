@@ -3,13 +3,15 @@
 
 use crate::kmsg::News;
 use pinbed_abi::report::{Eye, Finding};
+use pinbed_abi::wire::INJECT_NONE;
 use pinbed_guest::cma::{self, Region};
 use pinbed_guest::device::{Device, Held};
 use pinbed_guest::dmabuf::{self, Alive};
 use pinbed_guest::error::Error;
 use pinbed_guest::extent::PAGE;
 use pinbed_guest::mapping::Mapping;
-use pinbed_guest::vmstat;
+use pinbed_guest::vmstat::{self, Counters};
+use pinbed_guest::{module, pagemap};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,19 +22,26 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// After so long without a change nothing is going away any more.
 const STILL: Duration = Duration::from_millis(500);
 
+/// What is known of the system from test to test.
+pub struct Witness {
+    regions: Vec<Region>,
+    /// Pages that are taken so that tests do not get them; see [`Witness::drain`].
+    parked: Option<Mapping>,
+    /// What the next test finds, if it is known: what the last one left, all of it as it was before.
+    before: Option<Snapshot>,
+}
+
 /// What the system holds.
-#[derive(Default)]
-pub struct Snapshot {
-    pins: i64,
-    /// Regions with what drivers hold of them, in pages.
-    cma: Vec<(Region, u64)>,
+#[derive(Clone, Default)]
+struct Snapshot {
+    counters: Counters,
+    /// What drivers hold of each region, in pages.
+    cma_used: Vec<u64>,
     held: Vec<Held>,
     /// The TEE's.
     sessions: u64,
     calls: u64,
     dmabufs: Vec<Alive>,
-    /// Pages that are taken so that the test does not get them; see [`before_test`].
-    _parked: Option<Mapping>,
 }
 
 /// A kernel without a thing cannot leak it.
@@ -43,47 +52,149 @@ fn unless_absent<T: Default>(view: Result<T, Error>) -> Result<T, Error> {
     }
 }
 
-impl Snapshot {
-    /// Looks at the system as it is.
-    pub fn take() -> Result<Self, Error> {
-        let mut cma = Vec::new();
-        for region in unless_absent(cma::regions())? {
-            let used = region.used()?;
-            cma.push((region, used));
-        }
-        let device = Device::open()?;
-        let status = device.status()?;
+impl Witness {
+    /// Gets to know the system.
+    pub fn new() -> Result<Self, Error> {
         Ok(Self {
-            pins: vmstat::pinned_pages()?,
-            cma,
-            held: device.list()?,
-            sessions: status.sessions.get(),
-            calls: status.calls.get(),
-            dmabufs: unless_absent(dmabuf::alive())?,
-            _parked: None,
+            regions: unless_absent(cma::regions())?,
+            parked: None,
+            before: None,
         })
     }
 
+    /// Makes the kernel and the device ready to be judged afresh.
+    pub fn before_test(&mut self) -> Result<(), Error> {
+        // What is warned of once per boot would be blamed on the first test only. Absent without debugfs.
+        let _ = fs::write("/sys/kernel/debug/clear_warn_once", "1");
+        let device = match Device::open() {
+            // A test that ended between rmmod and insmod has left no driver.
+            Err(_) => {
+                module::load()?;
+                Device::open()?
+            }
+            Ok(device) => device,
+        };
+        device.inject(INJECT_NONE, 0, 0)?;
+        if self.before.is_none() {
+            self.drain()?;
+            self.before = Some(self.look()?);
+        }
+        Ok(())
+    }
+
+    /// Judges what a test left, once it has settled.
+    pub fn after_test(&mut self) -> Result<Vec<Finding>, Error> {
+        let before = self.before.take().unwrap_or_default();
+        let start = Instant::now();
+        let mut now = self.look()?;
+        let mut leaks = now.leaks_since(&before, &self.regions);
+        let mut changed = Instant::now();
+        while !leaks.is_empty() && changed.elapsed() < STILL && start.elapsed() < SETTLE {
+            thread::sleep(Duration::from_millis(5));
+            now = self.look()?;
+            let still = now.leaks_since(&before, &self.regions);
+            if still != leaks {
+                leaks = still;
+                changed = Instant::now();
+            }
+        }
+        let mut clean = leaks.is_empty();
+        if !self.cma_is_free(now.counters, &now.cma_used)? && !self.drain()? {
+            // Users' pages are there, or pages that are lost. They are users' if they can be moved out of the way.
+            clean = false;
+            for region in &self.regions {
+                if let Err(error) = region.whole_can_be_had() {
+                    leaks.push(format!(
+                        "not all free pages of CMA region {} can be had any more: {error}",
+                        region.name
+                    ));
+                }
+            }
+        }
+        self.before = clean.then_some(now);
+        Ok(leaks
+            .into_iter()
+            .map(|text| Finding {
+                eye: Eye::Aftermath,
+                text,
+            })
+            .collect())
+    }
+
+    /// Looks at the system as it is.
+    fn look(&self) -> Result<Snapshot, Error> {
+        let device = Device::open()?;
+        let status = device.status()?;
+        Ok(Snapshot {
+            counters: vmstat::counters()?,
+            cma_used: self.cma_used()?,
+            held: match status.buffers.get() {
+                0 => Vec::new(),
+                _ => device.list()?,
+            },
+            sessions: status.sessions.get(),
+            calls: status.calls.get(),
+            dmabufs: unless_absent(dmabuf::alive())?,
+        })
+    }
+
+    fn cma_used(&self) -> Result<Vec<u64>, Error> {
+        self.regions.iter().map(Region::used).collect()
+    }
+
+    /// Whether every page of CMA is a driver's, parked here, or free: then all that is free can be had, and nobody has kept a
+    /// reference to it. What this cannot tell from a lost page are users' pages and those in the CPUs' lists.
+    fn cma_is_free(&self, counters: Counters, used: &[u64]) -> Result<bool, Error> {
+        let all: u64 = self.regions.iter().map(Region::pages).sum();
+        let missing = all as i64 - counters.free_cma - used.iter().sum::<u64>() as i64;
+        Ok(missing == 0 || missing == self.parked_in_cma()?)
+    }
+
+    fn parked_in_cma(&self) -> Result<i64, Error> {
+        let Some(parked) = &self.parked else {
+            return Ok(0);
+        };
+        let entries = unless_absent(pagemap::entries(parked.address(), parked.len()))?;
+        let in_cma = |frame| self.regions.iter().any(|r| r.frames.contains(&frame));
+        let frames = entries.iter().filter_map(|entry| entry.frame());
+        Ok(frames.filter(|frame| in_cma(*frame)).count() as i64)
+    }
+
+    /// Empties the lists of each CPU's in which pages wait that were freed lately, so that a test gets no page in CMA by chance, and
+    /// says whether all of CMA is free then.
+    ///
+    /// An allocation in CMA empties these lists first. When it is given back its own page is in such a list, and parked.
+    fn drain(&mut self) -> Result<bool, Error> {
+        self.parked = None;
+        // It fails where drivers hold the whole region, or none of its pages can be moved; then the count says so.
+        let taken: Vec<_> = self.regions.iter().map(|region| region.take(1)).collect();
+        let free = self.cma_is_free(vmstat::counters()?, &self.cma_used()?)?;
+        drop(taken);
+        let parked = Mapping::anon(4 * PAGE)?;
+        for page in (0..parked.len()).step_by(PAGE) {
+            parked.write(page, &[1]);
+        }
+        self.parked = Some(parked);
+        Ok(free)
+    }
+}
+
+impl Snapshot {
     /// What there is now that was not there before: one sentence for each.
-    fn leaks_since(&self, before: &Self) -> Vec<String> {
+    fn leaks_since(&self, before: &Self, regions: &[Region]) -> Vec<String> {
         let mut leaks = Vec::new();
-        if self.pins != before.pins {
-            let (count, side) = match self.pins - before.pins {
+        let (pins, former) = (self.counters.pins, before.counters.pins);
+        if pins != former {
+            let (count, side) = match pins - former {
                 left @ 1.. => (left, "left"),
                 lost => (-lost, "too many released"),
             };
             leaks.push(format!(
-                "{count} pins {side}: nr_foll_pin_acquired - nr_foll_pin_released went from {} to {}",
-                before.pins, self.pins
+                "{count} pins {side}: nr_foll_pin_acquired - nr_foll_pin_released went from {former} to {pins}"
             ));
         }
-        for (region, used) in &self.cma {
-            let former = before
-                .cma
-                .iter()
-                .find(|(other, _)| other.name == region.name)
-                .map_or(0, |(_, used)| *used);
-            if *used != former {
+        for ((region, used), former) in regions.iter().zip(&self.cma_used).zip(&before.cma_used) {
+            if used != former {
                 leaks.push(format!(
                     "drivers hold {used} pages of CMA region {}, {former} before",
                     region.name
@@ -117,58 +228,6 @@ impl Snapshot {
     }
 }
 
-/// Makes the kernel and the device ready to be judged afresh.
-pub fn before_test() -> Result<Snapshot, Error> {
-    // What is warned of once per boot would be blamed on the first test only. Absent without debugfs.
-    let _ = fs::write("/sys/kernel/debug/clear_warn_once", "1");
-    Device::open()?.inject(pinbed_abi::wire::INJECT_NONE, 0, 0)?;
-
-    // Pages that were freed lately wait in lists of each CPU's, out of which the next test would get pages in CMA by chance. An
-    // allocation in CMA empties these lists first. When it is given back its own page is in such a list, and parked.
-    for region in unless_absent(cma::regions())? {
-        drop(region.take(1));
-    }
-    let parked = Mapping::anon(4 * PAGE)?;
-    for page in (0..parked.len()).step_by(PAGE) {
-        parked.write(page, &[1]);
-    }
-    Ok(Snapshot {
-        _parked: Some(parked),
-        ..Snapshot::take()?
-    })
-}
-
-/// Judges what a test left, once it has settled.
-pub fn after_test(before: &Snapshot) -> Result<Vec<Finding>, Error> {
-    let start = Instant::now();
-    let mut leaks = Snapshot::take()?.leaks_since(before);
-    let mut changed = Instant::now();
-    while !leaks.is_empty() && changed.elapsed() < STILL && start.elapsed() < SETTLE {
-        thread::sleep(Duration::from_millis(5));
-        let now = Snapshot::take()?.leaks_since(before);
-        if now != leaks {
-            leaks = now;
-            changed = Instant::now();
-        }
-    }
-    let mut findings = leaks;
-    for (region, _) in &before.cma {
-        if let Err(error) = region.whole_can_be_had() {
-            findings.push(format!(
-                "not all free pages of CMA region {} can be had any more: {error}",
-                region.name
-            ));
-        }
-    }
-    Ok(findings
-        .into_iter()
-        .map(|text| Finding {
-            eye: Eye::Aftermath,
-            text,
-        })
-        .collect())
-}
-
 /// What the kernel itself complained of.
 pub fn complaints(news: &News) -> Vec<Finding> {
     let lost =
@@ -198,7 +257,10 @@ mod tests {
     fn each_leak_is_named_with_its_numbers() {
         let before = Snapshot::default();
         let after = Snapshot {
-            pins: 2,
+            counters: Counters {
+                pins: 2,
+                free_cma: 0,
+            },
             held: vec![Held {
                 handle: 7,
                 length: 4096,
@@ -215,7 +277,7 @@ mod tests {
             ..Snapshot::default()
         };
         assert_eq!(
-            after.leaks_since(&before),
+            after.leaks_since(&before, &[]),
             [
                 "2 pins left: nr_foll_pin_acquired - nr_foll_pin_released went from 0 to 2",
                 "the device still holds handle 7: 4096 bytes, write",
@@ -224,9 +286,9 @@ mod tests {
                 "dma-buf 12 of 8192 bytes from system is left",
             ]
         );
-        assert!(after.leaks_since(&after).is_empty());
+        assert!(after.leaks_since(&after, &[]).is_empty());
         assert_eq!(
-            before.leaks_since(&after)[0],
+            before.leaks_since(&after, &[])[0],
             "2 pins too many released: nr_foll_pin_acquired - nr_foll_pin_released went from 2 to 0"
         );
     }

@@ -2,22 +2,36 @@
 //! Asking the kernel things that may never return, for example because a lock is held by a task that hangs.
 
 use crate::Broken;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::io;
+use std::sync::LazyLock;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// Runs `work` in a thread of its own and waits for it at most so long. A thread that does not come back is left behind: what it
-/// waits for would also be waited for by any later judgement, so the plan ends here.
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The way to the thread that does all work in turn: a thread is costly to make under emulation.
+static WORKER: LazyLock<io::Result<Sender<Work>>> = LazyLock::new(|| {
+    let (sender, receiver) = mpsc::channel::<Work>();
+    thread::Builder::new()
+        .name("bounded".into())
+        .spawn(move || receiver.into_iter().for_each(|work| work()))?;
+    Ok(sender)
+});
+
+/// Runs `work` in another thread and waits for it at most so long. A thread that does not come back is left behind, and no other
+/// takes its place: what it waits for would also be waited for by any later judgement, so the plan ends here.
 pub fn run<T: Send + 'static>(
     what: &str,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Broken> {
     let (sender, receiver) = mpsc::channel();
-    thread::Builder::new()
-        .name(what.chars().take(15).collect())
-        .spawn(move || sender.send(work()))
+    let worker = WORKER
+        .as_ref()
         .map_err(|error| Broken(format!("no thread can be made for {what}: {error}")))?;
+    // Nobody is there any more to hear of a result that comes too late. A worker that has ended drops its work, and the sender in it.
+    let _ = worker.send(Box::new(move || drop(sender.send(work()))));
     receiver.recv_timeout(limit).map_err(|error| match error {
         RecvTimeoutError::Timeout => {
             let stacks = crate::processes::stuck_notes(&[1]).join("\n");

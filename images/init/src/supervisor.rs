@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Runs tests one after the other, each in a process of its own, and says what each came to.
 
-use crate::aftermath::{self, Snapshot};
+use crate::aftermath::{self, Witness};
 use crate::kmsg::{Log, News};
 use crate::port::Port;
 use crate::{Broken, bounded, processes};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Pid, pipe2, read, setsid};
+use nix::unistd::{Pid, pipe2, read};
 use pinbed_abi::report::{Eye, Finding, Message, Outcome};
-use pinbed_guest::module;
 use pinbed_guest::progress::{FD, Progress};
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The tests' binary.
-const GUEST: &str = "/bin/pinbed-guest";
+const GUEST: &CStr = c"/bin/pinbed-guest";
+/// Where tests are run.
+const DIRECTORY: &str = "/tmp";
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(5);
 /// How long it may take to make the system ready for a test, the driver loaded again if need be.
@@ -35,7 +37,10 @@ pub fn run_all(
     names: &[String],
     timeout: Duration,
 ) -> Result<(), Broken> {
+    std::env::set_current_dir(DIRECTORY)
+        .map_err(|error| Broken(format!("tests cannot be run in {DIRECTORY}: {error}")))?;
     let mut stuck = Vec::new();
+    let mut witness = bounded::run("looking at the system", LOOK, Witness::new)??;
     let mut news = News::default();
     log.read(&mut news);
     let mut at_load = aftermath::complaints(&news);
@@ -45,15 +50,19 @@ pub fn run_all(
             .insert_str(0, "while the driver was loaded, before this test, ");
     }
     for name in names {
-        let before = bounded::run("looking at the system before a test", PREPARE, prepare)??;
+        witness = bounded::run("looking at the system before a test", PREPARE, || {
+            witness.before_test().map(|()| witness)
+        })??;
         port.send(&Message::Start { name: name.clone() });
         let start = Instant::now();
         let mut case = Case::default();
         case.findings.append(&mut at_load);
         let mut news = News::default();
         run_one(name, timeout, &mut case, &mut stuck, (log, &mut news))?;
-        let judge = move || aftermath::after_test(&before);
-        let leaks = bounded::run("looking at the system after a test", LOOK, judge)??;
+        let leaks;
+        (witness, leaks) = bounded::run("looking at the system after a test", LOOK, || {
+            witness.after_test().map(|leaks| (witness, leaks))
+        })??;
         case.findings.extend(leaks);
         log.read(&mut news);
         case.findings.extend(aftermath::complaints(&news));
@@ -67,14 +76,6 @@ pub fn run_all(
         });
     }
     Ok(())
-}
-
-/// The system as a test finds it. A test that ended between rmmod and insmod has left no driver to look at.
-fn prepare() -> Result<Snapshot, pinbed_guest::Error> {
-    if !module::is_ready() {
-        module::load()?;
-    }
-    aftermath::before_test()
 }
 
 /// What is known of a test.
@@ -159,31 +160,32 @@ impl Ears {
 
 fn spawn(name: &str) -> Result<(Pid, Ears), Broken> {
     // The read end must not block PID 1; the write end does no harm if it does not block either.
-    let (hear, tell) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(
-        &hear,
-        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    let (hear, tell) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&hear, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let mut files = PosixSpawnFileActions::init()?;
+    files.add_dup2(tell.as_raw_fd(), FD)?;
+    // Not the standard library's Command, which forks where a session of its own is wanted: copying PID 1's page tables takes
+    // milliseconds under emulation.
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::from_bits_retain(libc::POSIX_SPAWN_SETSID.into()),
     )?;
-    let mut command = Command::new(GUEST);
-    command.args(["run", name]).current_dir("/tmp").env_clear();
-    let raw = tell.as_raw_fd();
-    // SAFETY: setsid, dup2 and fcntl are safe to call between fork and exec. The standard library has emptied the signal mask.
-    unsafe {
-        command.pre_exec(move || {
-            setsid()?;
-            if raw == FD {
-                Errno::result(libc::fcntl(raw, libc::F_SETFD, 0))?;
-            } else {
-                Errno::result(libc::dup2(raw, FD))?;
-            }
-            Ok(())
-        });
-    }
-    let child = command
-        .spawn()
-        .map_err(|error| Broken(format!("{GUEST} cannot be run: {error}")))?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    // Ignored by Rust programs, and inherited if it is.
+    attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+    let arguments = [GUEST, c"run", &CString::new(name)?];
+    let environment: [&CStr; 0] = [];
+    let pid =
+        posix_spawn(GUEST, &files, &attributes, &arguments, &environment).map_err(|error| {
+            Broken(format!(
+                "{} cannot be run: {error}",
+                GUEST.to_string_lossy()
+            ))
+        })?;
     Ok((
-        Pid::from_raw(child.id() as i32),
+        pid,
         Ears {
             pipe: hear,
             rest: Vec::new(),
@@ -259,6 +261,9 @@ fn clear_away(
 
 /// Processes that are not known to be stuck.
 fn fresh(stuck: &[i32]) -> Vec<i32> {
+    if processes::are_all_gone() {
+        return Vec::new();
+    }
     processes::others()
         .into_iter()
         .filter(|pid| !stuck.contains(pid))
