@@ -896,6 +896,11 @@ static_assert(sizeof(struct pinbed_ballast) == 16);
  * (PINBED_NR_MOVE), unless an importer pins it.
  */
 #define PINBED_EXPORT_MOVING 1
+/*
+ * struct pinbed_export.flags: the memory does not move, and its mapping is
+ * VM_MIXEDMAP with special entries, not VM_PFNMAP.
+ */
+#define PINBED_EXPORT_MIXEDMAP 2
 
 /**
  * struct pinbed_export - PINBED_NR_EXPORT: the carveout is memory without

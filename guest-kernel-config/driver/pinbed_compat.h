@@ -112,6 +112,20 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 }
 #endif
 
+/* Always a special entry, where the architecture has these. */
+#ifdef PINBED_HAVE_PFN_T
+#include <linux/pfn_t.h>
+
+static inline vm_fault_t pinbed_insert_mixed(struct vm_area_struct *vma,
+					     unsigned long address,
+					     unsigned long pfn)
+{
+	return vmf_insert_mixed(vma, address, __pfn_to_pfn_t(pfn, PFN_DEV));
+}
+#else
+#define pinbed_insert_mixed vmf_insert_mixed
+#endif
+
 #ifdef PINBED_HAVE_IMPORT_NS_STRING
 #define PINBED_IMPORT_NS_DMA_BUF MODULE_IMPORT_NS("DMA_BUF")
 #else

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Exports carveout memory as dma-bufs. One kind stays where it is. The other can
- * be moved or revoked at any time unless an importer pins it: importers are told,
- * and the CPU's mappings are taken away.
+ * Exports carveout memory as dma-bufs. Two kinds stay where they are, and differ
+ * in how the CPU's mappings are marked. The other can be moved or revoked at any
+ * time unless an importer pins it: importers are told, and the CPU's mappings are
+ * taken away.
  */
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
@@ -124,6 +125,33 @@ static int pinbed_object_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma
 	return 0;
 }
 
+static vm_fault_t pinbed_mixedmap_fault(struct vm_fault *vmf)
+{
+	struct dma_buf *dmabuf = vmf->vma->vm_private_data;
+	struct pinbed_object *object = dmabuf->priv;
+
+	if (vmf->pgoff >= object->size >> PAGE_SHIFT)
+		return VM_FAULT_SIGBUS;
+	return pinbed_insert_mixed(vmf->vma, vmf->address,
+				   PHYS_PFN(object->address) + vmf->pgoff);
+}
+
+static const struct vm_operations_struct pinbed_mixedmap_vm_ops = {
+	.fault = pinbed_mixedmap_fault,
+};
+
+/* Nothing but its entries says that there are no pages in this mapping. */
+static int pinbed_mixedmap_mmap(struct dma_buf *dmabuf,
+				struct vm_area_struct *vma)
+{
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	vm_flags_set(vma, VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTDUMP);
+	vma->vm_private_data = dmabuf;
+	vma->vm_ops = &pinbed_mixedmap_vm_ops;
+	return 0;
+}
+
 static void pinbed_object_release(struct dma_buf *dmabuf)
 {
 	struct pinbed_object *object = dmabuf->priv;
@@ -140,6 +168,13 @@ static const struct dma_buf_ops pinbed_fixed_ops = {
 	.release = pinbed_object_release,
 };
 
+static const struct dma_buf_ops pinbed_mixedmap_ops = {
+	.map_dma_buf = pinbed_object_map,
+	.unmap_dma_buf = pinbed_object_unmap,
+	.mmap = pinbed_mixedmap_mmap,
+	.release = pinbed_object_release,
+};
+
 static const struct dma_buf_ops pinbed_moving_ops = {
 	.pin = pinbed_object_pin,
 	.unpin = pinbed_object_unpin,
@@ -149,6 +184,20 @@ static const struct dma_buf_ops pinbed_moving_ops = {
 	.release = pinbed_object_release,
 };
 
+static const struct dma_buf_ops *pinbed_export_ops(u32 flags)
+{
+	switch (flags) {
+	case 0:
+		return &pinbed_fixed_ops;
+	case PINBED_EXPORT_MOVING:
+		return &pinbed_moving_ops;
+	case PINBED_EXPORT_MIXEDMAP:
+		return &pinbed_mixedmap_ops;
+	default:
+		return NULL;
+	}
+}
+
 static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
@@ -156,8 +205,9 @@ static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
 	struct dma_buf *dmabuf;
 	int ret;
 
+	info.ops = pinbed_export_ops(export->flags);
 	if (!export->length || export->length > SIZE_MAX - PAGE_SIZE ||
-	    export->flags & ~PINBED_EXPORT_MOVING || export->reserved)
+	    !info.ops || export->reserved)
 		return ERR_PTR(-EINVAL);
 	object = kzalloc(sizeof(*object), GFP_KERNEL);
 	if (!object)
@@ -170,8 +220,6 @@ static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
 	}
 	export->address = object->address;
 
-	info.ops = export->flags & PINBED_EXPORT_MOVING ? &pinbed_moving_ops :
-							  &pinbed_fixed_ops;
 	info.size = object->size;
 	info.flags = O_RDWR;
 	info.priv = object;

@@ -90,6 +90,11 @@ impl Area {
     /// Transparent huge pages, as smaps confirms; skips where the kernel gives none.
     pub fn huge(offset: usize, length: usize) -> TestResult<Self> {
         let mapping = Mapping::anon_aligned((offset + length).next_multiple_of(HUGE), HUGE)?;
+        Self::huge_of(mapping, offset, length)
+    }
+
+    /// As [`Area::huge`], of an untouched anonymous mapping that has the size and alignment of huge pages.
+    pub fn huge_of(mapping: Mapping, offset: usize, length: usize) -> TestResult<Self> {
         let lacking = |why: String| Error::Absent {
             what: why,
             remedy: "build the kernel with CONFIG_TRANSPARENT_HUGEPAGE".into(),
@@ -179,6 +184,12 @@ impl Area {
     /// A buffer that a queue made, mapped.
     pub fn mmap(mapping: Mapping, length: usize) -> Self {
         Self::new(mapping, 0..length, Share::Mmap)
+    }
+
+    /// Of which the process knows what is in it although it did not write it here: in a file, or zeros.
+    pub fn holding(self, written: Vec<u8>) -> Self {
+        assert_eq!(written.len(), self.mapping.len(), "all of the mapping");
+        Self { written, ..self }
     }
 
     /// Of an exporter, or a queue, that hides its page frames.

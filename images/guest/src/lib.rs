@@ -4,6 +4,7 @@
 //! - [`ctx`]: what every test is given: findings, notes, random data;
 //! - [`area`]: memory of every kind a buffer can be made of, on [`mapping`], [`dmabuf`] and [`vgem`];
 //! - [`m2m`]: the video node's two queues, with the placement and device eyes in QBUF and DQBUF, on [`v4l2`];
+//! - [`disk`]: a real file system;
 //! - [`tee`]: a client of the TEE, and [`tee_client`]: as client libraries are one;
 //! - [`taker`]: system calls that take pages of user memory, in an [`attempt`] where they may not come back;
 //! - [`device`]: the engine behind the driver's back;
@@ -17,6 +18,7 @@ pub mod attempt;
 pub mod cma;
 pub mod ctx;
 pub mod device;
+pub mod disk;
 pub mod dmabuf;
 pub mod error;
 pub mod extent;

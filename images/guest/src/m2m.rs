@@ -60,8 +60,13 @@ impl M2m {
 
     /// Opens a node and sets both formats.
     pub fn open_on(memop: Memop, source: Image, sink: Image) -> TestResult<Self> {
+        Self::over(Node::open(memop)?, memop, source, sink)
+    }
+
+    /// Sets both formats of an open node.
+    pub fn over(node: Node, memop: Memop, source: Image, sink: Image) -> TestResult<Self> {
         let m2m = Self {
-            node: Node::open(memop)?,
+            node,
             memop,
             device: Device::open()?,
             source,
@@ -379,6 +384,11 @@ impl M2m {
     pub fn copy(&self, t: &mut Ctx, src: &mut Area, dst: &mut Area) -> TestResult {
         src.fill(t)?;
         dst.fill(t)?;
+        self.copy_as_is(t, src, dst)
+    }
+
+    /// One copy from `src` to `dst`, whose contents are known already, judged in all respects. Begins to stream, if need be.
+    pub fn copy_as_is(&self, t: &mut Ctx, src: &Area, dst: &Area) -> TestResult {
         self.queue(t, Queue::Output, 0, src)?;
         self.queue(t, Queue::Capture, 0, dst)?;
         self.stream_on()?;

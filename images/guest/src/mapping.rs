@@ -7,6 +7,7 @@
 
 use crate::error::Error;
 use crate::extent::PAGE;
+use nix::errno::Errno;
 use nix::sys::mman::{
     MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, mremap,
     munmap,
@@ -77,7 +78,7 @@ impl Mapping {
         // SAFETY: malloc has no preconditions.
         let base = NonNull::new(unsafe { libc::malloc(length) }).ok_or(Error::Call {
             what: format!("malloc of {length} bytes"),
-            errno: nix::errno::Errno::ENOMEM,
+            errno: Errno::ENOMEM,
         })?;
         Ok(Self {
             base,
@@ -111,6 +112,21 @@ impl Mapping {
             )
         }
         .map_err(Error::call(format!("mmap of {length} bytes of a file")))?;
+        Ok(Self {
+            base,
+            length,
+            owner: Owner::Map,
+        })
+    }
+
+    /// A private mapping of a file, from its start: what is written here does not reach the file.
+    pub fn private(file: impl AsFd, length: usize, protection: ProtFlags) -> Result<Self, Error> {
+        let length = length.next_multiple_of(PAGE);
+        let flags = MapFlags::MAP_PRIVATE;
+        // SAFETY: as in `map`.
+        let base = unsafe { mmap(None, nonzero(length)?, protection, flags, file, 0) }.map_err(
+            Error::call(format!("private mmap of {length} bytes of a file")),
+        )?;
         Ok(Self {
             base,
             length,
@@ -228,6 +244,50 @@ impl Mapping {
             .map_err(Error::call(format!("madvise {advice:?}")))
     }
 
+    /// Makes whole pages guards, access to which is SIGSEGV, and loses what is in them (MADV_GUARD_INSTALL); or makes them usable
+    /// again, empty. [`Error::Absent`] where the kernel has no guards.
+    pub fn guard(&self, range: Range<usize>, install: bool) -> Result<(), Error> {
+        // include/uapi/asm-generic/mman-common.h
+        const INSTALL: i32 = 102;
+        const REMOVE: i32 = 103;
+        let (address, length) = self.part(range);
+        let advice = if install { INSTALL } else { REMOVE };
+        // SAFETY: as in `advise`.
+        let result = unsafe { libc::madvise(address as *mut c_void, length, advice) };
+        match Errno::result(result) {
+            Ok(_) => Ok(()),
+            Err(Errno::EINVAL) if install => Err(Error::Absent {
+                what: "MADV_GUARD_INSTALL".into(),
+                remedy: "use Linux 6.13 or newer".into(),
+            }),
+            Err(errno) => Err(Error::call("madvise of guards")(errno)),
+        }
+    }
+
+    /// mbind(2): pages that are not there yet come from this NUMA node and no other.
+    pub fn bind(&self, node: u32) -> Result<(), Error> {
+        // include/uapi/linux/mempolicy.h
+        const MPOL_BIND: libc::c_ulong = 2;
+        let nodes: libc::c_ulong = 1 << node;
+        // The kernel takes one bit less than it is told.
+        let bits = libc::c_ulong::BITS as usize + 1;
+        // SAFETY: the range is this mapping's own, and the mask is a live variable of that many bits less one.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                self.address(),
+                self.length,
+                MPOL_BIND,
+                &nodes,
+                bits,
+                0 as libc::c_ulong,
+            )
+        };
+        Errno::result(result)
+            .map(drop)
+            .map_err(Error::call(format!("mbind to node {node}")))
+    }
+
     /// mprotect(2) on whole pages.
     pub fn protect(&self, range: Range<usize>, protection: ProtFlags) -> Result<(), Error> {
         let (address, length) = self.part(range);
@@ -288,14 +348,14 @@ impl Drop for Mapping {
 fn nonzero(length: usize) -> Result<NonZeroUsize, Error> {
     NonZeroUsize::new(length).ok_or(Error::Call {
         what: "mmap of no bytes".into(),
-        errno: nix::errno::Errno::EINVAL,
+        errno: Errno::EINVAL,
     })
 }
 
 fn pointer(address: usize) -> Result<NonNull<c_void>, Error> {
     NonNull::new(address as *mut c_void).ok_or(Error::Call {
         what: "use of address 0".into(),
-        errno: nix::errno::Errno::EFAULT,
+        errno: Errno::EFAULT,
     })
 }
 

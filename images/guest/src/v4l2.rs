@@ -19,6 +19,16 @@ pub enum Queue {
     Capture = 1,
 }
 
+impl Queue {
+    /// The one at the device's other side.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Output => Self::Capture,
+            Self::Capture => Self::Output,
+        }
+    }
+}
+
 /// `enum v4l2_memory`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
@@ -204,9 +214,13 @@ pub fn find(memop: Memop) -> Result<PathBuf, Error> {
 impl Node {
     /// Opens pinbed's node for a memop.
     pub fn open(memop: Memop) -> Result<Self, Error> {
-        let path = find(memop)?;
+        Self::open_at(&find(memop)?)
+    }
+
+    /// Opens a video node by another name.
+    pub fn open_at(path: &Path) -> Result<Self, Error> {
         let file = open(
-            &path,
+            path,
             OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
             Mode::empty(),
         )

@@ -60,6 +60,8 @@ pub struct Ballast {
 
 /// [`Export::flags`]: the memory can be moved and revoked ([`NR_MOVE`]), unless an importer pins it.
 pub const EXPORT_MOVING: u32 = 1;
+/// [`Export::flags`]: the memory does not move, and its mapping is VM_MIXEDMAP with special entries, not VM_PFNMAP.
+pub const EXPORT_MIXEDMAP: u32 = 2;
 
 /// [`NR_EXPORT`]: the carveout is memory without struct pages, which the driver's parameter `carveout` names. Errors: ENODEV
 /// without a carveout, ENOMEM when it is full, EINVAL for a length of zero or unknown flags.

@@ -16,7 +16,7 @@ use crate::initramfs::{self, Content};
 use crate::kernel::{self, Kernel};
 use crate::output::Silent;
 use crate::provision::qemu::Qemu;
-use crate::provision::{self, interrupt, packages};
+use crate::provision::{self, disk, interrupt, packages};
 use crate::record::Environment;
 use crate::session::Session;
 use crate::vm::{Console, Files, Machine, shell_line};
@@ -36,6 +36,7 @@ pub struct Setup {
     pub baseline: Option<String>,
     kernel: Kernel,
     driver: PathBuf,
+    disk: PathBuf,
     accel: Accel,
     accel_reason: Option<String>,
 }
@@ -48,7 +49,7 @@ impl Setup {
     pub fn new(args: &VmArgs) -> Result<Self> {
         interrupt::install().context("cannot watch for signals")?;
         let context = provision::Context::of_user()?;
-        packages::ensure(&context, &packages::KERNEL)?;
+        packages::ensure(&context, &packages::BUILD)?;
         let qemu = Qemu::provide(&context, args.qemu.as_deref())?;
         let workspace = workspace();
         let config = workspace.join("guest-kernel-config");
@@ -59,6 +60,7 @@ impl Setup {
         };
         let kernel = kernel::provide(&context, &config, &request)?;
         let driver = kernel::module(&context, &kernel, &config.join("driver"))?;
+        let disk = disk::provide(&context)?;
         let programs = guest::build(&workspace)?;
         let baseline = baseline_of(&kernel);
         let mut setup = Setup {
@@ -67,6 +69,7 @@ impl Setup {
             baseline,
             kernel,
             driver,
+            disk,
             accel: if args.accel == AccelArg::Tcg {
                 Accel::Tcg
             } else {
@@ -141,6 +144,7 @@ impl Setup {
                 Content::Program(self.programs.tests.clone()),
             ),
             ("lib/pinbed.ko", Content::File(self.driver.clone())),
+            ("lib/ext4.img.gz", Content::File(self.disk.clone())),
             (
                 PLAN_PATH.trim_start_matches('/'),
                 Content::Bytes(serde_json::to_vec(plan)?),

@@ -39,11 +39,16 @@ pub const TESTS: &[Test] = &[
 /// system to live and for pages that leave CMA.
 const LEAVE: u64 = 16 << 20;
 /// Bytes to touch in search of pages in CMA.
-const SEARCH: usize = 16 << 20;
+pub(super) const SEARCH: usize = 16 << 20;
 
 /// Memory for a FRAME with each page in CMA, and the region. Unmovable ballast leaves so little other memory that the next
 /// movable pages come out of CMA; it is gone when this returns.
 pub(super) fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
+    in_cma_of(t, Mapping::anon(SEARCH)?)
+}
+
+/// As [`in_cma`], of other memory, [`SEARCH`] bytes that were not touched.
+pub(super) fn in_cma_of(t: &mut Ctx, space: Mapping) -> TestResult<(Area, Region)> {
     if zones::movable()?.iter().any(|zone| zone.node == 0) {
         let what = "a way to have pages in CMA (movable pages come from ZONE_MOVABLE first)".into();
         let remedy = "boot without movablecore= and kernelcore=".into();
@@ -54,7 +59,6 @@ pub(super) fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
     // Movable pages come out of CMA while more than half of the free memory is there.
     let held = device.ballast(vmstat::reserve()? + LEAVE)?;
     let pages = FRAME.size().div_ceil(PAGE);
-    let space = Mapping::anon(SEARCH)?;
     let mut run = 0;
     for page in 0..SEARCH / PAGE {
         space.write(page * PAGE, &[1]);

@@ -9,6 +9,7 @@ mod driver;
 mod exporter;
 mod fault;
 mod hold;
+mod kinds;
 mod longterm;
 mod memop;
 mod mmaps;
@@ -82,6 +83,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         exporter::TESTS,
         convert::TESTS,
         longterm::TESTS,
+        kinds::TESTS,
         hold::TESTS,
         fault::TESTS,
         stream::TESTS,
@@ -112,8 +114,24 @@ fn refuse(
     buffer: v4l2::Buffer,
     errnos: &[Errno],
 ) -> TestResult {
+    refuse_by(t, m2m, what, errnos, || m2m.node.enqueue(buffer)).map(drop)
+}
+
+/// As [`refuse`], of a QBUF that is done here. Whether it was refused.
+fn refuse_by(
+    t: &mut Ctx,
+    m2m: &M2m,
+    what: &str,
+    errnos: &[Errno],
+    enqueue: impl FnOnce() -> Result<(), Errno>,
+) -> TestResult<bool> {
     let (pins, held) = (vmstat::pinned_pages()?, m2m.device.list()?.len());
-    t.refused(what, m2m.node.enqueue(buffer), errnos);
+    let result = enqueue();
+    let refused = result.is_err();
+    t.refused(what, result, errnos);
+    if !refused {
+        return Ok(false);
+    }
     t.equal(
         Eye::Aftermath,
         &format!("pinned pages after {what}"),
@@ -126,7 +144,7 @@ fn refuse(
         m2m.device.list()?.len(),
         held,
     );
-    Ok(())
+    Ok(true)
 }
 
 /// As [`refuse`], of user memory, on a queue that takes it.

@@ -17,7 +17,7 @@ use pinbed_guest::image::Image;
 use pinbed_guest::m2m::{M2m, describe};
 use pinbed_guest::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::v4l2::Memory;
-use pinbed_guest::v4l2::Queue::{self, Capture, Output};
+use pinbed_guest::v4l2::Queue::{Capture, Output};
 use pinbed_guest::vmstat;
 
 #[rustfmt::skip]
@@ -369,7 +369,7 @@ fn dmabuf_mapping_is_refused(t: &mut Ctx) -> TestResult {
 
         // The way that replaces it: the very same buffer, by its descriptor.
         m2m.request(queue, Memory::Dmabuf, 1)?;
-        let mut own = m2m.own(other(queue))?;
+        let mut own = m2m.own(queue.other())?;
         match queue {
             Output => m2m.copy(t, &mut heap, &mut own)?,
             Capture => m2m.copy(t, &mut own, &mut heap)?,
@@ -380,11 +380,4 @@ fn dmabuf_mapping_is_refused(t: &mut Ctx) -> TestResult {
         m2m.request(Capture, Memory::Mmap, 0)?;
     }
     Ok(())
-}
-
-fn other(queue: Queue) -> Queue {
-    match queue {
-        Output => Capture,
-        Capture => Output,
-    }
 }

@@ -3,13 +3,13 @@
 //! is as good. What is missing is installed with apt by root; anyone else is told the exact line.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::Uid;
 
 use super::child::{Event, OnInterrupt, Run};
-use super::{Context, Error};
+use super::{Context, Error, disk};
 use crate::progress::Unit;
 
 /// One thing a build uses.
@@ -25,8 +25,8 @@ enum Mark {
     File(&'static str),
 }
 
-/// What it takes to build a kernel and a module.
-pub const KERNEL: [Need; 8] = [
+/// What it takes to build a kernel, a module, and the guest's file system.
+pub const BUILD: [Need; 9] = [
     Need {
         what: "a C compiler",
         found_by: Mark::Program("gcc"),
@@ -67,12 +67,25 @@ pub const KERNEL: [Need; 8] = [
         found_by: Mark::Program("xz"),
         package: "xz-utils",
     },
+    Need {
+        what: "mke2fs",
+        found_by: Mark::Program(disk::PROGRAM),
+        package: "e2fsprogs",
+    },
 ];
+
+/// A program in PATH, or where the system's administrator has it: that is in no other user's PATH on Debian.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let system = ["/usr/sbin", "/sbin"].map(|directory| Path::new(directory).join(name));
+    which::which(name)
+        .ok()
+        .or_else(|| system.into_iter().find(|path| path.exists()))
+}
 
 impl Need {
     fn met(&self) -> bool {
         match self.found_by {
-            Mark::Program(name) => which::which(name).is_ok(),
+            Mark::Program(name) => find(name).is_some(),
             Mark::File(path) => Path::new(path).exists(),
         }
     }
@@ -194,6 +207,7 @@ mod tests {
             package: "x",
         };
         assert!(need(Mark::Program("sh")).met());
+        assert!(need(Mark::Program("ldconfig")).met(), "in /sbin");
         assert!(!need(Mark::Program("no-such-program-anywhere")).met());
         assert!(need(Mark::File("/proc/self/status")).met());
         assert!(!need(Mark::File("/nonexistent")).met());
