@@ -33,11 +33,13 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// For QEMU's `-accel`.
+    /// For QEMU's `-accel`. Under TCG all of the guest's CPUs take turns on one thread: CPUs that wait for each other do not burn the time
+    /// that a busy host should give to the other one, and no atomic needs a host's. Measured on a host with 2 cores: as fast at rest, and
+    /// several times as fast where others keep it busy. The price: two CPUs never run at the very same moment, as they do with KVM.
     pub fn qemu_accel(self) -> &'static str {
         match self {
             Accel::Kvm => "kvm",
-            Accel::Tcg => "tcg,thread=multi",
+            Accel::Tcg => "tcg,thread=single",
         }
     }
 
@@ -50,12 +52,12 @@ impl Accel {
         }
     }
 
-    /// For the kernel's command line, with a space before each. Under TCG the TSC is the host's: it needs no watchdog, which takes a busy
-    /// host's delays for a fault of the clock.
+    /// For the kernel's command line, with a space before each. Under TCG the TSC is the host's and the timer interrupt is wired right: no
+    /// need to check either, and the kernel's checks take a busy host's delays for broken hardware (and panic).
     pub fn kernel_arguments(self) -> &'static str {
         match self {
             Accel::Kvm => "",
-            Accel::Tcg => " tsc=reliable",
+            Accel::Tcg => " tsc=reliable no_timer_check",
         }
     }
 

@@ -109,7 +109,7 @@ fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
     let slow_tests = tests.iter().filter(|test| test.timeout_s > timeout);
     Limits {
         // A host on which tests are slow is slow to boot, too.
-        boot: Duration::from_secs(timeout.max(30)),
+        boot: Duration::from_secs(timeout.max(60)),
         // The guest gives the driver 30 s to load.
         between: Duration::from_secs(45),
         test: with_judging(timeout),
