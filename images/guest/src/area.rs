@@ -344,7 +344,7 @@ fn scattered(length: usize) -> Result<(Mapping, OwnedFd, Vec<Range<usize>>), Err
 }
 
 /// Bytes of the mapping at `address` that are in anonymous huge pages.
-fn huge_bytes(address: usize) -> Result<usize, Error> {
+pub fn huge_bytes(address: usize) -> Result<usize, Error> {
     let field = smaps::field(address, "AnonHugePages")?;
     let kilobytes = field.and_then(|text| text.strip_suffix("kB")?.trim().parse::<usize>().ok());
     Ok(kilobytes.unwrap_or(0) * 1024)

@@ -9,12 +9,14 @@
 //! - [`taker`]: system calls that take pages of user memory, in an [`attempt`] where they may not come back;
 //! - [`device`]: the engine behind the driver's back;
 //! - [`pagemap`], [`smaps`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them;
+//! - [`child`], [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: what can happen to memory that is held;
 //! - [`progress`]: what a test tells its supervisor, PID 1.
 //!
 //! PID 1 uses the same views of the kernel for the aftermath eye.
 
 pub mod area;
 pub mod attempt;
+pub mod child;
 pub mod cma;
 pub mod ctx;
 pub mod device;
@@ -24,15 +26,22 @@ pub mod error;
 pub mod extent;
 pub mod hugetlb;
 pub mod image;
+pub mod ksm;
 pub mod m2m;
 pub mod mapping;
+pub mod memory_block;
 pub mod module;
+pub mod numa;
 pub mod pagemap;
+pub mod patience;
 pub mod progress;
+pub mod setting;
 pub mod smaps;
+pub mod swap;
 pub mod taker;
 pub mod tee;
 pub mod tee_client;
+pub mod userfault;
 pub mod v4l2;
 pub mod vgem;
 pub mod vmstat;

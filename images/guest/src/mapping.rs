@@ -37,6 +37,10 @@ pub struct Mapping {
 // SAFETY: the range belongs to the mapping alone, and is reached through it only.
 unsafe impl Send for Mapping {}
 
+// SAFETY: its bytes are copied through raw pointers only, and whoever uses it from two threads waits for the one's copy before the
+// other's, or takes what comes, as with a device.
+unsafe impl Sync for Mapping {}
+
 /// Both reading and writing.
 pub const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
@@ -57,6 +61,29 @@ impl Mapping {
     /// Private anonymous memory, untouched.
     pub fn anon(length: usize) -> Result<Self, Error> {
         Self::map(length.next_multiple_of(PAGE), READ_WRITE, MapFlags::empty())
+    }
+
+    /// Private anonymous memory at an address where nothing is mapped.
+    pub fn anon_at(address: usize, length: usize) -> Result<Self, Error> {
+        let length = length.next_multiple_of(PAGE);
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED_NOREPLACE;
+        // SAFETY: as in `map`: the flag keeps memory that is in use.
+        let base = unsafe {
+            mmap_anonymous(
+                NonZeroUsize::new(address),
+                nonzero(length)?,
+                READ_WRITE,
+                flags,
+            )
+        }
+        .map_err(Error::call(format!(
+            "mmap of {length} anonymous bytes at {address:#x}"
+        )))?;
+        Ok(Self {
+            base,
+            length,
+            owner: Owner::Map,
+        })
     }
 
     /// Private anonymous memory in huge pages of their own pool; `length` is a multiple of their size.
@@ -288,6 +315,13 @@ impl Mapping {
             .map_err(Error::call(format!("mbind to node {node}")))
     }
 
+    /// As [`Mapping::advise`], for advice that the test itself is about, or that has no name yet; `MADV_…`.
+    pub fn try_advise(&self, range: Range<usize>, advice: i32) -> Result<(), Errno> {
+        let (address, length) = self.part(range);
+        // SAFETY: as in `advise`.
+        Errno::result(unsafe { libc::madvise(address as *mut _, length, advice) }).map(drop)
+    }
+
     /// mprotect(2) on whole pages.
     pub fn protect(&self, range: Range<usize>, protection: ProtFlags) -> Result<(), Error> {
         let (address, length) = self.part(range);
@@ -319,6 +353,19 @@ impl Mapping {
         Ok(Self {
             base,
             length: whole.length,
+            owner: Owner::Map,
+        })
+    }
+
+    /// mremap(2) of the pages to an address of the kernel's choice, with MREMAP_DONTUNMAP: this mapping stays, and is empty.
+    pub fn moved_out(&self) -> Result<Self, Error> {
+        let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_DONTUNMAP;
+        // SAFETY: the range is our own, and no reference into it can exist.
+        let base = unsafe { mremap(self.base, self.length, self.length, flags, None) }
+            .map_err(Error::call("mremap with MREMAP_DONTUNMAP"))?;
+        Ok(Self {
+            base,
+            length: self.length,
             owner: Owner::Map,
         })
     }

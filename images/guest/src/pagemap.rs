@@ -16,6 +16,16 @@ impl Entry {
         self.0 >> 63 & 1 == 1
     }
 
+    /// Whether the page is in swap (or on its way to another frame).
+    pub fn swapped(self) -> bool {
+        self.0 >> 62 & 1 == 1
+    }
+
+    /// Whether the page may have been written since soft-dirty bits were cleared.
+    pub fn soft_dirty(self) -> bool {
+        self.0 >> 55 & 1 == 1
+    }
+
     /// The frame number, if a page is present. (Zero is shown to those without CAP_SYS_ADMIN, and frame 0 is never a user's.)
     pub fn frame(self) -> Option<u64> {
         let frame = self.0 & ((1 << 55) - 1);
@@ -75,6 +85,8 @@ mod tests {
     fn an_entry_says_present_and_frame() {
         assert_eq!(Entry(PRESENT | 1 << 61 | 0x1234).frame(), Some(0x1234));
         assert_eq!(Entry(1 << 62 | 0x1234).frame(), None, "swapped out");
+        assert!(Entry(1 << 62).swapped() && !Entry(PRESENT).swapped());
+        assert!(Entry(1 << 55).soft_dirty() && !Entry(PRESENT | 1 << 56).soft_dirty());
         assert_eq!(
             Entry(PRESENT).frame(),
             None,

@@ -18,15 +18,24 @@ pub struct Counters {
 /// The kernel gathers them from all CPUs once a second, which is too late for a judgement; reading
 /// /proc/sys/vm/stat_refresh makes it do so now.
 pub fn counters() -> Result<Counters, Error> {
-    fs::read("/proc/sys/vm/stat_refresh").map_err(Error::io(
-        "reading /proc/sys/vm/stat_refresh (CONFIG_PROC_SYSCTL)",
-    ))?;
-    parse(&fs::read_to_string("/proc/vmstat").map_err(Error::io("reading /proc/vmstat"))?)
+    parse(&fresh()?)
 }
 
 /// [`Counters::pins`] as it is now.
 pub fn pinned_pages() -> Result<i64, Error> {
     Ok(counters()?.pins)
+}
+
+/// A counter of /proc/vmstat, by name.
+pub fn counter(name: &str) -> Result<i64, Error> {
+    find(&fresh()?, name)
+}
+
+fn fresh() -> Result<String, Error> {
+    fs::read("/proc/sys/vm/stat_refresh").map_err(Error::io(
+        "reading /proc/sys/vm/stat_refresh (CONFIG_PROC_SYSCTL)",
+    ))?;
+    fs::read_to_string("/proc/vmstat").map_err(Error::io("reading /proc/vmstat"))
 }
 
 /// Bytes that the kernel keeps free for itself: /proc/sys/vm/min_free_kbytes.
@@ -42,20 +51,21 @@ pub fn reserve() -> Result<u64, Error> {
 }
 
 fn parse(vmstat: &str) -> Result<Counters, Error> {
-    let counter = |name: &str| {
-        vmstat
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-            .and_then(|value| value.trim().parse::<i64>().ok())
-            .ok_or_else(|| Error::Format {
-                source_name: "/proc/vmstat".into(),
-                text: format!("no {name}"),
-            })
-    };
     Ok(Counters {
-        pins: counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?,
-        free_cma: counter("nr_free_cma")?,
+        pins: find(vmstat, "nr_foll_pin_acquired")? - find(vmstat, "nr_foll_pin_released")?,
+        free_cma: find(vmstat, "nr_free_cma")?,
     })
+}
+
+fn find(vmstat: &str, name: &str) -> Result<i64, Error> {
+    vmstat
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .and_then(|value| value.trim().parse::<i64>().ok())
+        .ok_or_else(|| Error::Format {
+            source_name: "/proc/vmstat".into(),
+            text: format!("no {name}"),
+        })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use pinbed_guest::error::Error;
 use pinbed_guest::extent::PAGE;
 use pinbed_guest::mapping::Mapping;
 use pinbed_guest::vmstat::{self, Counters};
-use pinbed_guest::{module, pagemap};
+use pinbed_guest::{ksm, memory_block, module, pagemap, swap};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -75,6 +75,10 @@ impl Witness {
             Ok(device) => device,
         };
         device.inject(INJECT_NONE, 0, 0)?;
+        // A test that was killed did not come to this.
+        memory_block::all_online()?;
+        ksm::stop()?;
+        swap::off()?;
         if self.before.is_none() {
             self.drain()?;
             self.before = Some(self.look()?);

@@ -5,17 +5,15 @@
 use super::sources::{EARLY_COW, PIN_USER_PAGES};
 use super::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
 use pinbed_abi::report::Eye;
 use pinbed_guest::area::Area;
+use pinbed_guest::child::Child;
 use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
-use pinbed_guest::error::Error;
 use pinbed_guest::extent::frames;
 use pinbed_guest::m2m::M2m;
+use pinbed_guest::pagemap;
 use pinbed_guest::v4l2::Queue::{self, Capture, Output};
 use pinbed_guest::vmstat;
-use std::os::fd::OwnedFd;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -176,22 +174,19 @@ fn madv_pageout_moves_no_page(t: &mut Ctx) -> TestResult {
     m2m.finish(t, &src, src.written(), &dst, src.written())
 }
 
-/// A child that waits for its turn, looks at memory as it was copied to it, and says what it saw.
-struct Child {
-    pid: Pid,
-    turn: OwnedFd,
-    answer: OwnedFd,
+/// What a forked child sees of memory.
+pub(super) struct Seen {
+    /// Of its contents.
+    pub crc: u32,
+    /// Page frames that the child shares with its parent.
+    pub shared: u32,
 }
 
-/// What a child saw.
-struct Seen {
-    crc: u32,
-    /// Page frames that the child shares with those given to [`fork_child`].
-    shared: u32,
-}
+/// A child that looks at memory of its parent's.
+pub(super) struct Viewer(Child);
 
-/// Forks. On its turn the child does as told, then says what it sees in `area`, and how many of its page frames are the parent's.
-fn fork_child(t: &mut Ctx, area: &Area, act: impl FnOnce(&Area)) -> TestResult<Child> {
+/// Forks. On its turn the child does as told, then looks at `area` as it was copied to it.
+pub(super) fn fork_viewer(area: &Area, act: impl FnOnce(&Area)) -> TestResult<Viewer> {
     let parents: Vec<u64> = match area.extents()? {
         Some(Ok(at)) => frames(&at).collect(),
         _ => {
@@ -201,59 +196,53 @@ fn fork_child(t: &mut Ctx, area: &Area, act: impl FnOnce(&Area)) -> TestResult<C
             ));
         }
     };
-    let (wait, turn) = pipe().map_err(Error::call("pipe"))?;
-    let (answer, tell) = pipe().map_err(Error::call("pipe"))?;
-    // SAFETY: this process has one thread, so the child may do whatever the parent may.
-    match unsafe { fork() }.map_err(Error::call("fork"))? {
-        ForkResult::Parent { child } => Ok(Child {
-            pid: child,
-            turn,
-            answer,
-        }),
-        ForkResult::Child => {
-            drop((turn, answer));
-            let _ = read(&wait, &mut [0]);
-            act(area);
-            let mine = area
-                .extents()
-                .ok()
-                .flatten()
-                .and_then(Result::ok)
-                .unwrap_or_default();
-            let shared = frames(&mine)
-                .filter(|frame| parents.contains(frame))
-                .count() as u32;
-            let crc = area.contents().map(|bytes| crc(&bytes)).unwrap_or_default();
-            let mut report = crc.to_le_bytes().to_vec();
-            report.extend(shared.to_le_bytes());
-            let failed = write(&tell, &report).is_err();
-            let _ = t;
-            // SAFETY: _exit runs nothing of the parent's.
-            unsafe { libc::_exit(i32::from(failed)) }
-        }
-    }
+    let look = || {
+        act(area);
+        let crc = area.contents().map(|bytes| crc(&bytes)).unwrap_or_default();
+        let mine = pagemap::entries(area.address(), area.len()).unwrap_or_default();
+        let shared = mine
+            .iter()
+            .filter_map(|entry| entry.frame())
+            .filter(|frame| parents.contains(frame));
+        [crc, shared.count() as u32]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect()
+    };
+    Ok(Viewer(Child::fork(look)?))
 }
 
-impl Child {
+impl Viewer {
     /// Lets the child act, and waits for what it saw.
-    fn go(self) -> TestResult<Seen> {
-        write(&self.turn, &[1]).map_err(Error::call("telling the child to go on"))?;
-        let mut report = [0; 8];
-        let length =
-            read(&self.answer, &mut report).map_err(Error::call("hearing from the child"))?;
-        match waitpid(self.pid, None).map_err(Error::call("waitpid"))? {
-            WaitStatus::Exited(_, 0) if length == report.len() => {
-                let [a, b, c, d, e, f, g, h] = report;
-                Ok(Seen {
-                    crc: u32::from_le_bytes([a, b, c, d]),
-                    shared: u32::from_le_bytes([e, f, g, h]),
-                })
-            }
-            other => Err(Stop::finding(
+    pub fn go(self) -> TestResult<Seen> {
+        match *self.0.go()? {
+            [a, b, c, d, e, f, g, h] => Ok(Seen {
+                crc: u32::from_le_bytes([a, b, c, d]),
+                shared: u32::from_le_bytes([e, f, g, h]),
+            }),
+            ref other => Err(Stop::finding(
                 Eye::Harness,
-                format!("the forked child ended with {other:?}"),
+                format!("the forked child says {other:?}"),
             )),
         }
+    }
+
+    /// Lets the child act; it must see these bytes, in page frames of its own.
+    pub fn must_see(self, t: &mut Ctx, bytes: &[u8]) -> TestResult {
+        let seen = self.go()?;
+        t.equal(
+            Eye::Cpu,
+            "CRC32C of what the child sees",
+            seen.crc,
+            crc(bytes),
+        );
+        t.equal(
+            Eye::Placement,
+            "page frames that the child shares with its parent",
+            seen.shared,
+            0,
+        );
+        Ok(())
     }
 }
 
@@ -261,22 +250,8 @@ fn fork_child_writes_its_own_copy(t: &mut Ctx) -> TestResult {
     let m2m = M2m::copier(FRAME)?;
     let (src, dst) = queued_source(t, &m2m)?;
     let childs = t.random(FRAME.size());
-    let child = fork_child(t, &src, |area| {
-        area.mapping.write(area.window.start, &childs)
-    })?;
-    let child = child.go()?;
-    t.equal(
-        Eye::Cpu,
-        "CRC32C of what the child sees",
-        child.crc,
-        crc(&childs),
-    );
-    t.equal(
-        Eye::Placement,
-        "page frames that the child shares with its parent",
-        child.shared,
-        0,
-    );
+    let child = fork_viewer(&src, |area| area.mapping.write(area.window.start, &childs))?;
+    child.must_see(t, &childs)?;
     src.judge_untouched(t, "the parent's memory after the child wrote")?;
     t.equal(
         Eye::Device,
@@ -294,7 +269,7 @@ fn fork_parent_keeps_the_pinned_page(t: &mut Ctx) -> TestResult {
     let m2m = M2m::copier(FRAME)?;
     let (mut src, dst) = queued_source(t, &m2m)?;
     let before = src.written().to_vec();
-    let child = fork_child(t, &src, |_| ())?;
+    let child = fork_viewer(&src, |_| ())?;
     src.fill(t)?;
     m2m.judge_placement(t, Output, 0, &src)?;
     t.equal(
@@ -303,19 +278,7 @@ fn fork_parent_keeps_the_pinned_page(t: &mut Ctx) -> TestResult {
         seen(&m2m, Output)?,
         crc(src.written()),
     );
-    let child = child.go()?;
-    t.equal(
-        Eye::Cpu,
-        "CRC32C of what the child sees",
-        child.crc,
-        crc(&before),
-    );
-    t.equal(
-        Eye::Placement,
-        "page frames that the child shares with its parent",
-        child.shared,
-        0,
-    );
+    child.must_see(t, &before)?;
     m2m.queue(t, Capture, 0, &dst)?;
     m2m.stream_on()?;
     m2m.finish(t, &src, src.written(), &dst, src.written())
@@ -329,23 +292,11 @@ fn fork_leaves_the_parent_what_the_device_writes(t: &mut Ctx) -> TestResult {
     dst.fill(t)?;
     m2m.queue(t, Capture, 0, &dst)?;
     let before = dst.written().to_vec();
-    let child = fork_child(t, &dst, |_| ())?;
+    let child = fork_viewer(&dst, |_| ())?;
     m2m.queue(t, Output, 0, &src)?;
     m2m.stream_on()?;
     m2m.finish(t, &src, src.written(), &dst, src.written())?;
     m2m.judge_placement(t, Capture, 0, &dst)?;
-    let child = child.go()?;
-    t.equal(
-        Eye::Cpu,
-        "CRC32C of what the child sees",
-        child.crc,
-        crc(&before),
-    );
-    t.equal(
-        Eye::Placement,
-        "page frames that the child shares with its parent",
-        child.shared,
-        0,
-    );
+    child.must_see(t, &before)?;
     Ok(())
 }

@@ -41,14 +41,23 @@ const LEAVE: u64 = 16 << 20;
 /// Bytes to touch in search of pages in CMA.
 pub(super) const SEARCH: usize = 16 << 20;
 
-/// Memory for a FRAME with each page in CMA, and the region. Unmovable ballast leaves so little other memory that the next
-/// movable pages come out of CMA; it is gone when this returns.
+/// Memory for a FRAME with each page in CMA, and the region.
 pub(super) fn in_cma(t: &mut Ctx) -> TestResult<(Area, Region)> {
     in_cma_of(t, Mapping::anon(SEARCH)?)
 }
 
 /// As [`in_cma`], of other memory, [`SEARCH`] bytes that were not touched.
 pub(super) fn in_cma_of(t: &mut Ctx, space: Mapping) -> TestResult<(Area, Region)> {
+    let (area, region, _) = in_cma_among(t, space, 0)?;
+    Ok((area, region))
+}
+
+/// As [`in_cma_of`], with so many other pages before it that are in CMA, too.
+pub(super) fn in_cma_among(
+    t: &mut Ctx,
+    space: Mapping,
+    others: usize,
+) -> TestResult<(Area, Region, Mapping)> {
     if zones::movable()?.iter().any(|zone| zone.node == 0) {
         let what = "a way to have pages in CMA (movable pages come from ZONE_MOVABLE first)".into();
         let remedy = "boot without movablecore= and kernelcore=".into();
@@ -68,9 +77,10 @@ pub(super) fn in_cma_of(t: &mut Ctx, space: Mapping) -> TestResult<(Area, Region
             .and_then(|entry| entry.frame())
             .is_some_and(|frame| region.frames.contains(&frame));
         run = if inside { run + 1 } else { 0 };
-        if run == pages {
-            let (_before, wanted) = space.split((page + 1 - pages) * PAGE);
-            let (wanted, _after) = wanted.split(pages * PAGE);
+        if run == others + pages {
+            let (_before, rest) = space.split((page + 1 - run) * PAGE);
+            let (others, rest) = rest.split(others * PAGE);
+            let (wanted, _after) = rest.split(pages * PAGE);
             let mut area = Area::user(wanted, 0..FRAME.size());
             area.fill(t)?;
             let at = extents(&area)?;
@@ -78,7 +88,7 @@ pub(super) fn in_cma_of(t: &mut Ctx, space: Mapping) -> TestResult<(Area, Region
                 "{held} bytes of ballast put page {page} in CMA region {}: {at:?}",
                 region.name
             ));
-            return Ok((area, region));
+            return Ok((area, region, others));
         }
     }
     Err(Stop::finding(
@@ -177,7 +187,7 @@ fn cma_is_whole_while_a_buffer_is_queued(t: &mut Ctx) -> TestResult {
 }
 
 /// vmsplice(2) of the area's first page into a pipe, which holds on to the page until it is read.
-fn hold_in_pipe(area: &Area) -> TestResult<(OwnedFd, OwnedFd)> {
+pub(super) fn hold_in_pipe(area: &Area) -> TestResult<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe().map_err(Error::call("pipe"))?;
     let vector = libc::iovec {
         iov_base: area.address() as *mut _,

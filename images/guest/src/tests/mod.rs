@@ -10,6 +10,7 @@ mod exporter;
 mod fault;
 mod hold;
 mod kinds;
+mod lifecycle;
 mod longterm;
 mod memop;
 mod mmaps;
@@ -85,6 +86,14 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         longterm::TESTS,
         kinds::TESTS,
         hold::TESTS,
+        lifecycle::fork::TESTS,
+        lifecycle::protect::TESTS,
+        lifecycle::remap::TESTS,
+        lifecycle::reclaim::TESTS,
+        lifecycle::merge::TESTS,
+        lifecycle::huge::TESTS,
+        lifecycle::migrate::TESTS,
+        lifecycle::poison::TESTS,
         fault::TESTS,
         stream::TESTS,
         tee::TESTS,
