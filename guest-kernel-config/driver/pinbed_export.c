@@ -16,6 +16,7 @@
 
 #include "pinbed_compat.h"
 #include "pinbed_export.h"
+#include "pinbed_protected.h"
 
 /**
  * struct pinbed_object - Memory of a dma-buf. Protected by the dma-buf's
@@ -149,15 +150,14 @@ static const struct dma_buf_ops pinbed_moving_ops = {
 	.release = pinbed_object_release,
 };
 
-static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
+static struct dma_buf *pinbed_object_export(struct pinbed_export *export)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
 	struct pinbed_object *object;
 	struct dma_buf *dmabuf;
 	int ret;
 
-	if (!export->length || export->length > SIZE_MAX - PAGE_SIZE ||
-	    export->flags & ~PINBED_EXPORT_MOVING || export->reserved)
+	if (!export->length || export->length > SIZE_MAX - PAGE_SIZE)
 		return ERR_PTR(-EINVAL);
 	object = kzalloc(sizeof(*object), GFP_KERNEL);
 	if (!object)
@@ -183,7 +183,26 @@ static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
 	return dmabuf;
 }
 
-long pinbed_ioctl_export(struct pinbed_export __user *arg)
+static struct dma_buf *pinbed_export_new(struct pinbed_device *pdev,
+					 struct pinbed_export *export)
+{
+	if (export->reserved)
+		return ERR_PTR(-EINVAL);
+	export->address = 0;
+	export->handle = 0;
+	switch (export->flags) {
+	case 0:
+	case PINBED_EXPORT_MOVING:
+		return pinbed_object_export(export);
+	case PINBED_EXPORT_PROTECTED:
+		return pinbed_protected_export(pdev, export);
+	default:
+		return ERR_PTR(-EINVAL);
+	}
+}
+
+long pinbed_ioctl_export(struct pinbed_device *pdev,
+			 struct pinbed_export __user *arg)
 {
 	struct pinbed_export export;
 	struct dma_buf *dmabuf;
@@ -191,11 +210,11 @@ long pinbed_ioctl_export(struct pinbed_export __user *arg)
 
 	if (copy_from_user(&export, arg, sizeof(export)))
 		return -EFAULT;
-	dmabuf = pinbed_export_new(&export);
+	dmabuf = pinbed_export_new(pdev, &export);
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
 	/* Nothing may fail once user space can see the descriptor. */
-	if (put_user(export.address, &arg->address)) {
+	if (copy_to_user(arg, &export, sizeof(export))) {
 		dma_buf_put(dmabuf);
 		return -EFAULT;
 	}
