@@ -5,9 +5,9 @@
  * pinbed_core.c binds the virtio device. Below it, pinbed_request.c carries
  * requests and answers, pinbed_attach.c hands memory to the device,
  * pinbed_bounce.c makes memory for that where the device is not to have the
- * owner's, and pinbed_event.c keeps what the device says unasked. Above it is what user
- * space sees: pinbed_ctl.c with pinbed_ballast.c, pinbed_video*.c, and
- * pinbed_tee*.c.
+ * owner's, pinbed_protected.c allocates memory that only the TEE is to have, and
+ * pinbed_event.c keeps what the device says unasked. Above it is what user space
+ * sees: pinbed_ctl.c with pinbed_ballast.c, pinbed_video*.c, and pinbed_tee*.c.
  */
 #ifndef PINBED_H
 #define PINBED_H
@@ -167,7 +167,7 @@ struct pinbed_attachment {
 
 struct pinbed_attachment *pinbed_attach(struct pinbed_device *pdev,
 					struct sg_table *sgt, u64 length,
-					u32 direction);
+					u32 direction, u32 flags);
 void pinbed_detach(struct pinbed_device *pdev, struct pinbed_attachment *att);
 
 /* pinbed_bounce.c */

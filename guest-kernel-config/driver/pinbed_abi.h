@@ -831,8 +831,8 @@ static_assert(sizeof(struct pinbed_result_response) == 24);
 /* _IOWR(IOC_MAGIC, 1, Ballast) on /dev/pinbed: take memory out of the way. */
 #define PINBED_NR_BALLAST 1
 /*
- * _IOWR(IOC_MAGIC, 2, Export) on /dev/pinbed: make a dma-buf of carveout
- * memory; returns its descriptor.
+ * _IOWR(IOC_MAGIC, 2, Export) on /dev/pinbed: make a dma-buf of carveout or
+ * protected memory; returns its descriptor.
  */
 #define PINBED_NR_EXPORT 2
 /*
@@ -901,25 +901,35 @@ static_assert(sizeof(struct pinbed_ballast) == 16);
  * VM_MIXEDMAP with special entries, not VM_PFNMAP.
  */
 #define PINBED_EXPORT_MIXEDMAP 2
+/*
+ * struct pinbed_export.flags, alone: the memory is not the carveout's but the
+ * kernel's, contiguous and so from CMA where it is longer than a page, and the
+ * device holds it as PINBED_ATTACH_PROTECTED for as long as the dma-buf lives.
+ * The CPU cannot map it. It is what a kernel's own heap for protected memory
+ * has, for kernels that have none.
+ */
+#define PINBED_EXPORT_PROTECTED 4
 
 /**
  * struct pinbed_export - PINBED_NR_EXPORT: the carveout is memory without
  * struct pages, which the driver's parameter carveout names. Errors: ENODEV
- * without a carveout, ENOMEM when it is full, EINVAL for a length of zero or
- * unknown flags.
+ * without a carveout, ENOMEM when it is full (or when the kernel has no such
+ * memory to protect), EINVAL for a length of zero or unknown flags.
  * @length: In: bytes; the dma-buf has whole pages.
  * @address: Out: physical address of the memory.
+ * @handle: Out: the device's handle of protected memory, else zero.
  * @flags: In: PINBED_EXPORT_* bits.
  * @reserved: Zero.
  */
 struct pinbed_export {
 	__u64 length;
 	__u64 address;
+	__u64 handle;
 	__u32 flags;
 	__u32 reserved;
 };
 
-static_assert(sizeof(struct pinbed_export) == 24);
+static_assert(sizeof(struct pinbed_export) == 32);
 
 /* struct pinbed_move.flags: the memory goes away for good. */
 #define PINBED_MOVE_REVOKE 1

@@ -74,11 +74,11 @@ static void pinbed_fill_segments(struct pinbed_segment *segment,
 /*
  * Has the device hold the first @length bytes of a mapped scatterlist: what
  * follows is not its owner's (page rounding) or not wanted (a longer dma-buf).
- * E2BIG and ENOSPC stand for limits of the device.
+ * @flags are PINBED_ATTACH_*. E2BIG and ENOSPC stand for limits of the device.
  */
 struct pinbed_attachment *pinbed_attach(struct pinbed_device *pdev,
 					struct sg_table *sgt, u64 length,
-					u32 direction)
+					u32 direction, u32 flags)
 {
 	const struct pinbed_attach_response *response;
 	struct pinbed_attach_request *attach;
@@ -110,6 +110,7 @@ struct pinbed_attachment *pinbed_attach(struct pinbed_device *pdev,
 	attach->direction = cpu_to_le32(direction);
 	attach->segment_count = cpu_to_le32(count);
 	attach->length = cpu_to_le64(length);
+	attach->flags = cpu_to_le32(flags);
 	pinbed_fill_segments((struct pinbed_segment *)(attach + 1), sgt, length);
 
 	ret = pinbed_request_submit(pdev, PINBED_QUEUE_CONTROL, req);

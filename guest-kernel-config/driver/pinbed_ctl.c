@@ -197,7 +197,7 @@ static long pinbed_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case PINBED_IOC_BALLAST:
 		return pinbed_ballast(pf, (void __user *)arg);
 	case PINBED_IOC_EXPORT:
-		return pinbed_ioctl_export((void __user *)arg);
+		return pinbed_ioctl_export(pf->pdev, (void __user *)arg);
 	case PINBED_IOC_MOVE:
 		return pinbed_ioctl_move((void __user *)arg);
 	case PINBED_IOC_IMPORT:

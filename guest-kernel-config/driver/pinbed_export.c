@@ -17,6 +17,7 @@
 
 #include "pinbed_compat.h"
 #include "pinbed_export.h"
+#include "pinbed_protected.h"
 
 /**
  * struct pinbed_object - Memory of a dma-buf. Protected by the dma-buf's
@@ -184,30 +185,15 @@ static const struct dma_buf_ops pinbed_moving_ops = {
 	.release = pinbed_object_release,
 };
 
-static const struct dma_buf_ops *pinbed_export_ops(u32 flags)
-{
-	switch (flags) {
-	case 0:
-		return &pinbed_fixed_ops;
-	case PINBED_EXPORT_MOVING:
-		return &pinbed_moving_ops;
-	case PINBED_EXPORT_MIXEDMAP:
-		return &pinbed_mixedmap_ops;
-	default:
-		return NULL;
-	}
-}
-
-static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
+static struct dma_buf *pinbed_object_export(struct pinbed_export *export,
+					    const struct dma_buf_ops *ops)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
 	struct pinbed_object *object;
 	struct dma_buf *dmabuf;
 	int ret;
 
-	info.ops = pinbed_export_ops(export->flags);
-	if (!export->length || export->length > SIZE_MAX - PAGE_SIZE ||
-	    !info.ops || export->reserved)
+	if (!export->length || export->length > SIZE_MAX - PAGE_SIZE)
 		return ERR_PTR(-EINVAL);
 	object = kzalloc(sizeof(*object), GFP_KERNEL);
 	if (!object)
@@ -220,6 +206,7 @@ static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
 	}
 	export->address = object->address;
 
+	info.ops = ops;
 	info.size = object->size;
 	info.flags = O_RDWR;
 	info.priv = object;
@@ -231,7 +218,29 @@ static struct dma_buf *pinbed_export_new(struct pinbed_export *export)
 	return dmabuf;
 }
 
-long pinbed_ioctl_export(struct pinbed_export __user *arg)
+static struct dma_buf *pinbed_export_new(struct pinbed_device *pdev,
+					 struct pinbed_export *export)
+{
+	if (export->reserved)
+		return ERR_PTR(-EINVAL);
+	export->address = 0;
+	export->handle = 0;
+	switch (export->flags) {
+	case 0:
+		return pinbed_object_export(export, &pinbed_fixed_ops);
+	case PINBED_EXPORT_MOVING:
+		return pinbed_object_export(export, &pinbed_moving_ops);
+	case PINBED_EXPORT_MIXEDMAP:
+		return pinbed_object_export(export, &pinbed_mixedmap_ops);
+	case PINBED_EXPORT_PROTECTED:
+		return pinbed_protected_export(pdev, export);
+	default:
+		return ERR_PTR(-EINVAL);
+	}
+}
+
+long pinbed_ioctl_export(struct pinbed_device *pdev,
+			 struct pinbed_export __user *arg)
 {
 	struct pinbed_export export;
 	struct dma_buf *dmabuf;
@@ -239,11 +248,11 @@ long pinbed_ioctl_export(struct pinbed_export __user *arg)
 
 	if (copy_from_user(&export, arg, sizeof(export)))
 		return -EFAULT;
-	dmabuf = pinbed_export_new(&export);
+	dmabuf = pinbed_export_new(pdev, &export);
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
 	/* Nothing may fail once user space can see the descriptor. */
-	if (put_user(export.address, &arg->address)) {
+	if (copy_to_user(arg, &export, sizeof(export))) {
 		dma_buf_put(dmabuf);
 		return -EFAULT;
 	}

@@ -2,6 +2,7 @@
 /*
  * dma-bufs of the driver's own: pinbed_carveout.c is their memory,
  * pinbed_export.c makes them of it and pinbed_import.c follows one that moves.
+ * Those of protected memory are pinbed_protected.c's.
  */
 #ifndef PINBED_EXPORT_H
 #define PINBED_EXPORT_H
@@ -21,7 +22,8 @@ void *pinbed_carveout_cpu(phys_addr_t address);
 
 /* pinbed_export.c */
 
-long pinbed_ioctl_export(struct pinbed_export __user *arg);
+long pinbed_ioctl_export(struct pinbed_device *pdev,
+			 struct pinbed_export __user *arg);
 long pinbed_ioctl_move(struct pinbed_move __user *arg);
 
 /* pinbed_import.c */

@@ -62,7 +62,7 @@ static int pinbed_importer_acquire(struct pinbed_importer *importer)
 		return PTR_ERR(sgt);
 	importer->sgt = sgt;
 	att = pinbed_attach(importer->pdev, sgt, attach->dmabuf->size,
-			    importer->direction);
+			    importer->direction, 0);
 	if (IS_ERR(att)) {
 		pinbed_importer_release(importer);
 		return PTR_ERR(att);

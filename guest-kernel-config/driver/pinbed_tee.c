@@ -387,6 +387,9 @@ int pinbed_tee_register(struct pinbed_device *pdev)
 	ret = tee_device_register(tee->teedev);
 	if (ret)
 		goto unregister;
+	ret = pinbed_tee_heap_register(tee);
+	if (ret)
+		goto unregister;
 	pdev->tee = tee;
 	return 0;
 
@@ -399,7 +402,10 @@ free:
 	return ret;
 }
 
-/* Waits until nobody has the TEE device open or memory shared with it. */
+/*
+ * Waits until nobody has the TEE device open, memory shared with it or protected
+ * by it; so nothing is left in the arrays.
+ */
 void pinbed_tee_unregister(struct pinbed_device *pdev)
 {
 	struct pinbed_tee *tee = pdev->tee;

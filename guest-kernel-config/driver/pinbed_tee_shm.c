@@ -37,7 +37,7 @@ static int pinbed_tee_give(struct pinbed_tee *tee, struct tee_shm *shm,
 	if (ret)
 		return ret;
 	memory->att = pinbed_attach(tee->pdev, &memory->sgt, shm->size,
-				    PINBED_DIRECTION_BOTH);
+				    PINBED_DIRECTION_BOTH, 0);
 	if (IS_ERR(memory->att)) {
 		ret = PTR_ERR(memory->att);
 		goto unmap;
@@ -117,7 +117,7 @@ int pinbed_tee_shm_handle(struct pinbed_tee *tee, struct tee_shm *shm,
 
 	memory = xa_load(&tee->memories, (unsigned long)shm);
 	if (!memory)
-		return -EINVAL;
+		return pinbed_tee_heap_handle(tee, shm, handle);
 	*handle = memory->att->handle;
 	return 0;
 }

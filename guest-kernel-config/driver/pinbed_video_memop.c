@@ -20,7 +20,7 @@ static struct pinbed_attachment *
 pinbed_attach_dma_sg(struct pinbed_device *pdev, struct vb2_buffer *vb)
 {
 	return pinbed_attach(pdev, vb2_dma_sg_plane_desc(vb, 0),
-			     vb2_plane_size(vb, 0), pinbed_direction(vb));
+			     vb2_plane_size(vb, 0), pinbed_direction(vb), 0);
 }
 
 static struct pinbed_attachment *
@@ -34,7 +34,7 @@ pinbed_attach_dma_contig(struct pinbed_device *pdev, struct vb2_buffer *vb)
 	sg_dma_address(&sg) = vb2_dma_contig_plane_dma_addr(vb, 0);
 	sg_dma_len(&sg) = vb2_plane_size(vb, 0);
 	return pinbed_attach(pdev, &sgt, vb2_plane_size(vb, 0),
-			     pinbed_direction(vb));
+			     pinbed_direction(vb), 0);
 }
 
 static struct pinbed_attachment *
@@ -52,7 +52,7 @@ pinbed_attach_vmalloc(struct pinbed_device *pdev, struct vb2_buffer *vb)
 	if (IS_ERR(bounce))
 		return ERR_CAST(bounce);
 	att = pinbed_attach(pdev, &bounce->sgt, bounce->length,
-			    pinbed_direction(vb));
+			    pinbed_direction(vb), 0);
 	if (IS_ERR(att))
 		pinbed_bounce_free(bounce);
 	else

@@ -148,21 +148,24 @@ pub mod pin {
 
 /// Secure playback: decrypts a stream (AES-CTR) into memory that only the device's engines can read. May be given protected
 /// memory; its session has a key and a policy, and knows how far the stream is.
+///
+/// Where these functions take *memory*, it is a memref of the kind given, or a value in whose `a` is the handle of a buffer that is
+/// attached as protected, all of which is meant: for kernels whose TEE subsystem cannot register a dma-buf.
 pub mod playback {
     /// 02944ad1-8c7a-4d87-9010-eb6c0e3855b8
     pub const UUID: super::Uuid = super::uuid(0x02944ad1_8c7a_4d87_9010_eb6c0e3855b8);
     /// [memref in: key, 16 or 32 bytes, memref in: initial counter block, 16 bytes, value in `a` = `POLICY_…`]: begin at
     /// stream position 0.
     pub const SET_KEY: u32 = 0;
-    /// [memref in, memref out, value out]: decrypt the next bytes of the stream into the second, whose size becomes that of
+    /// [memref in, memory out, value out]: decrypt the next bytes of the stream into the second, whose size becomes that of
     /// the first (SHORT_BUFFER if it is smaller). `a` is the CRC32C of the plain bytes, `b` the new stream position.
     /// ACCESS_DENIED if the second is not protected and the policy wants it to be; BAD_STATE without a key.
     pub const DECRYPT: u32 = 1;
     /// [value in]: go to stream position `a` (in bytes; any).
     pub const SEEK: u32 = 2;
-    /// [memref in or inout, value out]: `a` is the CRC32C of the memory as it is now, `b` its size.
+    /// [memory in or inout, value out]: `a` is the CRC32C of the memory as it is now, `b` its size.
     pub const CHECKSUM: u32 = 3;
-    /// [memref any, value in]: let the video engine touch this protected memory: `a` is a `DIRECTION_…` of
+    /// [memory any, value in]: let the video engine touch this protected memory: `a` is a `DIRECTION_…` of
     /// [`crate::wire`], or zero to forbid it again. BAD_PARAMETERS if the memory is not protected.
     pub const ALLOW_VIDEO: u32 = 4;
 

@@ -15,7 +15,7 @@ pub const IOC_MAGIC: u32 = 0xb7;
 pub const NR_EXEC: u32 = 0;
 /// `_IOWR(IOC_MAGIC, 1, Ballast)` on `/dev/pinbed`: take memory out of the way.
 pub const NR_BALLAST: u32 = 1;
-/// `_IOWR(IOC_MAGIC, 2, Export)` on `/dev/pinbed`: make a dma-buf of carveout memory; returns its descriptor.
+/// `_IOWR(IOC_MAGIC, 2, Export)` on `/dev/pinbed`: make a dma-buf of carveout or protected memory; returns its descriptor.
 pub const NR_EXPORT: u32 = 2;
 /// `_IOWR(IOC_MAGIC, 3, Move)` on `/dev/pinbed`: move or revoke the memory of such a dma-buf.
 pub const NR_MOVE: u32 = 3;
@@ -62,9 +62,14 @@ pub struct Ballast {
 pub const EXPORT_MOVING: u32 = 1;
 /// [`Export::flags`]: the memory does not move, and its mapping is VM_MIXEDMAP with special entries, not VM_PFNMAP.
 pub const EXPORT_MIXEDMAP: u32 = 2;
+/// [`Export::flags`], alone: the memory is not the carveout's but the kernel's, contiguous and so from CMA where it is longer than a
+/// page, and the device holds it as [`crate::wire::ATTACH_PROTECTED`] for as long as the dma-buf lives. The CPU cannot map it. It is
+/// what a kernel's own heap for protected memory has, for kernels that have none.
+pub const EXPORT_PROTECTED: u32 = 4;
 
 /// [`NR_EXPORT`]: the carveout is memory without struct pages, which the driver's parameter `carveout` names. Errors: ENODEV
-/// without a carveout, ENOMEM when it is full, EINVAL for a length of zero or unknown flags.
+/// without a carveout, ENOMEM when it is full (or when the kernel has no such memory to protect), EINVAL for a length of zero or
+/// unknown flags.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Export {
@@ -72,6 +77,8 @@ pub struct Export {
     pub length: u64,
     /// Out: physical address of the memory.
     pub address: u64,
+    /// Out: the device's handle of protected memory, else zero.
+    pub handle: u64,
     /// In: `EXPORT_…` bits.
     pub flags: u32,
     /// Zero.

@@ -86,6 +86,9 @@ pub struct ListArgs {
 /// Arguments of `pinbed shell`.
 #[derive(Debug, Args)]
 pub struct ShellArgs {
+    /// Put this file, or this directory with all that is in it, into the guest's root directory (may be repeated)
+    #[arg(long = "add", value_name = "PATH")]
+    pub additions: Vec<PathBuf>,
     #[command(flatten)]
     pub vm: VmArgs,
 }

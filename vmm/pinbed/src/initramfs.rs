@@ -10,6 +10,7 @@ use cpio::newc::{Builder, trailer};
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const DATA: u32 = 0o100_644;
+const LINK: u32 = 0o120_777;
 
 /// What an entry of the archive holds.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Content {
     File(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
+    /// A symbolic link to this path.
+    Link(String),
     /// An empty directory.
     Directory,
 }
@@ -28,12 +31,13 @@ pub enum Content {
 ///
 /// # Errors
 /// When a file cannot be read, or the archive cannot be written; the message names the file.
-pub fn write(archive: &Path, entries: &[(&str, Content)]) -> io::Result<()> {
+pub fn write(archive: &Path, entries: &[(impl AsRef<str>, Content)]) -> io::Result<()> {
     let told = |path: &Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
     let mut out = io::BufWriter::new(File::create(archive).map_err(|error| told(archive, error))?);
     for (ino, (name, content)) in (1..).zip(entries) {
+        let name = name.as_ref();
         match content {
             Content::Directory => {
                 entry(&mut out, ino, name, DIRECTORY, &[]).map_err(|error| told(archive, error))?
@@ -41,6 +45,8 @@ pub fn write(archive: &Path, entries: &[(&str, Content)]) -> io::Result<()> {
             Content::Bytes(bytes) => {
                 entry(&mut out, ino, name, DATA, bytes).map_err(|error| told(archive, error))?
             }
+            Content::Link(to) => entry(&mut out, ino, name, LINK, to.as_bytes())
+                .map_err(|error| told(archive, error))?,
             Content::Program(path) | Content::File(path) => {
                 let bytes = std::fs::read(path).map_err(|error| told(path, error))?;
                 let mode = if let Content::Program(_) = content {
@@ -81,6 +87,7 @@ mod tests {
             ("init", Content::Program(program.clone())),
             ("lib/data", Content::File(program)),
             ("plan", Content::Bytes(b"{}".to_vec())),
+            ("lib/link", Content::Link("data".to_owned())),
         ];
         write(&archive, &entries).unwrap();
 
@@ -108,6 +115,7 @@ mod tests {
                 ("init".to_owned(), 0o100_755, program.clone()),
                 ("lib/data".to_owned(), 0o100_644, program),
                 ("plan".to_owned(), 0o100_644, b"{}".to_vec()),
+                ("lib/link".to_owned(), 0o120_777, b"data".to_vec()),
             ]
         );
     }

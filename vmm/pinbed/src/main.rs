@@ -2,6 +2,7 @@
 //! The command `pinbed`: boots a kernel beside the device, runs the tests in it, and judges them.
 
 mod accel;
+mod additions;
 mod baseline;
 mod cli;
 mod events;
@@ -96,7 +97,10 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(error) = error.downcast_ref::<provision::Error>() {
         error.exit()
-    } else if error.is::<suite::Error>() || error.is::<baseline::Error>() {
+    } else if error.is::<suite::Error>()
+        || error.is::<baseline::Error>()
+        || error.is::<additions::Error>()
+    {
         Exit::Usage
     } else if error.is::<guest::BuildFailed>() {
         Exit::Provisioning

@@ -46,7 +46,13 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
         timeout_s: args.timeout,
     };
     let directory = Directory::new(args.keep)?;
-    let machine = setup.machine(&args.vm, Console::Runner, directory.files(), &plan)?;
+    let machine = setup.machine(
+        &args.vm,
+        Console::Runner,
+        directory.files(),
+        &plan,
+        Vec::new(),
+    )?;
 
     let rerun = rerun_command(args);
     let mut output: Box<dyn Output> = if args.ktap {

@@ -95,7 +95,7 @@ impl Setup {
             names: Vec::new(),
             timeout_s: 0,
         };
-        let machine = self.machine(args, Console::Runner, directory.files(), &plan)?;
+        let machine = self.machine(args, Console::Runner, directory.files(), &plan, Vec::new())?;
         let mut silent = Silent;
         let session = Session::new(
             Vec::new(),
@@ -123,7 +123,7 @@ impl Setup {
         }
     }
 
-    /// A machine whose guest carries out `plan`. Writes its initramfs.
+    /// A machine whose guest carries out `plan`. Writes its initramfs, with `additions` in it.
     ///
     /// # Errors
     /// When the initramfs cannot be written.
@@ -133,6 +133,7 @@ impl Setup {
         console: Console,
         files: &Files,
         plan: &Plan,
+        additions: Vec<(String, Content)>,
     ) -> Result<Machine> {
         let mut entries = vec![
             ("bin", Content::Directory),
@@ -153,6 +154,11 @@ impl Setup {
         if console == Console::Person {
             entries.push(("bin/busybox", Content::Program(static_busybox()?)));
         }
+        let mut entries: Vec<_> = entries
+            .into_iter()
+            .map(|(name, content)| (name.to_owned(), content))
+            .collect();
+        entries.extend(additions);
         let initramfs = files.initramfs();
         initramfs::write(&initramfs, &entries).context("cannot write the guest's initramfs")?;
         Ok(Machine {

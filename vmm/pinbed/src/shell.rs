@@ -8,6 +8,7 @@ use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use pinbed_abi::report::{Message, Plan};
 use signal_hook::consts::SIGINT;
 
+use crate::additions;
 use crate::cli::ShellArgs;
 use crate::events::{self, Happening, Interrupts};
 use crate::exit::Exit;
@@ -24,9 +25,16 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
         io::stdin().is_terminal(),
         "a shell needs a terminal on standard input"
     );
+    let additions = additions::entries(&args.additions)?;
     let setup = Setup::new(&args.vm)?;
     let directory = Directory::new(false)?;
-    let machine = setup.machine(&args.vm, Console::Person, directory.files(), &Plan::Shell)?;
+    let machine = setup.machine(
+        &args.vm,
+        Console::Person,
+        directory.files(),
+        &Plan::Shell,
+        additions,
+    )?;
     eprintln!("pinbed: the guest powers off when the shell ends; Ctrl-A X ends it at once");
 
     let (to, happenings) = events::stream();

@@ -55,6 +55,8 @@ pub enum Kind {
     AnyMemref,
     /// Any memref, or none.
     MemrefOrUnused,
+    /// Any memref, or a value that names protected memory; see [`Invocation::memory`].
+    AnyMemory,
 }
 
 impl Kind {
@@ -71,6 +73,7 @@ impl Kind {
             Self::Writable => matches!(attr, PARAM_MEMREF_OUTPUT | PARAM_MEMREF_INOUT),
             Self::AnyMemref => direction(attr).is_some(),
             Self::MemrefOrUnused => attr == PARAM_NONE || direction(attr).is_some(),
+            Self::AnyMemory => attr == PARAM_VALUE_INPUT || direction(attr).is_some(),
         }
     }
 }
@@ -239,6 +242,23 @@ impl<'a> Invocation<'a> {
     /// A memref; [`Invocation::expect`] has seen to it that it is one.
     pub fn memref(&self, index: usize) -> Result<Memref, Failure> {
         Memref::of(&self.params[index]).ok_or(BAD_PARAMETERS)
+    }
+
+    /// The memory that a parameter means: a memref of this kind, or all of the protected buffer whose handle is a value's `a`.
+    pub fn memory(&self, index: usize, kind: Kind) -> Result<Memref, Failure> {
+        if let Ok(memref) = self.memref(index) {
+            let fits = kind.is(self.params[index].attr.get());
+            return fits.then_some(memref).ok_or(BAD_PARAMETERS);
+        }
+        let handle = self.value(index).0;
+        let length = self.memory.protected_length(handle);
+        let range = Range {
+            handle,
+            offset: 0,
+            length: length.ok_or(BAD_PARAMETERS)?,
+        };
+        let direction = Direction::Both;
+        Ok(Memref { range, direction })
     }
 
     /// Sets what the client gets to see as an output memref's size: how much was written, or is needed.

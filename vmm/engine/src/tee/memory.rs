@@ -20,6 +20,8 @@ pub trait Memory {
     fn pieces(&self, range: Range) -> Result<Vec<Piece>, Fault>;
     /// Whether all of `range` is protected.
     fn is_protected(&self, range: Range) -> Result<bool, Fault>;
+    /// Length in bytes of the buffer of this handle, if it is one that is attached as protected.
+    fn protected_length(&self, handle: u64) -> Option<u64>;
     /// Sets what the video engine may do with `range`, which is protected.
     fn allow_video(
         &self,
@@ -95,6 +97,12 @@ impl<M: GuestMemory> Memory for Attached<'_, M> {
         self.with(range, Access::Inspect, |table, pieces| {
             Ok(table.protected().covers(pieces))
         })
+    }
+
+    fn protected_length(&self, handle: u64) -> Option<u64> {
+        let table = self.engine.table();
+        let buffer = table.get(handle).filter(|buffer| buffer.is_protected())?;
+        Some(buffer.length())
     }
 
     fn allow_video(

@@ -5,7 +5,10 @@ use aes::{Aes128, Aes256};
 use cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use ctr::Ctr128BE;
 use pinbed_abi::ta::playback::*;
-use pinbed_abi::tee::{TEEC_ERROR_ACCESS_DENIED, TEEC_ERROR_BAD_STATE, TEEC_ERROR_NOT_SUPPORTED};
+use pinbed_abi::tee::{
+    TEEC_ERROR_ACCESS_DENIED, TEEC_ERROR_BAD_STATE, TEEC_ERROR_NOT_SUPPORTED,
+    TEEC_ERROR_SHORT_BUFFER,
+};
 
 use super::{Descriptor, TrustedApp};
 use crate::dma::Direction;
@@ -53,7 +56,7 @@ impl TrustedApp for Playback {
                 Ok(())
             }
             DECRYPT => {
-                call.expect([MemrefIn, MemrefOut, ValueOut, Unused])?;
+                call.expect([MemrefIn, AnyMemory, ValueOut, Unused])?;
                 self.stream()?.decrypt(call)
             }
             SEEK => {
@@ -62,14 +65,14 @@ impl TrustedApp for Playback {
                 Ok(())
             }
             CHECKSUM => {
-                call.expect([Readable, ValueOut, Unused, Unused])?;
-                let memref = call.memref(0)?;
+                call.expect([AnyMemory, ValueOut, Unused, Unused])?;
+                let memref = call.memory(0, Readable)?;
                 let crc = call.checksum(memref)?;
                 call.set_value(1, crc.into(), memref.size(), 0);
                 Ok(())
             }
             ALLOW_VIDEO => {
-                call.expect([AnyMemref, ValueIn, Unused, Unused])?;
+                call.expect([AnyMemory, ValueIn, Unused, Unused])?;
                 let direction = match call.value(1).0 {
                     0 => None,
                     // Out of u32's range it is no direction either.
@@ -80,7 +83,7 @@ impl TrustedApp for Playback {
                             .ok_or(BAD_PARAMETERS)?,
                     ),
                 };
-                let memref = call.memref(0)?;
+                let memref = call.memory(0, AnyMemref)?;
                 call.allow_video(memref, direction)
             }
             _ => Err(Failure::Code(TEEC_ERROR_NOT_SUPPORTED)),
@@ -132,7 +135,13 @@ impl Stream {
         let from = call.memref(0)?;
         let end = self.position.checked_add(from.size());
         let end = end.ok_or(BAD_PARAMETERS)?;
-        let to = call.make_room(1, from.size())?;
+        let to = call.memory(1, Kind::MemrefOut)?;
+        // What a value names has no size to be written back.
+        if call.memref(1).is_ok() {
+            call.set_size(1, from.size());
+        }
+        let too_short = Failure::Code(TEEC_ERROR_SHORT_BUFFER);
+        let to = to.part(0, from.size()).ok_or(too_short)?;
         if !self.clear && !call.is_protected(to)? {
             return Err(Failure::Code(TEEC_ERROR_ACCESS_DENIED));
         }
@@ -363,6 +372,37 @@ mod tests {
         assert_ne!(rig.get(&protected), [0x77; 64]);
         let seen = checksum(&session, protected.all(PARAM_MEMREF_INPUT));
         assert_eq!(seen, crc(&[0x77; 64]));
+    }
+
+    #[test]
+    fn protected_memory_has_a_name_beside_memrefs() {
+        let rig = Rig::new();
+        let session = playback(&rig, POLICY_PROTECTED);
+        let (coded, plain) = (hex(CODED), hex(PLAIN));
+        let (clear, protected) = (rig.room(64), rig.protected(64));
+        let alias = rig.attach(0, &protected.segments());
+        // A handle is not the way to memory that is not protected, or to an importer's view of it.
+        for other in [clear.handle, alias, 0, protected.handle + 1000] {
+            let named = value_in(other, 0);
+            assert_eq!(decrypt(&session, &coded, named).verdict(), REFUSED);
+            assert_eq!(allow_video(&session, named, 1), REFUSED);
+        }
+        let named = value_in(protected.handle, 0);
+        let reply = decrypt(&session, &coded, named).ok();
+        assert_eq!(reply.value(2), (crc(&plain), 64, 0));
+        assert_eq!(reply.params[1], named);
+        assert_eq!(checksum(&session, named), crc(&plain));
+        assert_eq!(allow_video(&session, named, 1), DONE);
+        let job = rig.copy(alias, clear.handle, 64);
+        assert_eq!(job.header.status, wire::STATUS_OK);
+        assert_eq!(rig.get(&clear), plain);
+        let long = [coded.clone(), coded].concat();
+        let short = (TEEC_ERROR_SHORT_BUFFER, TEEC_ORIGIN_TRUSTED_APP);
+        assert_eq!(decrypt(&session, &long, named).verdict(), short);
+        // An application without a right to protected memory knows no such names.
+        let other = rig.open(2, pin::UUID);
+        let reply = other.invoke(pin::CHECKSUM, [named, VALUE_OUT, NONE, NONE]);
+        assert_eq!(reply.verdict(), REFUSED);
     }
 
     #[test]

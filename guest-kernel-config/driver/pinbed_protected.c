@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory that the device holds as protected for as long as it is allocated: it
+ * lets others than the TEE at it only as a trusted application allows, and what
+ * it writes there stands enciphered.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/err.h>
+#include <linux/fcntl.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "pinbed_compat.h"
+#include "pinbed_protected.h"
+
+static struct pinbed_attachment *
+pinbed_protected_attach(struct pinbed_protected *protected)
+{
+	struct scatterlist sg;
+	struct sg_table sgt = { .sgl = &sg, .nents = 1, .orig_nents = 1 };
+
+	sg_init_table(&sg, 1);
+	sg_dma_address(&sg) = protected->address;
+	sg_dma_len(&sg) = protected->length;
+	return pinbed_attach(protected->pdev, &sgt, protected->length,
+			     PINBED_DIRECTION_BOTH, PINBED_ATTACH_PROTECTED);
+}
+
+/*
+ * @length is in bytes and not zero. The memory comes from CMA if it is longer
+ * than a page, as it does for a TEE that has no memory of its own.
+ */
+struct pinbed_protected *pinbed_protected_new(struct pinbed_device *pdev,
+					      size_t length)
+{
+	struct device *dev = pdev->vdev->dev.parent;
+	struct pinbed_protected *protected;
+	int ret = -ENOMEM;
+
+	if (length > SIZE_MAX - PAGE_SIZE)
+		return ERR_PTR(-EINVAL);
+	protected = kzalloc(sizeof(*protected), GFP_KERNEL);
+	if (!protected)
+		return ERR_PTR(-ENOMEM);
+	protected->pdev = pdev;
+	protected->dev = dev;
+	protected->length = PAGE_ALIGN(length);
+	protected->page = dma_alloc_pages(dev, protected->length,
+					  &protected->address,
+					  DMA_BIDIRECTIONAL,
+					  GFP_KERNEL | __GFP_NOWARN);
+	if (!protected->page)
+		goto free;
+	protected->att = pinbed_protected_attach(protected);
+	if (IS_ERR(protected->att)) {
+		ret = PTR_ERR(protected->att);
+		goto free_pages;
+	}
+	/* It may outlive the binding, in a dma-buf. */
+	pinbed_get(pdev);
+	get_device(dev);
+	return protected;
+
+free_pages:
+	dma_free_pages(dev, protected->length, protected->page,
+		       protected->address, DMA_BIDIRECTIONAL);
+free:
+	kfree(protected);
+	return ERR_PTR(ret);
+}
+
+void pinbed_protected_free(struct pinbed_protected *protected)
+{
+	pinbed_detach(protected->pdev, protected->att);
+	dma_free_pages(protected->dev, protected->length, protected->page,
+		       protected->address, DMA_BIDIRECTIONAL);
+	put_device(protected->dev);
+	pinbed_put(protected->pdev);
+	kfree(protected);
+}
+
+static struct sg_table *pinbed_protected_map(struct dma_buf_attachment *attach,
+					     enum dma_data_direction direction)
+{
+	struct pinbed_protected *protected = attach->dmabuf->priv;
+	struct sg_table *sgt;
+	int ret;
+
+	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	if (!sgt)
+		return ERR_PTR(-ENOMEM);
+	ret = sg_alloc_table(sgt, 1, GFP_KERNEL);
+	if (ret)
+		goto free;
+	sg_set_page(sgt->sgl, protected->page, protected->length, 0);
+	/* There is nothing for the CPU to see. */
+	ret = dma_map_sgtable(attach->dev, sgt, direction,
+			      DMA_ATTR_SKIP_CPU_SYNC);
+	if (ret)
+		goto free_table;
+	return sgt;
+
+free_table:
+	sg_free_table(sgt);
+free:
+	kfree(sgt);
+	return ERR_PTR(ret);
+}
+
+static void pinbed_protected_unmap(struct dma_buf_attachment *attach,
+				   struct sg_table *sgt,
+				   enum dma_data_direction direction)
+{
+	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
+	sg_free_table(sgt);
+	kfree(sgt);
+}
+
+static void pinbed_protected_release(struct dma_buf *dmabuf)
+{
+	pinbed_protected_free(dmabuf->priv);
+}
+
+/* Without mmap and vmap: the CPU has no business there. */
+static const struct dma_buf_ops pinbed_protected_ops = {
+	.map_dma_buf = pinbed_protected_map,
+	.unmap_dma_buf = pinbed_protected_unmap,
+	.release = pinbed_protected_release,
+};
+
+struct dma_buf *pinbed_protected_export(struct pinbed_device *pdev,
+					struct pinbed_export *export)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	struct pinbed_protected *protected;
+	struct dma_buf *dmabuf;
+
+	if (!export->length)
+		return ERR_PTR(-EINVAL);
+	protected = pinbed_protected_new(pdev, export->length);
+	if (IS_ERR(protected))
+		return ERR_CAST(protected);
+	export->address = page_to_phys(protected->page);
+	export->handle = protected->att->handle;
+
+	info.ops = &pinbed_protected_ops;
+	info.size = protected->length;
+	info.flags = O_RDWR;
+	info.priv = protected;
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf))
+		pinbed_protected_free(protected);
+	return dmabuf;
+}
