@@ -147,7 +147,7 @@ fn takes(t: &mut Ctx, calls: &[Call]) -> TestResult {
             .map_err(Error::call(format!("{call} of shared memory")))?;
         let what = format!("{call}: what the other end sees");
         match taker.seen()? {
-            Some(seen) => t.equal(Eye::Device, &what, seen, crc(&area.contents()?)),
+            Some(seen) => t.equal(Eye::Cpu, &what, seen, crc(&area.contents()?)),
             None => t.equal(
                 Eye::Aftermath,
                 &format!("{call}: pages pinned"),
@@ -174,6 +174,7 @@ fn refuses(t: &mut Ctx, exporter: fn() -> TestResult<Exported>, calls: &[Call]) 
     let (mut area, _exporter) = exporter()?;
     area.fill(t)?;
     let device = Device::open()?;
+    let mut let_in = false;
     for call in calls {
         let what = format!("{call} of the mapping");
         let mut taker = call.ready(t)?;
@@ -181,6 +182,7 @@ fn refuses(t: &mut Ctx, exporter: fn() -> TestResult<Exported>, calls: &[Call]) 
         match attempt(|| taker.take(area.address()))? {
             Attempt::Returned(result) => {
                 if !t.refused(&what, result, call.refusals()) {
+                    let_in = true;
                     continue;
                 }
             }
@@ -198,7 +200,10 @@ fn refuses(t: &mut Ctx, exporter: fn() -> TestResult<Exported>, calls: &[Call]) 
         );
         t.equal(Eye::Aftermath, &what, after, before);
     }
-    Ok(area.judge_untouched(t, "the buffer")?)
+    match let_in {
+        true => Ok(()),
+        false => Ok(area.judge_untouched(t, "the buffer")?),
+    }
 }
 
 /// Ends a call that SIGKILL does not end, since it takes a CPU from all tests to come.
@@ -239,7 +244,7 @@ fn nobody_keeps(
             }
         }
         let seen = taker.seen()?;
-        t.check(Eye::Device, seen != Some(was), || {
+        t.check(Eye::Aftermath, seen != Some(was), || {
             format!("{call}: what was in the buffer is still seen when the buffer is gone")
         });
     }
