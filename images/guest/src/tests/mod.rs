@@ -19,8 +19,10 @@ mod sources;
 mod stream;
 mod tee;
 mod tee_client;
+mod tee_hold;
 mod tee_input;
 mod tee_memory;
+mod tee_place;
 mod tee_race;
 mod userptr;
 
@@ -98,10 +100,13 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         stream::TESTS,
         tee::TESTS,
         tee_memory::TESTS,
+        tee_place::TESTS,
+        tee_hold::TESTS,
         tee_client::TESTS,
         tee_input::TESTS,
         tee_race::TESTS,
         driver::TESTS,
+        tee_memory::LAST,
     ]
     .into_iter()
     .chain(mmaps::TESTS.iter().copied())

@@ -59,9 +59,13 @@ impl Moments {
         })
     }
 
-    /// The other thread begins.
+    /// The other thread begins, soon enough for what comes at the first moment to come before.
     fn begin(&self) {
         self.begun.store(true, Ordering::Release);
+        let start = Instant::now();
+        while start.elapsed() < self.span / 4 {
+            std::hint::spin_loop();
+        }
     }
 
     /// Waits for the other thread to begin, and for this round's moment.
@@ -326,7 +330,7 @@ fn registering_races_registering(t: &mut Ctx) -> TestResult {
 }
 
 fn registering_races_munmap(t: &mut Ctx) -> TestResult {
-    const PAGES: usize = 8;
+    const PAGES: usize = 64;
     let before = Before::look()?;
     let tee = Tee::open()?;
     let session = tee.session(pin::UUID)?;
