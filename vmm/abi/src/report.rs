@@ -13,6 +13,18 @@ pub const PLAN_PATH: &str = "/etc/pinbed-plan.json";
 /// Name of the virtio-serial port that carries [`Message`]s.
 pub const PORT_NAME: &str = "org.pinbed.report";
 
+/// Group of the tests that run v4l2-compliance.
+pub const COMPLIANCE_GROUP: &str = "compliance";
+/// Directory in the guest with v4l2-compliance, its dynamic loader and its libraries, if the plan has a test of that group.
+pub const COMPLIANCE_PATH: &str = "/opt/v4l2-compliance";
+/// The dynamic loader in [`COMPLIANCE_PATH`].
+pub const COMPLIANCE_LOADER: &str = "ld-linux-x86-64.so.2";
+/// The program in [`COMPLIANCE_PATH`].
+pub const COMPLIANCE_PROGRAM: &str = "v4l2-compliance";
+
+/// The library in [`COMPLIANCE_PATH`] that makes time pass faster for a program: libfaketime.
+pub const COMPLIANCE_HURRY: &str = "libfaketimeMT.so.1";
+
 /// What the guest is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Plan {
