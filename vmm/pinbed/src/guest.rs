@@ -26,14 +26,22 @@ pub struct Programs {
 #[error("the guest's programs cannot be built; cargo's messages above say why")]
 pub struct BuildFailed;
 
-/// Builds the programs from the workspace at `workspace`. Cargo's messages go to standard error; without anything to do there are none.
+/// Builds the programs from the workspace at `workspace`. Cargo's messages go to standard error: its progress the first time, which
+/// takes a minute, and later what is wrong.
 ///
 /// # Errors
 /// [`BuildFailed`], or when cargo cannot be started.
 pub fn build(workspace: &Path) -> Result<Programs> {
     let target = workspace.join("target/guest");
+    let built = target.join(TARGET).join("guest");
+    let programs = Programs {
+        init: built.join("pinbed-init"),
+        tests: built.join("pinbed-guest"),
+    };
+    let quiet = programs.tests.exists().then_some("--quiet");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--locked", "--profile", "guest", "--target", TARGET, "-p", "pinbed-init", "-p", "pinbed-guest"])
+        .args(["build", "--locked", "--profile", "guest", "--target", TARGET, "-p", "pinbed-init", "-p", "pinbed-guest"])
+        .args(quiet)
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", &target)
         // Theirs, not the caller's: another set would be another build each time.
@@ -49,11 +57,7 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         return Err(provision::Error::Interrupted.into());
     }
     ensure!(status.success(), BuildFailed);
-    let built = target.join(TARGET).join("guest");
-    Ok(Programs {
-        init: built.join("pinbed-init"),
-        tests: built.join("pinbed-guest"),
-    })
+    Ok(programs)
 }
 
 /// The tests that the guest has. Its program lists them on any Linux.
