@@ -13,7 +13,7 @@ const DATA: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
 
 /// What an entry of the archive holds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Content {
     /// This file's bytes, executable.
     Program(PathBuf),

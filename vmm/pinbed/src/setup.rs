@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pinbed_abi::report::{PLAN_PATH, Plan};
+use pinbed_abi::report::{COMPLIANCE_PATH, PLAN_PATH, Plan};
 use tempfile::TempDir;
 
 use crate::accel::{self, Accel, Kvm};
@@ -17,7 +17,7 @@ use crate::initramfs::{self, Content};
 use crate::kernel::{self, Kernel, Manifest, Request};
 use crate::output::Silent;
 use crate::provision::qemu::Qemu;
-use crate::provision::{self, disk, interrupt, packages};
+use crate::provision::{self, compliance, disk, interrupt, packages};
 use crate::record::Environment;
 use crate::session::Session;
 use crate::vm::{Console, Files, Machine, shell_line};
@@ -225,6 +225,7 @@ impl<'a> Setup<'a> {
             .map(|(name, content)| (name.to_owned(), content))
             .collect();
         entries.extend(additions);
+        entries.extend(compliance_for(plan)?);
         let initramfs = files.initramfs();
         initramfs::write(&initramfs, &entries).context("cannot write the guest's initramfs")?;
         Ok(Machine {
@@ -270,6 +271,29 @@ impl fmt::Display for Setup<'_> {
         }
         write!(f, "\nbaseline  {baseline}")
     }
+}
+
+/// v4l2-compliance for the guest's file system, if a test of the plan needs it: half the size of all else in there.
+fn compliance_for(plan: &Plan) -> Result<Vec<(String, Content)>> {
+    let needed = matches!(plan, Plan::Tests { names, .. } if compliance::is_needed(names));
+    if !needed {
+        return Ok(Vec::new());
+    }
+    let mut place = PathBuf::from(COMPLIANCE_PATH.trim_start_matches('/'));
+    let files = compliance::provide(&provision::Context::of_user()?)?;
+    let mut entries: Vec<_> = files
+        .into_iter()
+        .filter_map(|file| {
+            let name = place.join(file.file_name()?).display().to_string();
+            Some((name, Content::Program(file)))
+        })
+        .collect();
+    // The directories above them, the lowest first.
+    while !place.as_os_str().is_empty() {
+        entries.insert(0, (place.display().to_string(), Content::Directory));
+        place.pop();
+    }
+    Ok(entries)
 }
 
 /// The top of the sources that this program was built from: it builds the guest's programs and the driver from there.

@@ -3,6 +3,7 @@
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function.
 
+mod compliance;
 mod convert;
 mod dmabuf;
 mod driver;
@@ -105,6 +106,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         tee_client::TESTS,
         tee_input::TESTS,
         tee_race::TESTS,
+        compliance::TESTS,
         driver::TESTS,
         tee_memory::LAST,
     ]

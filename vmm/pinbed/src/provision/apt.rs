@@ -21,6 +21,9 @@ use crate::progress::Unit;
 const ETC: &str = "/etc/apt";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Where the programs come from that are not the host's own.
+const RELEASE: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"];
+
 /// Packages that others depend on for their installation, or for what is done with them here by the host's own tools. We only
 /// unpack, so these and all they need stay away.
 const NOT_NEEDED: [&str; 7] = [
@@ -364,6 +367,41 @@ fn difference(deb: &Deb, path: &Path) -> Result<Option<String>, Error> {
         }
     }
     Ok((hex(&hash.finalize()) != deb.sha256).then(|| "its SHA-256 differs".to_owned()))
+}
+
+/// Fetches packages, the newest that `suite` allows, and all that they need to run, and unpacks them below a directory that is empty.
+/// Says what they were.
+pub fn fetch(
+    context: &Context,
+    what: &str,
+    packages: &[&str],
+    suite: &str,
+    tree: &Path,
+) -> Result<Vec<String>, Error> {
+    let apt = Apt::open(context, &RELEASE.map(str::to_owned))?;
+    let debs = apt.closure(packages, suite)?;
+    let files = apt.download(what, &debs)?;
+    let mut task = context.progress.start(
+        format!("unpacking {what}"),
+        Unit::Count("packages"),
+        Some(files.len() as u64),
+    );
+    for file in &files {
+        unpack(file, tree, |event| {
+            if let Event::Tick = event {
+                task.tick();
+            }
+        })?;
+        task.inc();
+    }
+    task.finish(&format!("unpacked {what}"));
+    for file in &files {
+        fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
+    }
+    Ok(debs
+        .into_iter()
+        .map(|deb| format!("{} {}", deb.package, deb.version))
+        .collect())
 }
 
 /// Unpacks a package's files below a directory.

@@ -4,6 +4,7 @@
 pub mod apt;
 pub mod cache;
 pub mod child;
+pub mod compliance;
 pub mod disk;
 pub mod error;
 pub mod interrupt;

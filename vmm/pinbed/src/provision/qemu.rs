@@ -3,16 +3,14 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use super::apt::{self, Apt};
+use super::apt;
 use super::child::{Event, Run};
 use super::{Context, Error};
-use crate::progress::Unit;
 
 /// The device. QEMU has it under this name, for users to create, from 10.2 on.
 pub const DEVICE: &str = "vhost-user-test-device-pci";
@@ -24,7 +22,6 @@ const NEEDED: Version = Version {
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Where a private copy comes from.
-const SUITES: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"];
 const SUITE: &str = "trixie-backports";
 const PACKAGES: [&str; 1] = ["qemu-system-x86"];
 /// The space that the download and the unpacked files take.
@@ -111,7 +108,8 @@ impl Qemu {
                     ));
                 }
                 let tree = work.fresh("tree")?;
-                let packages = fetch(context, &tree)?;
+                context.cache.require_free(SPACE)?;
+                let packages = apt::fetch(context, "QEMU", &PACKAGES, SUITE, &tree)?;
                 let version = Candidate::unpacked(&tree).probe()?.version;
                 work.publish(&Private { version, packages })?;
             }
@@ -125,34 +123,6 @@ impl Qemu {
 struct Private {
     version: Version,
     packages: Vec<String>,
-}
-
-fn fetch(context: &Context, tree: &Path) -> Result<Vec<String>, Error> {
-    context.cache.require_free(SPACE)?;
-    let apt = Apt::open(context, &SUITES.map(str::to_owned))?;
-    let debs = apt.closure(&PACKAGES, SUITE)?;
-    let files = apt.download("QEMU", &debs)?;
-    let mut task = context.progress.start(
-        "unpacking QEMU",
-        Unit::Count("packages"),
-        Some(files.len() as u64),
-    );
-    for file in &files {
-        apt::unpack(file, tree, |event| {
-            if let Event::Tick = event {
-                task.tick();
-            }
-        })?;
-        task.inc();
-    }
-    task.finish("unpacked QEMU");
-    for file in &files {
-        fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
-    }
-    Ok(debs
-        .into_iter()
-        .map(|deb| format!("{} {}", deb.package, deb.version))
-        .collect())
 }
 
 /// A QEMU that is yet to be looked at.
@@ -266,6 +236,7 @@ impl Candidate {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
