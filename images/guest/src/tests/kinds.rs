@@ -191,18 +191,24 @@ fn use_all_the_same(t: &mut Ctx, m2m: &M2m, queue: Queue, area: &Area) -> TestRe
 /// Does what may take for ever: then the test ends here, with a finding, and the kernel ends what is under way if it can.
 fn within<T>(patience: Duration, what: &str, work: impl FnOnce() -> T) -> T {
     let (done, wait) = mpsc::channel::<()>();
-    let text = format!("{what} does not return within {} s", patience.as_secs());
+    let (ready, begin) = mpsc::channel();
+    let what = what.to_owned();
     let watch = thread::spawn(move || {
+        // The work may hold the lock on the process's mappings, so what takes memory is done before it begins.
+        let eye = Eye::Cpu;
+        let text = format!("{what} does not return within {} s", patience.as_secs());
+        let last_words = [Progress::Finding(Finding { eye, text }), Progress::Finished];
+        let _ = ready.send(());
         if wait.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            let eye = Eye::Cpu;
-            tell_from_anywhere(&Progress::Finding(Finding { eye, text }));
-            tell_from_anywhere(&Progress::Finished);
-            std::process::exit(1);
+            last_words.iter().for_each(tell_from_anywhere);
+            // SAFETY: it ends all threads, and so no one sees what they leave behind. (exit(3) would need that lock.)
+            unsafe { libc::_exit(1) };
         }
     });
+    // Neither side panics.
+    let _ = begin.recv();
     let result = work();
     drop(done);
-    // It does not panic.
     let _ = watch.join();
     result
 }

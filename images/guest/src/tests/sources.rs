@@ -47,8 +47,10 @@ pub const HOTP: &str = "RFC 4226, appendix D";
 pub const DMA_CONTIG: &str =
     "drivers/media/common/videobuf2/videobuf2-dma-contig.c, vb2_dc_get_userptr()";
 pub const DAX: &str = "linux-media/linux-mm 2020-10-07, '[PATCH 2/2] mm/frame-vec: use FOLL_LONGTERM'; mm/gup.c, check_vma_flags() and vma_is_fsdax()";
-pub const WRITABLE_FILE: &str = "commit 8ac268436e6d 'mm/gup: disallow FOLL_LONGTERM GUP-nonfast writing to file-backed mappings'";
-pub const SECRETMEM: &str = "commit 1507f51255c9 'mm: introduce memfd_secret system call to create \"secret\" memory areas'";
+pub const WRITABLE_FILE: &str =
+    "6.5, 'mm/gup: disallow FOLL_LONGTERM GUP-nonfast writing to file-backed mappings'";
+pub const SECRETMEM: &str =
+    "5.14, 'mm: introduce memfd_secret system call to create \"secret\" memory areas'";
 pub const GUARD: &str = "man 2 madvise, MADV_GUARD_INSTALL";
 pub const TEE_OFFLINE: &str = "Documentation/admin-guide/mm/memory-hotplug.rst, ZONE_MOVABLE; linux-mm/op-tee 2023-05-17, '[PATCH] tee: add FOLL_LONGTERM for CMA case when alloc shm'";
 pub const PROTECT_PINNED: &str =

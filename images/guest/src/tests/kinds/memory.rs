@@ -397,7 +397,7 @@ pub fn carveout_then_anon(t: &mut Ctx, image: Image) -> TestResult<Sample> {
     filled(t, then_anon(image, &file)?)
 }
 
-/// Before commit 65462462ffb2 ('mm/gup: follow_pfn_pte(): -EEXIST cleanup', 5.18) the kernel counts such a page as pinned and leaves
+/// Before 'mm/gup: follow_pfn_pte(): -EEXIST cleanup' (5.18) the kernel counts such a page as pinned and leaves
 /// its entry in the array of pages as it was: whatever is there is used and unpinned.
 pub fn special_ptes(t: &mut Ctx, image: Image) -> TestResult<Sample> {
     if release()? < (5, 18) {
