@@ -3,11 +3,17 @@
 
 use crate::ctx::{Stop, TestResult};
 use crate::error::Error;
+use crate::patience;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
 use pinbed_abi::report::Eye;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// How long a killed process may take to be gone.
+const DEATH: Duration = Duration::from_secs(2);
 
 /// The process. One that is dropped is killed and reaped.
 pub struct Child {
@@ -55,6 +61,22 @@ impl Child {
     /// Lets the child act, and waits for its answer, if any, and its end, whatever that is.
     pub fn run(mut self) -> Result<(Vec<u8>, WaitStatus), Error> {
         self.start()?;
+        self.hear()
+    }
+
+    /// As [`Child::run`], for one that may never answer: `None` if it does not within so many milliseconds.
+    pub fn run_within(&mut self, limit_ms: u16) -> Result<Option<(Vec<u8>, WaitStatus)>, Error> {
+        self.start()?;
+        let mut set = [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)];
+        let heard = poll(&mut set, PollTimeout::from(limit_ms))
+            .map_err(Error::call("waiting for the child"))?;
+        match heard {
+            0 => Ok(None),
+            _ => self.hear().map(Some),
+        }
+    }
+
+    fn hear(&mut self) -> Result<(Vec<u8>, WaitStatus), Error> {
         let mut answer = vec![0; 4096];
         let length =
             read(&self.answer, &mut answer).map_err(Error::call("hearing from the child"))?;
@@ -80,14 +102,20 @@ impl Child {
             }
         }
     }
+
+    /// Sends it SIGKILL. Whether it is gone soon.
+    pub fn kill(&mut self) -> Result<bool, Error> {
+        if self.gone {
+            return Ok(true);
+        }
+        kill(self.pid, Signal::SIGKILL).map_err(Error::call("kill"))?;
+        patience::until(DEATH, || Ok(self.ended()?.is_some()))
+    }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if !self.gone {
-            // A child that does not die is for PID 1 to find.
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let _ = waitpid(self.pid, None);
-        }
+        // One that does not die is for PID 1 to find.
+        let _ = self.kill();
     }
 }

@@ -7,7 +7,8 @@ use super::{Test, test};
 use pinbed_abi::report::Eye;
 use pinbed_abi::uapi;
 use pinbed_guest::area::Area;
-use pinbed_guest::attempt::{Attempt, Stuck, attempt};
+use pinbed_guest::attempt::{Attempt, attempt};
+use pinbed_guest::child::Child;
 use pinbed_guest::cma;
 use pinbed_guest::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::device::Device;
@@ -189,7 +190,7 @@ fn refuses(t: &mut Ctx, exporter: fn() -> TestResult<Exported>, calls: &[Call]) 
             endless => {
                 t.find(Eye::Cpu, format!("{what} {endless}"));
                 return match endless {
-                    Attempt::Stuck(process) => release(t, process),
+                    Attempt::Stuck(child) => release(t, child),
                     _ => Ok(()),
                 };
             }
@@ -210,12 +211,12 @@ fn refuses(t: &mut Ctx, exporter: fn() -> TestResult<Exported>, calls: &[Call]) 
 ///
 /// The kernel goes round in it for as long as the page is in CMA, which it takes from the type of the block of pages around it. An
 /// allocation next to the page changes that type for a moment.
-fn release(t: &mut Ctx, process: Stuck) -> TestResult {
+fn release(t: &mut Ctx, mut child: Child) -> TestResult {
     for region in cma::regions()? {
         // What comes of it does not matter.
         let _ = region.whole_can_be_had();
     }
-    let gone = process.is_gone()?;
+    let gone = child.kill()?;
     t.note(format!(
         "whether an allocation in CMA ended the call: {gone}"
     ));
