@@ -5,8 +5,8 @@ use crate::error::Error;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Long enough for anything that is going to happen at all, under emulation on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(5);
+/// Long enough for anything that is going to happen at all, under emulation on a machine that is busy with other things, too.
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Asks again and again until the answer is yes; whether it was, within this time.
 pub fn until(

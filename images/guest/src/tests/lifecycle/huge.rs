@@ -34,7 +34,7 @@ pub const TESTS: &[Test] = &[
         "A huge page that the device holds a part of is not split, another one is; neither moves a page."),
     test("lifecycle::huge_page_is_swapped_out_around_a_buffer", is_reclaimed, PIN_USER_PAGES,
         "MADV_PAGEOUT of a huge page that the device holds a part of leaves the buffers where they are."),
-    Test { timeout_s: 30, ..test("lifecycle::collapse_takes_no_page_that_is_held", collapse, COLLAPSE,
+    Test { timeout_s: 60, ..test("lifecycle::collapse_takes_no_page_that_is_held", collapse, COLLAPSE,
         "Small pages are put together to a huge one, but not where the device holds one of them.") },
 ];
 
@@ -202,7 +202,7 @@ fn wait_for_khugepaged(mapping: &Mapping) -> TestResult {
         pace.push(Setting::set(format!("{KHUGEPAGED}/{file}"), value, remedy)?);
     }
     let scans = || setting::number(format!("{KHUGEPAGED}/full_scans"));
-    let done = until(LIMIT * 4, || Ok(huge_bytes(mapping.address())? == HUGE))?;
+    let done = until(LIMIT, || Ok(huge_bytes(mapping.address())? == HUGE))?;
     premise(done, || {
         "khugepaged does not put pages together that nobody holds".into()
     })?;

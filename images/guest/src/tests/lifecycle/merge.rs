@@ -13,10 +13,10 @@ use pinbed_guest::ksm::Ksm;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
-    test("lifecycle::ksm_merges_no_page_that_is_held", merges_no_page_that_is_held, PIN_USER_PAGES,
-        "Samepage merging leaves pages alone that the device holds, whatever is equal to them."),
-    test("lifecycle::ksm_page_is_copied_before_the_pin", page_is_copied_before_the_pin, UNSHARE,
-        "QBUF of merged pages gives each buffer pages of its own, which are not merged again while the device holds them."),
+    Test { timeout_s: 60, ..test("lifecycle::ksm_merges_no_page_that_is_held", merges_no_page_that_is_held, PIN_USER_PAGES,
+        "Samepage merging leaves pages alone that the device holds, whatever is equal to them.") },
+    Test { timeout_s: 60, ..test("lifecycle::ksm_page_is_copied_before_the_pin", page_is_copied_before_the_pin, UNSHARE,
+        "QBUF of merged pages gives each buffer pages of its own, which are not merged again while the device holds them.") },
 ];
 
 /// Memory with these contents that may be merged.
