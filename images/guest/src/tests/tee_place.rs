@@ -64,7 +64,7 @@ impl Placed {
         numa::need_both()?;
         let block = memory_block::movable()?;
         let mut area = Area::anon(0, FRAME.size())?;
-        numa::bind(&area.mapping, numa::MOVABLE)?;
+        area.mapping.bind(numa::MOVABLE)?;
         area.fill(t)?;
         let place = MovablePlace {
             name: "ZONE_MOVABLE".into(),
