@@ -5,7 +5,7 @@
 //! kind is taken or refused there for what it is. Kinds that are more than a page by nature are made of pages that are no
 //! neighbours, which dma-contig has to refuse.
 
-mod memory;
+pub(super) mod memory;
 
 use super::sources::{
     DAX, DMA_CONTIG, DMABUF_PFNMAP, FOLLOW_PFN, FRAME_VEC, FRAME_VECTOR, GUARD, PIN_USER_PAGES,

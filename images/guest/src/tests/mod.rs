@@ -22,6 +22,7 @@ mod tee;
 mod tee_client;
 mod tee_hold;
 mod tee_input;
+mod tee_kinds;
 mod tee_memory;
 mod tee_place;
 mod tee_race;
@@ -101,6 +102,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         stream::TESTS,
         tee::TESTS,
         tee_memory::TESTS,
+        tee_kinds::TESTS,
         tee_place::TESTS,
         tee_hold::TESTS,
         tee_client::TESTS,

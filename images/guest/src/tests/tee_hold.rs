@@ -2,6 +2,7 @@
 //! What the process does to its address space while a trusted application holds on to registered memory: process and application keep
 //! looking at the same bytes, or the application keeps the old ones.
 
+use super::hold::fork_viewer;
 use super::sources::{EARLY_COW, PIN_USER_PAGES, PROTECT_PINNED, TEE_SHM};
 use super::stream::Before;
 use super::tee::{LENGTH, judge_placement, register, registered};
@@ -226,34 +227,12 @@ fn application_writes_what_became_read_only(t: &mut Ctx) -> TestResult {
     Ok(area.judge(t, "the memory after the application wrote", &data)?)
 }
 
-/// What a forked child sees, in words for a finding.
-fn judge_child(t: &mut Ctx, child: Child, expected: &[u8]) -> TestResult {
-    let seen = child.go()?;
-    let wanted = crc(expected).to_le_bytes();
-    t.equal(
-        Eye::Cpu,
-        "CRC32C of what the child sees",
-        &seen[..],
-        &wanted,
-    );
-    Ok(())
-}
-
-/// Forks. On its turn the child does as told, and says what it sees.
-fn fork_viewer(area: &Area, act: impl FnOnce(&Area)) -> TestResult<Child> {
-    Ok(Child::fork(|| {
-        act(area);
-        let seen = area.contents().map(|bytes| crc(&bytes));
-        seen.map_or_else(|_| Vec::new(), |seen| seen.to_le_bytes().to_vec())
-    })?)
-}
-
 fn fork_child_writes_its_own_copy(t: &mut Ctx) -> TestResult {
     let mut area = anon()?;
     let stage = Stage::of(t, &mut area)?;
     let childs = t.random(LENGTH);
     let child = fork_viewer(&area, |area| area.mapping.write(area.window.start, &childs))?;
-    judge_child(t, child, &childs)?;
+    child.must_see(t, &childs)?;
     area.judge_untouched(t, "the parent's memory after the child wrote")?;
     stage.judge_seen(t, "after the child wrote", area.written())
 }
@@ -265,7 +244,7 @@ fn fork_parent_keeps_the_registered_page(t: &mut Ctx) -> TestResult {
     let child = fork_viewer(&area, |_| ())?;
     area.fill(t)?;
     stage.judge_seen(t, "after the parent wrote", area.written())?;
-    judge_child(t, child, &before)
+    child.must_see(t, &before)
 }
 
 fn fork_leaves_the_parent_what_the_application_writes(t: &mut Ctx) -> TestResult {
@@ -275,7 +254,7 @@ fn fork_leaves_the_parent_what_the_application_writes(t: &mut Ctx) -> TestResult
     let child = fork_viewer(&area, |_| ())?;
     let data = stage.write(t)?;
     area.judge(t, "the parent's memory after the application wrote", &data)?;
-    judge_child(t, child, &before)
+    child.must_see(t, &before)
 }
 
 fn last_descriptor_keeps_the_memory(t: &mut Ctx) -> TestResult {
