@@ -15,6 +15,7 @@ mod longterm;
 mod memop;
 mod mmaps;
 mod orders;
+mod playback;
 mod sources;
 mod stream;
 mod tee;
@@ -105,6 +106,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         tee_client::TESTS,
         tee_input::TESTS,
         tee_race::TESTS,
+        playback::TESTS,
         driver::TESTS,
         tee_memory::LAST,
     ]
