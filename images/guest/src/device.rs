@@ -40,6 +40,8 @@ pub struct Held {
     pub length: u64,
     /// `DIRECTION_…`.
     pub direction: u32,
+    /// `ATTACH_…`.
+    pub flags: u32,
     /// Where it is, as it was attached.
     pub segments: Vec<Extent>,
 }
@@ -171,6 +173,7 @@ impl Device {
                 handle: answer.handle.get(),
                 length: answer.length.get(),
                 direction: answer.direction.get(),
+                flags: answer.flags.get(),
                 segments: Vec::new(),
             });
             let segments = <[wire::Segment]>::ref_from_bytes(
@@ -229,21 +232,27 @@ impl Device {
 
     /// A dma-buf of carveout memory, and its physical address; `flags` are `EXPORT_…`.
     pub fn export(&self, length: usize, flags: u32) -> Result<(OwnedFd, u64), Error> {
-        let mut export = uapi::Export {
-            length: length as u64,
-            flags,
-            ..Default::default()
-        };
-        // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads and fills.
-        match unsafe { ioctls::export(self.file.as_raw_fd(), &mut export) } {
-            // SAFETY: the kernel has just given us this descriptor.
-            Ok(fd) => Ok((unsafe { OwnedFd::from_raw_fd(fd) }, export.address)),
+        match self.try_export(length, flags) {
+            Ok((fd, export)) => Ok((fd, export.address)),
             Err(Errno::ENODEV) => Err(Error::Absent {
                 what: "a carveout".into(),
                 remedy: "boot with memmap=4M$256M pinbed.carveout=4M@256M".into(),
             }),
             Err(errno) => Err(Error::call(format!("exporting {length} bytes"))(errno)),
         }
+    }
+
+    /// A dma-buf of the driver's own, and what the driver says of it.
+    pub fn try_export(&self, length: usize, flags: u32) -> Result<(OwnedFd, uapi::Export), Errno> {
+        let mut export = uapi::Export {
+            length: length as u64,
+            flags,
+            ..Default::default()
+        };
+        // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads and fills.
+        let fd = unsafe { ioctls::export(self.file.as_raw_fd(), &mut export) }?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok((unsafe { OwnedFd::from_raw_fd(fd) }, export))
     }
 
     /// Moves the memory of an export, or revokes it; `flags` are `MOVE_…`. Returns its new physical address.

@@ -75,8 +75,22 @@ pub fn cma_heap(length: usize) -> Result<OwnedFd, Error> {
     })
 }
 
+/// The TEE's heap for what it decrypts; Linux has it since 6.18.
+pub const PROTECTED_HEAP: &str = "/dev/dma_heap/protected,secure-video";
+
+/// A dma-buf of protected memory, or `None` if the kernel has no such heap.
+pub fn protected_heap(length: usize) -> Result<Option<OwnedFd>, Errno> {
+    allocate(PROTECTED_HEAP, length)
+}
+
 /// A dma-buf from a heap, or `None` if there is no such heap.
 fn heap(path: &str, length: usize) -> Result<Option<OwnedFd>, Error> {
+    allocate(path, length).map_err(Error::call(format!(
+        "allocating {length} bytes from {path}"
+    )))
+}
+
+fn allocate(path: &str, length: usize) -> Result<Option<OwnedFd>, Errno> {
     let Ok(heap) = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else {
         return Ok(None);
     };
@@ -87,9 +101,7 @@ fn heap(path: &str, length: usize) -> Result<Option<OwnedFd>, Error> {
         heap_flags: 0,
     };
     // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads and fills.
-    unsafe { ioctls::heap_alloc(heap.as_raw_fd(), &mut allocation) }.map_err(Error::call(
-        format!("allocating {length} bytes from {path}"),
-    ))?;
+    unsafe { ioctls::heap_alloc(heap.as_raw_fd(), &mut allocation) }?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(allocation.fd as i32) }))
 }

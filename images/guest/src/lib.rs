@@ -5,10 +5,10 @@
 //! - [`area`]: memory of every kind a buffer can be made of, on [`mapping`], [`dmabuf`] and [`vgem`];
 //! - [`m2m`]: the video node's two queues, with the placement and device eyes in QBUF and DQBUF, on [`v4l2`];
 //! - [`disk`]: a real file system;
-//! - [`tee`]: a client of the TEE, and [`tee_client`]: as client libraries are one;
+//! - [`tee`]: a client of the TEE, and [`tee_client`]: as client libraries are one; [`protected`]: memory that only the TEE gets at;
 //! - [`taker`]: system calls that take pages of user memory, in an [`attempt`] where they may not come back;
 //! - [`device`]: the engine behind the driver's back;
-//! - [`pagemap`], [`smaps`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them;
+//! - [`pagemap`], [`smaps`], [`cma`], [`zones`], [`vmstat`]: where pages are and who holds them; [`physical`]: what is in them;
 //! - [`child`], [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: what can happen to memory that is held;
 //! - [`progress`]: what a test tells its supervisor, PID 1.
 //!
@@ -34,7 +34,9 @@ pub mod module;
 pub mod numa;
 pub mod pagemap;
 pub mod patience;
+pub mod physical;
 pub mod progress;
+pub mod protected;
 pub mod setting;
 pub mod smaps;
 pub mod swap;

@@ -10,7 +10,7 @@ use pinbed_abi::report::Eye;
 use pinbed_abi::ta::Uuid;
 use pinbed_abi::tee::{self, PARAM_COUNT, Param};
 use pinbed_abi::wire;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `TEE_GEN_CAP_GP`: calls are those of GlobalPlatform's TEE Client API.
@@ -74,6 +74,16 @@ pub struct Registration {
     pub flags: u32,
     /// The answer: the kernel's name for the memory.
     pub id: i32,
+}
+
+/// `struct tee_ioctl_shm_register_fd_data`
+#[derive(Default)]
+#[repr(C)]
+pub struct FdRegistration {
+    fd: i64,
+    size: u64,
+    flags: u32,
+    id: i32,
 }
 
 /// `struct tee_ioctl_buf_data`
@@ -146,6 +156,7 @@ mod ioctls {
     nix::ioctl_read!(invoke, MAGIC, 3, super::Arguments);
     nix::ioctl_read!(cancel, MAGIC, 4, super::Cancel);
     nix::ioctl_read!(close_session, MAGIC, 5, u32);
+    nix::ioctl_readwrite!(shm_register_fd, MAGIC, 8, super::FdRegistration);
     nix::ioctl_readwrite!(shm_register, MAGIC, 9, super::Registration);
 }
 
@@ -332,6 +343,22 @@ impl Tee {
             file: unsafe { OwnedFd::from_raw_fd(fd) },
             id: registration.id,
             size: registration.length,
+        })
+    }
+
+    /// TEE_IOC_SHM_REGISTER_FD of a dma-buf, which Linux has since 6.18 for those of [`crate::dmabuf::protected_heap`].
+    pub fn register_dmabuf(&self, buffer: impl AsFd) -> Result<Shm, Errno> {
+        let mut registration = FdRegistration {
+            fd: buffer.as_fd().as_raw_fd().into(),
+            ..Default::default()
+        };
+        // SAFETY: the descriptor is open, the argument is the struct that this ioctl reads and fills.
+        let fd = unsafe { ioctls::shm_register_fd(self.file.as_raw_fd(), &mut registration) }?;
+        Ok(Shm {
+            // SAFETY: the kernel has just made this descriptor for us.
+            file: unsafe { OwnedFd::from_raw_fd(fd) },
+            id: registration.id,
+            size: registration.size,
         })
     }
 

@@ -46,12 +46,22 @@ pub mod aes {
     /// [memref in, memref out]: the next bytes of the stream. CBC and ECB put out whole blocks and keep the rest for the
     /// next call.
     pub const CIPHER: u32 = 3;
+    /// [memref in, memref out, value in: zero decrypts, else encrypts, memref inout: the tag]: a whole message with CCM or GCM, the
+    /// nonce [`NONCE`], and no other data. Tags are 4, 6 … 16 bytes long with CCM, 12 to 16 with GCM, else NOT_SUPPORTED;
+    /// MAC_INVALID if a message does not have its tag.
+    pub const AUTHENC: u32 = 4;
     /// [`PREPARE`]
     pub const ALGORITHM_ECB: u32 = 0;
     /// [`PREPARE`]
     pub const ALGORITHM_CBC: u32 = 1;
     /// [`PREPARE`]
     pub const ALGORITHM_CTR: u32 = 2;
+    /// [`PREPARE`], for [`AUTHENC`] only.
+    pub const ALGORITHM_CCM: u32 = 3;
+    /// [`PREPARE`], for [`AUTHENC`] only.
+    pub const ALGORITHM_GCM: u32 = 4;
+    /// The nonce of each message of [`AUTHENC`]: this is an example.
+    pub const NONCE: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
     /// [`PREPARE`]
     pub const MODE_DECODE: u32 = 0;
     /// [`PREPARE`]

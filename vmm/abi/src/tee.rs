@@ -81,6 +81,8 @@ pub const TEEC_ERROR_SHORT_BUFFER: u32 = 0xffff_0010;
 pub const TEEC_ERROR_TARGET_DEAD: u32 = 0xffff_3024;
 /// The trusted application's storage is full.
 pub const TEEC_ERROR_STORAGE_NO_SPACE: u32 = 0xffff_3041;
+/// A message is not the one that its tag was made for.
+pub const TEE_ERROR_MAC_INVALID: u32 = 0xffff_3071;
 /// A ciphertext cannot be decrypted (RSA padding).
 pub const TEE_ERROR_CIPHERTEXT_INVALID: u32 = 0xf010_0006;
 

@@ -16,6 +16,7 @@ mod longterm;
 mod memop;
 mod mmaps;
 mod orders;
+mod playback;
 mod sources;
 mod stream;
 mod tee;
@@ -109,6 +110,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         tee_input::TESTS,
         tee_race::TESTS,
         compliance::TESTS,
+        playback::TESTS,
         driver::TESTS,
         tee_memory::LAST,
     ]

@@ -30,6 +30,7 @@ pub const PREPARE_USERPTR: &str = "include/media/videobuf2-core.h, struct vb2_op
 pub const TEE_UAPI: &str = "include/uapi/linux/tee.h";
 pub const TEE_CLIENT_API: &str = "GlobalPlatform TEE Client API Specification v1.0, 4.4 and 4.5";
 pub const TEE_SHM: &str = "drivers/tee/tee_shm.c, register_shm_helper() and tee_shm_release()";
+pub const PROTECTED: &str = "include/linux/tee_core.h, struct tee_protmem_pool; include/uapi/linux/tee.h, TEE_IOC_SHM_REGISTER_FD";
 pub const MLOCK: &str = "Documentation/core-api/pin_user_pages.rst; man 2 getrlimit, RLIMIT_MEMLOCK; mm/util.c, account_locked_vm()";
 pub const TEE_LENGTH: &str =
     "include/uapi/linux/tee.h, struct tee_ioctl_shm_register_data; CVE-2022-50080";

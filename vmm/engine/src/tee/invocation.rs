@@ -47,6 +47,8 @@ pub enum Kind {
     MemrefIn,
     /// [`tee::PARAM_MEMREF_OUTPUT`]
     MemrefOut,
+    /// [`tee::PARAM_MEMREF_INOUT`]
+    MemrefInout,
     /// A memref that can be read: in or inout.
     Readable,
     /// A memref that can be written: out or inout.
@@ -69,6 +71,7 @@ impl Kind {
             Self::ValueInout => attr == PARAM_VALUE_INOUT,
             Self::MemrefIn => attr == PARAM_MEMREF_INPUT,
             Self::MemrefOut => attr == PARAM_MEMREF_OUTPUT,
+            Self::MemrefInout => attr == PARAM_MEMREF_INOUT,
             Self::Readable => matches!(attr, PARAM_MEMREF_INPUT | PARAM_MEMREF_INOUT),
             Self::Writable => matches!(attr, PARAM_MEMREF_OUTPUT | PARAM_MEMREF_INOUT),
             Self::AnyMemref => direction(attr).is_some(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! AES in modes ECB, CBC and CTR, without padding.
+//! AES in modes ECB, CBC and CTR, without padding; CCM and GCM are [`aes_ae`]'s.
 
 use ::aes::{Aes128, Aes256};
 use cipher::consts::U16;
@@ -9,12 +9,12 @@ use cipher::{
 };
 use ctr::Ctr128BE;
 use pinbed_abi::ta::aes::{
-    ALGORITHM_CBC, ALGORITHM_CTR, ALGORITHM_ECB, CIPHER, MODE_DECODE, MODE_ENCODE, PREPARE, SET_IV,
-    SET_KEY, UUID,
+    ALGORITHM_CBC, ALGORITHM_CCM, ALGORITHM_CTR, ALGORITHM_ECB, ALGORITHM_GCM, AUTHENC, CIPHER,
+    MODE_DECODE, MODE_ENCODE, PREPARE, SET_IV, SET_KEY, UUID,
 };
-use pinbed_abi::tee::{TEEC_ERROR_BAD_STATE, TEEC_ERROR_NOT_SUPPORTED};
+use pinbed_abi::tee::{TEE_ERROR_MAC_INVALID, TEEC_ERROR_BAD_STATE, TEEC_ERROR_NOT_SUPPORTED};
 
-use super::{Descriptor, TrustedApp};
+use super::{Descriptor, TrustedApp, aes_ae};
 use crate::tee::invocation::{BAD_PARAMETERS, Failure, Invocation, Kind};
 
 pub const DESCRIPTOR: Descriptor = Descriptor {
@@ -26,11 +26,20 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
 
 const BLOCK: usize = 16;
 
+/// Bytes of a message that is authenticated as a whole.
+const MESSAGE_MAX: u64 = 16 << 20;
+
 /// What PREPARE chose.
 #[derive(Clone, Copy)]
 struct Mode {
     algorithm: u32,
     encode: bool,
+}
+
+impl Mode {
+    fn authenticates(self) -> bool {
+        matches!(self.algorithm, ALGORITHM_CCM | ALGORITHM_GCM)
+    }
 }
 
 #[derive(Default)]
@@ -82,7 +91,7 @@ impl<M: StreamCipher + Send> Cipher for Keystream<M> {
     }
 }
 
-/// The cipher, or `None` if key or IV have a wrong length.
+/// The cipher, or `None` if key or IV have a wrong length, or the algorithm takes none.
 fn cipher<C>(mode: Mode, key: &[u8], iv: &[u8]) -> Option<Box<dyn Cipher>>
 where
     C: KeyInit
@@ -100,9 +109,13 @@ where
             Box::new(Decrypt(cbc::Decryptor::<C>::new_from_slices(key, iv).ok()?))
         }
         (ALGORITHM_CTR, _) => Box::new(Keystream(Ctr128BE::<C>::new_from_slices(key, iv).ok()?)),
-        (_, _) if !iv.is_empty() => return None,
-        (_, true) => Box::new(Encrypt(ecb::Encryptor::<C>::new_from_slice(key).ok()?)),
-        (_, false) => Box::new(Decrypt(ecb::Decryptor::<C>::new_from_slice(key).ok()?)),
+        (ALGORITHM_ECB, true) if iv.is_empty() => {
+            Box::new(Encrypt(ecb::Encryptor::<C>::new_from_slice(key).ok()?))
+        }
+        (ALGORITHM_ECB, false) if iv.is_empty() => {
+            Box::new(Decrypt(ecb::Decryptor::<C>::new_from_slice(key).ok()?))
+        }
+        _ => return None,
     })
 }
 
@@ -118,6 +131,7 @@ impl TrustedApp for Aes {
             SET_KEY => self.set_key(call),
             SET_IV => self.set_iv(call),
             CIPHER => self.cipher(call),
+            AUTHENC => self.authenc(call),
             _ => Err(Failure::Code(TEEC_ERROR_NOT_SUPPORTED)),
         }
     }
@@ -137,11 +151,13 @@ impl Aes {
             MODE_DECODE => false,
             _ => return Err(BAD_PARAMETERS),
         };
-        if ![ALGORITHM_ECB, ALGORITHM_CBC, ALGORITHM_CTR].contains(&algorithm) {
+        let mode = Mode { algorithm, encode };
+        let enciphers = matches!(algorithm, ALGORITHM_ECB | ALGORITHM_CBC | ALGORITHM_CTR);
+        if !enciphers && !mode.authenticates() {
             return Err(BAD_PARAMETERS);
         }
         *self = Self {
-            mode: Some(Mode { algorithm, encode }),
+            mode: Some(mode),
             key: vec![0; key_size],
             stream: None,
         };
@@ -207,6 +223,35 @@ impl Aes {
             written += ready as u64;
             Ok(())
         })
+    }
+}
+
+impl Aes {
+    fn authenc(&mut self, call: &mut Invocation) -> Result<(), Failure> {
+        use Kind::*;
+        call.expect([MemrefIn, MemrefOut, ValueIn, MemrefInout])?;
+        let encode = call.value(2).0 as u32 != 0;
+        let (from, tag) = (call.memref(0)?, call.memref(3)?);
+        let mode = self.mode.filter(|mode| mode.authenticates());
+        let mode = mode.ok_or(Failure::Panic(
+            "no algorithm that authenticates is prepared",
+        ))?;
+        let cipher = aes_ae::authenticated(mode.algorithm, &self.key, tag.size())
+            .ok_or(Failure::Code(TEEC_ERROR_NOT_SUPPORTED))?;
+        if encode != mode.encode {
+            return Err(Failure::Panic("another mode is prepared"));
+        }
+        let mut bytes = call.read_all(from, MESSAGE_MAX)?;
+        let to = call.make_room(1, from.size())?;
+        if encode {
+            let made = cipher.seal(&mut bytes).map_err(|_| BAD_PARAMETERS)?;
+            call.write(tag, &made)?;
+        } else {
+            let tag = call.read_all(tag, BLOCK as u64)?;
+            let opened = cipher.open(&mut bytes, &tag);
+            opened.map_err(|_| Failure::Code(TEE_ERROR_MAC_INVALID))?;
+        }
+        call.write(to, &bytes)
     }
 }
 
@@ -349,7 +394,7 @@ mod tests {
         let rig = Rig::new();
         let session = rig.open(1, UUID);
         let refused = (TEEC_ERROR_BAD_PARAMETERS, TEEC_ORIGIN_TRUSTED_APP);
-        for (algorithm, key_size, mode) in [(3, 16, 0), (0, 24, 0), (0, 16, 2)] {
+        for (algorithm, key_size, mode) in [(5, 16, 0), (0, 24, 0), (0, 16, 2)] {
             let reply = prepare(&session, algorithm, key_size, mode);
             assert_eq!(reply.verdict(), refused);
         }

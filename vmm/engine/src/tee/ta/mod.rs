@@ -3,6 +3,7 @@
 
 mod acipher;
 mod aes;
+mod aes_ae;
 mod hello_world;
 mod hotp;
 mod pin;
