@@ -7,6 +7,7 @@
 #define PINBED_COMPAT_H
 
 #include <linux/dma-buf.h>
+#include <linux/dma-mapping.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/virtio.h>
@@ -104,6 +105,39 @@ static inline void pinbed_copy_metadata(const struct vb2_v4l2_buffer *out,
 #define invalidate_mappings move_notify
 #define dma_buf_invalidate_mappings dma_buf_move_notify
 #endif
+
+/*
+ * Before 5.16 dma_map_resource() refuses an address that has a struct page, as
+ * a carveout has where it shares a section with memory.
+ */
+static inline dma_addr_t pinbed_map_carveout(struct device *dev,
+					     phys_addr_t address, size_t size,
+					     enum dma_data_direction direction,
+					     unsigned long attrs)
+{
+#ifdef PINBED_HAVE_RESOURCE_PFN_CHECK
+	if (pfn_valid(PHYS_PFN(address)))
+		return dma_map_page_attrs(dev, pfn_to_page(PHYS_PFN(address)),
+					  offset_in_page(address), size,
+					  direction, attrs);
+#endif
+	return dma_map_resource(dev, address, size, direction, attrs);
+}
+
+static inline void pinbed_unmap_carveout(struct device *dev,
+					 phys_addr_t address,
+					 dma_addr_t mapped, size_t size,
+					 enum dma_data_direction direction,
+					 unsigned long attrs)
+{
+#ifdef PINBED_HAVE_RESOURCE_PFN_CHECK
+	if (pfn_valid(PHYS_PFN(address))) {
+		dma_unmap_page_attrs(dev, mapped, size, direction, attrs);
+		return;
+	}
+#endif
+	dma_unmap_resource(dev, mapped, size, direction, attrs);
+}
 
 #ifndef PINBED_HAVE_VM_FLAGS_SET
 static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)

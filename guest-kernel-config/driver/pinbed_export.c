@@ -70,8 +70,9 @@ static struct sg_table *pinbed_object_map(struct dma_buf_attachment *attach,
 	if (ret)
 		goto free;
 	/* Caches are the business of those who access by CPU. */
-	address = dma_map_resource(attach->dev, object->address, object->size,
-				   direction, DMA_ATTR_SKIP_CPU_SYNC);
+	address = pinbed_map_carveout(attach->dev, object->address,
+				      object->size, direction,
+				      DMA_ATTR_SKIP_CPU_SYNC);
 	ret = dma_mapping_error(attach->dev, address);
 	if (ret)
 		goto free_table;
@@ -91,9 +92,11 @@ static void pinbed_object_unmap(struct dma_buf_attachment *attach,
 				struct sg_table *sgt,
 				enum dma_data_direction direction)
 {
-	dma_unmap_resource(attach->dev, sg_dma_address(sgt->sgl),
-			   sg_dma_len(sgt->sgl), direction,
-			   DMA_ATTR_SKIP_CPU_SYNC);
+	struct pinbed_object *object = attach->dmabuf->priv;
+
+	pinbed_unmap_carveout(attach->dev, object->address,
+			      sg_dma_address(sgt->sgl), sg_dma_len(sgt->sgl),
+			      direction, DMA_ATTR_SKIP_CPU_SYNC);
 	sg_free_table(sgt);
 	kfree(sgt);
 }

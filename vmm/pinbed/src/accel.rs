@@ -165,7 +165,8 @@ fn judge(end: End) -> Result<(Kvm, bool), provision::Error> {
             false,
         ),
         // KVM ran the guest up to there; what is wrong with it will show.
-        End::Broken { .. }
+        End::NotProvided { .. }
+        | End::Broken { .. }
         | End::Panic { .. }
         | End::Hang { .. }
         | End::DeviceDied { .. }

@@ -279,7 +279,6 @@ impl Baseline {
     }
 
     /// What is known of the same kernel with patches.
-    #[allow(dead_code, reason = "kernels with patches are to come")]
     pub fn patched(mut self, patches: &[String]) -> Self {
         self.0
             .retain(|_, known| !known.fixed_by.iter().any(|patch| patches.contains(patch)));

@@ -112,10 +112,12 @@ pub struct DeviceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Virtual machine")]
 pub struct VmArgs {
-    /// The kernel to test, one of guest-kernel-config/kernels.toml
-    #[arg(long, value_name = "VERSION")]
-    pub kernel: Option<String>,
-    /// Build and test this kernel source tree instead; it is not changed
+    /// The kernel to test, one of guest-kernel-config/kernels.toml, or all of them, one after the other (may be repeated); 6.12+PATCH is
+    /// 6.12 with a patch of guest-kernel-config/patches/fixes
+    #[arg(long = "kernel", value_name = "VERSION")]
+    pub kernels: Vec<String>,
+    /// Build and test this kernel source tree instead; it is not changed (--kernel says whose configuration fits it, if not that of the
+    /// next older version)
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
     /// Add a configuration fragment of guest-kernel-config/fragments, such as debug (may be repeated)

@@ -3,8 +3,8 @@
 
 use std::process::{ExitCode, Termination};
 
-/// How a run of `pinbed` ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a run of `pinbed` ended; of several runs the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 #[allow(dead_code, reason = "the table is whole before all of the command is")]
 pub enum Exit {

@@ -31,7 +31,7 @@ use anyhow::Result;
 use clap::Parser;
 use console::Style;
 
-use crate::cli::{Cli, Command, ListArgs};
+use crate::cli::{Cli, Command, ListArgs, SetupArgs};
 use crate::exit::Exit;
 
 fn main() -> Exit {
@@ -40,10 +40,7 @@ fn main() -> Exit {
         Command::Run(args) => run::run(&args),
         Command::List(args) => list(&args),
         Command::Shell(args) => shell::shell(&args),
-        Command::Setup(args) => setup::Setup::new(&args.vm).map(|setup| {
-            println!("{setup}");
-            Exit::Green
-        }),
+        Command::Setup(args) => setup(&args),
         Command::Device(args) => pinbed_device::serve(&args.socket_path)
             .map(|()| Exit::Green)
             .map_err(Into::into),
@@ -58,6 +55,15 @@ fn main() -> Exit {
         );
         exit_of(&error)
     })
+}
+
+/// `pinbed setup`.
+fn setup(args: &SetupArgs) -> Result<Exit> {
+    let host = setup::Host::new(&args.vm)?;
+    for request in host.requests(&args.vm)? {
+        println!("{}", setup::Setup::new(&host, &args.vm, &request)?);
+    }
+    Ok(Exit::Green)
 }
 
 /// `pinbed list`.
@@ -94,12 +100,14 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
             .is_some_and(|error| error.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
 }
 
-fn exit_of(error: &anyhow::Error) -> Exit {
+/// The exit code of an error.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(error) = error.downcast_ref::<provision::Error>() {
         error.exit()
     } else if error.is::<suite::Error>()
         || error.is::<baseline::Error>()
         || error.is::<additions::Error>()
+        || error.is::<shell::SeveralKernels>()
     {
         Exit::Usage
     } else if error.is::<guest::BuildFailed>() {

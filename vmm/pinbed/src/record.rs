@@ -3,14 +3,15 @@
 //!
 //! # The JSON file
 //!
-//! One object. Fields are only ever added; a change of meaning raises `format`.
+//! One object for a run. Fields are only ever added; a change of meaning raises `format`. Of runs of several kernels it is one object with
+//! `format`, `pinbed`, `exit` and `runs`, an array of such objects, see [`Records`].
 //!
 //! | field | what |
 //! |---|---|
 //! | `format` | [`FORMAT`] |
 //! | `pinbed` | version of pinbed |
 //! | `exit` | the exit code |
-//! | `end` | how the run ended: `how` (`done`, `broken`, `never_up`, `panic`, `hang`, `device_died`, `qemu_died`, `accel_broken`, `unexpected`, `interrupted`), and with it `reason`, `line`, `status`, `signal`, `test` where they apply |
+//! | `end` | how the run ended: `how` (`done`, `not_provided`, `broken`, `never_up`, `panic`, `hang`, `device_died`, `qemu_died`, `accel_broken`, `unexpected`, `interrupted`), and with it `reason`, `line`, `status`, `signal`, `test` where they apply |
 //! | `counts` | `passed`, `failed`, `skipped` |
 //! | `environment` | what the tests ran on, see [`Environment`] |
 //! | `times` | milliseconds from the command's start, see [`Times`] |
@@ -50,6 +51,26 @@ pub struct Record {
     pub evidence: Evidence,
 }
 
+/// Runs of several kernels.
+#[derive(Debug, Serialize)]
+pub struct Records<'a> {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Version of pinbed.
+    pub pinbed: &'static str,
+    /// The exit code.
+    pub exit: u8,
+    /// The runs, in the order they ran.
+    pub runs: &'a [Record],
+}
+
+impl Record {
+    /// How it is named among runs of several kernels.
+    pub fn name(&self) -> &str {
+        &self.environment.kernel
+    }
+}
+
 /// What the tests ran on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Environment {
@@ -61,15 +82,15 @@ pub struct Environment {
     pub kernel: String,
     /// QEMU's version.
     pub qemu: String,
-    /// Who ran the guest's code.
-    pub accel: Accel,
+    /// Who ran the guest's code; none if it did not come to that.
+    pub accel: Option<Accel>,
     /// Why it is that one, where there is something to say.
     pub accel_reason: Option<String>,
     /// The guest's memory in MiB.
     pub memory_mib: u64,
     /// The guest's CPUs.
     pub cpus: u8,
-    /// The kernel of kernels.toml whose baseline it was held against; none if the kernel has no baseline.
+    /// The kernel of kernels.toml, with its patches, whose baseline it was held against; none if the kernel has no baseline.
     pub baseline: Option<String>,
 }
 

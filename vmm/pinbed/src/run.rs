@@ -12,88 +12,153 @@ use pinbed_abi::report::{Plan, TestInfo};
 use crate::baseline::{Baselines, Names};
 use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
 use crate::exit::Exit;
-use crate::kernel::Manifest;
-use crate::output::ktap::Ktap;
-use crate::output::table::Table;
+use crate::kernel::{Manifest, Request};
+use crate::output::ktap::{self, Ktap};
+use crate::output::table::{self, Table};
 use crate::output::{Output, junit};
+use crate::record::{FORMAT, Record, Records};
 use crate::session::Session;
-use crate::setup::{Directory, Setup, workspace};
+use crate::setup::{Directory, Host, Setup, workspace};
 use crate::vm::Console;
 use crate::watch::Limits;
-use crate::{guest, suite};
+use crate::{exit_of, guest, suite};
 
-/// Runs the tests.
+/// Runs the tests on each kernel, one after the other.
 ///
 /// # Errors
-/// When the run does not come to begin, or its results cannot be written.
+/// When no run comes to begin, or results cannot be written. If one of several kernels cannot be had, the others run.
 pub fn run(args: &RunArgs) -> Result<Exit> {
     let began = Instant::now();
-    let setup = Setup::new(&args.vm)?;
-    let all = guest::list(&setup.programs)?;
+    let host = Host::new(&args.vm)?;
+    let kernels = host.requests(&args.vm)?;
+    let all = guest::list(&host.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");
-    let chosen = suite::select(&all, &args.filters)?;
-    let baselines = baselines(&all)?;
-    let baseline = setup.baseline.as_ref().map(|name| baselines.of(name));
+    let run = Run {
+        args,
+        chosen: suite::select(&all, &args.filters)?,
+        baselines: baselines(&host.manifest, &all)?,
+        host,
+        several: kernels.len() > 1,
+        began,
+    };
     // Opened now, so that a path that does not work costs no run.
     let json = create(args.json.as_ref())?;
     let junit = create(args.junit.as_ref())?;
 
-    let tests: Vec<TestInfo> = (0..args.repeat)
-        .flat_map(|_| chosen.iter().cloned())
-        .collect();
-    let plan = Plan::Tests {
-        names: tests.iter().map(|test| test.name.clone()).collect(),
-        timeout_s: args.timeout,
-    };
-    let directory = Directory::new(args.keep)?;
-    let machine = setup.machine(
-        &args.vm,
-        Console::Runner,
-        directory.files(),
-        &plan,
-        Vec::new(),
-    )?;
-
-    let rerun = rerun_command(args);
-    let mut output: Box<dyn Output> = if args.ktap {
-        Box::new(Ktap::new(io::stdout(), rerun))
-    } else {
-        Box::new(Table::new(
-            io::stdout(),
-            chosen.iter().map(|test| test.name.as_str()),
-            args.verbose,
-            rerun,
-        ))
-    };
-    let session = Session::new(
-        tests,
-        baseline,
-        setup.environment(&args.vm),
-        output.as_mut(),
-        began,
-    );
-    let (record, exit) = session.run(
-        &machine,
-        setup.qemu.command(),
-        directory.files(),
-        limits(args.timeout, &chosen),
-    )?;
+    if run.several && args.ktap {
+        ktap::begin_all(&mut io::stdout(), kernels.len())?;
+    }
+    let mut records = Vec::new();
+    let mut worst = Exit::Green;
+    for kernel in &kernels {
+        let (record, exit) = run.on(kernel)?;
+        records.push(record);
+        worst = worst.max(exit);
+        if run.several && args.ktap {
+            ktap::end_one(
+                &mut io::stdout(),
+                records.len(),
+                &records[records.len() - 1],
+            )?;
+        }
+        if exit == Exit::Interrupted {
+            break;
+        }
+    }
+    if run.several && !args.ktap {
+        table::summary(&mut io::stdout(), &records)?;
+    }
 
     if let Some(file) = json {
-        serde_json::to_writer_pretty(file, &record).context("cannot write the JSON file")?;
+        let written = match (records.as_slice(), run.several) {
+            ([record], false) => serde_json::to_writer_pretty(file, record),
+            (runs, _) => serde_json::to_writer_pretty(
+                file,
+                &Records {
+                    format: FORMAT,
+                    pinbed: env!("CARGO_PKG_VERSION"),
+                    exit: worst as u8,
+                    runs,
+                },
+            ),
+        };
+        written.context("cannot write the JSON file")?;
     }
     if let Some(file) = junit {
-        io::Write::write_all(&mut &file, junit::document(&record)?.as_bytes())
+        io::Write::write_all(&mut &file, junit::document(&records)?.as_bytes())
             .context("cannot write the JUnit file")?;
     }
-    directory.tell();
-    Ok(exit)
+    Ok(worst)
+}
+
+/// What is to be done on each kernel.
+struct Run<'a> {
+    args: &'a RunArgs,
+    host: Host,
+    chosen: Vec<TestInfo>,
+    baselines: Baselines,
+    several: bool,
+    began: Instant,
+}
+
+impl Run<'_> {
+    fn on(&self, kernel: &Request) -> Result<(Record, Exit)> {
+        let args = self.args;
+        let setup = match Setup::new(&self.host, &args.vm, kernel) {
+            Err(error) if self.several && exit_of(&error) == Exit::Provisioning => Err(error),
+            setup => Ok(setup?),
+        };
+        let tests: Vec<TestInfo> = (0..args.repeat)
+            .flat_map(|_| self.chosen.iter().cloned())
+            .collect();
+        let plan = Plan::Tests {
+            names: tests.iter().map(|test| test.name.clone()).collect(),
+            timeout_s: args.timeout,
+        };
+        let (baseline, environment) = match &setup {
+            Ok(setup) => (
+                setup.baseline(&self.baselines),
+                setup.environment(&args.vm, kernel),
+            ),
+            Err(_) => (None, self.host.environment(&args.vm, kernel)),
+        };
+        let mut output = self.output(kernel);
+        let session = Session::new(tests, baseline, environment, output.as_mut(), self.began);
+        let setup = match setup {
+            Ok(setup) => setup,
+            Err(error) => return session.without_kernel(format!("{error:#}")),
+        };
+        let directory = Directory::new(args.keep)?;
+        let machine = setup.machine(
+            &args.vm,
+            Console::Runner,
+            directory.files(),
+            &plan,
+            Vec::new(),
+        )?;
+        let ended = session.run(
+            &machine,
+            self.host.qemu.command(),
+            directory.files(),
+            limits(args.timeout, &self.chosen),
+        )?;
+        directory.tell();
+        Ok(ended)
+    }
+
+    /// Who is told of the run on a kernel.
+    fn output(&self, kernel: &Request) -> Box<dyn Output> {
+        let rerun = rerun_command(self.args, kernel, self.several);
+        if self.args.ktap {
+            return Box::new(Ktap::new(io::stdout(), self.several, rerun));
+        }
+        let names = self.chosen.iter().map(|test| test.name.as_str());
+        Box::new(Table::new(io::stdout(), names, self.args.verbose, rerun))
+    }
 }
 
 /// What is known of all kernels, held against the tests there are.
-fn baselines(tests: &[TestInfo]) -> Result<Baselines> {
-    let workspace = workspace();
-    let manifest = Manifest::read(&workspace.join("guest-kernel-config/kernels.toml"))?;
+fn baselines(manifest: &Manifest, tests: &[TestInfo]) -> Result<Baselines> {
     let tests: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
     let kernels: Vec<_> = manifest
         .recipes()
@@ -104,7 +169,10 @@ fn baselines(tests: &[TestInfo]) -> Result<Baselines> {
         tests: &tests,
         kernels: &kernels,
     };
-    Ok(Baselines::read(&workspace.join("images/baselines"), names)?)
+    Ok(Baselines::read(
+        &workspace().join("images/baselines"),
+        names,
+    )?)
 }
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
@@ -132,14 +200,14 @@ fn create(path: Option<&PathBuf>) -> Result<Option<File>> {
         .transpose()
 }
 
-/// Makes the command that runs one test the way this run does.
-fn rerun_command(args: &RunArgs) -> Box<dyn Fn(&str) -> String> {
+/// Makes the command that runs one test on a kernel the way this run does.
+fn rerun_command(args: &RunArgs, kernel: &Request, several: bool) -> Box<dyn Fn(&str) -> String> {
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "pinbed".to_owned());
     let vm = &args.vm;
     let mut options: Vec<(&str, String)> = Vec::new();
-    options.extend(vm.kernel.iter().map(|kernel| ("--kernel", kernel.clone())));
+    options.extend((several || !vm.kernels.is_empty()).then(|| ("--kernel", kernel.name())));
     options.extend(
         vm.kernel_src
             .iter()

@@ -76,6 +76,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Ends before it began, as there is no kernel to boot.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn without_kernel(mut self, reason: String) -> Result<(Record, Exit)> {
+        self.times.ended = self.elapsed();
+        self.finish(End::NotProvided { reason }, Evidence::default())
+    }
+
     /// Runs the tests on a machine; `qemu` is the command without arguments.
     ///
     /// # Errors

@@ -10,10 +10,11 @@ use pinbed_abi::report::{PLAN_PATH, Plan};
 use tempfile::TempDir;
 
 use crate::accel::{self, Accel, Kvm};
+use crate::baseline::{Baseline, Baselines};
 use crate::cli::{AccelArg, VmArgs};
 use crate::guest::{self, Programs};
 use crate::initramfs::{self, Content};
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Kernel, Manifest, Request};
 use crate::output::Silent;
 use crate::provision::qemu::Qemu;
 use crate::provision::{self, disk, interrupt, packages};
@@ -25,51 +26,97 @@ use crate::watch::{End, Limits};
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
 
-/// All that runs share.
+/// What all kernels share.
 #[derive(Debug)]
-pub struct Setup {
+pub struct Host {
     /// QEMU.
     pub qemu: Qemu,
     /// The guest's programs.
     pub programs: Programs,
-    /// Whose baseline the kernel is held against: a name of kernels.toml.
-    pub baseline: Option<String>,
-    kernel: Kernel,
-    driver: PathBuf,
+    /// The kernels there are.
+    pub manifest: Manifest,
+    context: provision::Context,
+    config: PathBuf,
     disk: PathBuf,
-    accel: Accel,
-    accel_reason: Option<String>,
 }
 
-impl Setup {
-    /// Provides everything.
+impl Host {
+    /// Provides it.
     ///
     /// # Errors
     /// When something cannot be had or built, or on a signal.
     pub fn new(args: &VmArgs) -> Result<Self> {
         interrupt::install().context("cannot watch for signals")?;
         let context = provision::Context::of_user()?;
+        let config = workspace().join("guest-kernel-config");
+        let manifest = Manifest::read(&config.join("kernels.toml"))?;
         packages::ensure(&context, &packages::BUILD)?;
-        let qemu = Qemu::provide(&context, args.qemu.as_deref())?;
-        let workspace = workspace();
-        let config = workspace.join("guest-kernel-config");
-        let request = kernel::Request {
-            name: args.kernel.clone(),
-            tree: args.kernel_src.clone(),
-            fragments: args.fragments.clone(),
-        };
-        let kernel = kernel::provide(&context, &config, &request)?;
-        let driver = kernel::module(&context, &kernel, &config.join("driver"))?;
-        let disk = disk::provide(&context)?;
-        let programs = guest::build(&workspace)?;
-        let baseline = baseline_of(&kernel);
+        Ok(Host {
+            qemu: Qemu::provide(&context, args.qemu.as_deref())?,
+            programs: guest::build(&workspace())?,
+            disk: disk::provide(&context)?,
+            manifest,
+            context,
+            config,
+        })
+    }
+
+    /// What a kernel that is not there yet is to run on.
+    pub fn environment(&self, args: &VmArgs, request: &Request) -> Environment {
+        Environment {
+            release: None,
+            version: None,
+            kernel: request
+                .tree()
+                .map_or_else(|| request.name(), |tree| tree.display().to_string()),
+            qemu: self.qemu.version.to_string(),
+            accel: None,
+            accel_reason: None,
+            memory_mib: args.memory,
+            cpus: args.cpus,
+            baseline: None,
+        }
+    }
+
+    /// The kernels that the command line asks for; at least one.
+    ///
+    /// # Errors
+    /// When it asks for what is not there.
+    pub fn requests(&self, args: &VmArgs) -> Result<Vec<Request>> {
+        let requests = Request::all(
+            &self.config,
+            &self.manifest,
+            &args.kernels,
+            args.kernel_src.as_deref(),
+            &args.fragments,
+        );
+        Ok(requests?)
+    }
+}
+
+/// All that runs of a kernel share.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    host: &'a Host,
+    kernel: Kernel,
+    driver: PathBuf,
+    accel: Accel,
+    accel_reason: Option<String>,
+}
+
+impl<'a> Setup<'a> {
+    /// Provides the kernel and its driver.
+    ///
+    /// # Errors
+    /// When something cannot be had or built, or on a signal.
+    pub fn new(host: &'a Host, args: &VmArgs, request: &Request) -> Result<Self> {
+        let context = &host.context;
+        let kernel = kernel::provide(context, &host.config, request)?;
+        let driver = kernel::module(context, &kernel, &host.config.join("driver"))?;
         let mut setup = Setup {
-            qemu,
-            programs,
-            baseline,
+            host,
             kernel,
             driver,
-            disk,
             accel: if args.accel == AccelArg::Tcg {
                 Accel::Tcg
             } else {
@@ -78,8 +125,8 @@ impl Setup {
             accel_reason: None,
         };
         if args.accel == AccelArg::Auto
-            && let Kvm::Fails(why) = accel::probe(&setup.qemu, &setup.kernel, &context, |limits| {
-                setup.trial(args, limits)
+            && let Kvm::Fails(why) = accel::probe(&host.qemu, &setup.kernel, context, |limits| {
+                setup.trial(args, request, limits)
             })?
         {
             setup.accel = Accel::Tcg;
@@ -89,7 +136,7 @@ impl Setup {
     }
 
     /// Boots the machine with nothing to do.
-    fn trial(&self, args: &VmArgs, limits: Limits) -> Result<End> {
+    fn trial(&self, args: &VmArgs, request: &Request, limits: Limits) -> Result<End> {
         let directory = Directory::new(false)?;
         let plan = Plan::Tests {
             names: Vec::new(),
@@ -100,27 +147,46 @@ impl Setup {
         let session = Session::new(
             Vec::new(),
             None,
-            self.environment(args),
+            self.environment(args, request),
             &mut silent,
             Instant::now(),
         );
-        let (record, _) = session.run(&machine, self.qemu.command(), directory.files(), limits)?;
+        let (record, _) = session.run(
+            &machine,
+            self.host.qemu.command(),
+            directory.files(),
+            limits,
+        )?;
         Ok(record.end)
     }
 
     /// What the tests run on, as far as it is known before the guest is up.
-    pub fn environment(&self, args: &VmArgs) -> Environment {
+    pub fn environment(&self, args: &VmArgs, request: &Request) -> Environment {
         Environment {
-            release: None,
-            version: None,
-            kernel: self.kernel.release.clone(),
-            qemu: self.qemu.version.to_string(),
-            accel: self.accel,
+            accel: Some(self.accel),
             accel_reason: self.accel_reason.clone(),
-            memory_mib: args.memory,
-            cpus: args.cpus,
-            baseline: self.baseline.clone(),
+            baseline: self.is_known().then(|| request.name()),
+            ..self.host.environment(args, request)
         }
+    }
+
+    /// What is known of this kernel, if it is one of those that baselines name. (The recipe of a user's own tree is the nearest one, and
+    /// what is known of another version says nothing.)
+    pub fn baseline(&self, baselines: &Baselines) -> Option<Baseline> {
+        let patches: Vec<_> = self
+            .kernel
+            .patches
+            .iter()
+            .map(|patch| patch.name.clone())
+            .collect();
+        self.is_known()
+            .then(|| baselines.of(&self.kernel.name).patched(&patches))
+    }
+
+    /// Whether the kernel is of the version that its recipe is named after.
+    fn is_known(&self) -> bool {
+        let rest = self.kernel.release.strip_prefix(&self.kernel.name);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
     }
 
     /// A machine whose guest carries out `plan`. Writes its initramfs, with `additions` in it.
@@ -139,13 +205,13 @@ impl Setup {
             ("bin", Content::Directory),
             ("etc", Content::Directory),
             ("lib", Content::Directory),
-            ("init", Content::Program(self.programs.init.clone())),
+            ("init", Content::Program(self.host.programs.init.clone())),
             (
                 "bin/pinbed-guest",
-                Content::Program(self.programs.tests.clone()),
+                Content::Program(self.host.programs.tests.clone()),
             ),
             ("lib/pinbed.ko", Content::File(self.driver.clone())),
-            ("lib/ext4.img.gz", Content::File(self.disk.clone())),
+            ("lib/ext4.img.gz", Content::File(self.host.disk.clone())),
             (
                 PLAN_PATH.trim_start_matches('/'),
                 Content::Bytes(serde_json::to_vec(plan)?),
@@ -173,17 +239,14 @@ impl Setup {
     }
 }
 
-/// Whose baseline fits a kernel: its recipe's, if it is of the version that this is named after. (The recipe of a user's own tree is
-/// the nearest one, and what is known of another version says nothing.)
-fn baseline_of(kernel: &Kernel) -> Option<String> {
-    let rest = kernel.release.strip_prefix(&kernel.name)?;
-    (!rest.starts_with(|c: char| c.is_ascii_digit())).then(|| kernel.name.clone())
-}
-
-impl fmt::Display for Setup {
+impl fmt::Display for Setup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let qemu = shell_line(&self.qemu.command());
-        let baseline = self.baseline.as_deref().unwrap_or("none");
+        let qemu = shell_line(&self.host.qemu.command());
+        let baseline = if self.is_known() {
+            &self.kernel.name
+        } else {
+            "none"
+        };
         let Kernel {
             release,
             vmlinux,
@@ -195,7 +258,12 @@ impl fmt::Display for Setup {
             writeln!(f, "          {}", file.display())?;
         }
         writeln!(f, "driver    {}", self.driver.display())?;
-        writeln!(f, "QEMU      {} ({})", self.qemu.version, qemu.trim_end())?;
+        writeln!(
+            f,
+            "QEMU      {} ({})",
+            self.host.qemu.version,
+            qemu.trim_end()
+        )?;
         write!(f, "machine   {}", self.accel.name())?;
         if let Some(why) = &self.accel_reason {
             write!(f, ", not KVM: {why}")?;

@@ -12,9 +12,14 @@ use crate::additions;
 use crate::cli::ShellArgs;
 use crate::events::{self, Happening, Interrupts};
 use crate::exit::Exit;
-use crate::setup::{Directory, Setup};
+use crate::setup::{Directory, Host, Setup};
 use crate::vm::{self, Console};
 use crate::watch::describe;
+
+/// A shell is one guest's.
+#[derive(Debug, thiserror::Error)]
+#[error("a shell is in one guest, and the command line names several kernels; give one --kernel")]
+pub struct SeveralKernels;
 
 /// Runs a shell in a guest until it ends.
 ///
@@ -26,7 +31,12 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
         "a shell needs a terminal on standard input"
     );
     let additions = additions::entries(&args.additions)?;
-    let setup = Setup::new(&args.vm)?;
+    let host = Host::new(&args.vm)?;
+    let requests = host.requests(&args.vm)?;
+    let [request] = requests.as_slice() else {
+        return Err(SeveralKernels.into());
+    };
+    let setup = Setup::new(&host, &args.vm, request)?;
     let directory = Directory::new(false)?;
     let machine = setup.machine(
         &args.vm,
@@ -40,7 +50,7 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
     let (to, happenings) = events::stream();
     let _interrupts = Interrupts::listen(&to)?;
     let _terminal = Terminal::save()?;
-    let (mut vm, sources) = vm::start(&machine, setup.qemu.command(), directory.files())?;
+    let (mut vm, sources) = vm::start(&machine, host.qemu.command(), directory.files())?;
     events::listen(sources, &to);
     for happening in happenings {
         match happening {

@@ -66,6 +66,11 @@ impl Limits {
 pub enum End {
     /// The plan was carried out.
     Done,
+    /// There was no kernel to boot.
+    NotProvided {
+        /// Why.
+        reason: String,
+    },
     /// The guest says that the plan cannot be carried out.
     Broken {
         /// Why, in its words.
@@ -128,7 +133,7 @@ impl End {
             End::Hang { .. } => Some(Exit::Hang),
             End::DeviceDied { .. } => Some(Exit::DeviceDied),
             End::QemuDied { .. } => Some(Exit::QemuDied),
-            End::Broken { .. } => Some(Exit::Provisioning),
+            End::NotProvided { .. } | End::Broken { .. } => Some(Exit::Provisioning),
             End::Unexpected { .. } => Some(Exit::Internal),
             End::Interrupted { .. } => Some(Exit::Interrupted),
         }

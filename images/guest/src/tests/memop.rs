@@ -9,12 +9,11 @@ use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
 use pinbed_guest::area::Area;
 use pinbed_guest::ctx::{Ctx, TestResult, crc};
-use pinbed_guest::dmabuf;
 use pinbed_guest::extent::PAGE;
 use pinbed_guest::hugetlb::Pool;
 use pinbed_guest::image::Image;
 use pinbed_guest::m2m::{M2m, describe, judge_job};
-use pinbed_guest::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::mapping::Mapping;
 use pinbed_guest::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
 use pinbed_guest::v4l2::Memory;
 use pinbed_guest::v4l2::Queue::{self, Capture, Output};
@@ -239,15 +238,17 @@ fn imports_exports(t: &mut Ctx, importer: Memop) -> TestResult {
 
 fn refuses_with_efault(t: &mut Ctx, memop: Memop) -> TestResult {
     let m2m = M2m::copier_on(memop, FRAME)?;
-    let inaccessible = Area::anon(0, FRAME.size())?;
+    // Contiguous, lest dma-contig refuses it for another reason; so is the next one but one.
+    let inaccessible = Area::huge(0, FRAME.size())?;
     inaccessible
         .mapping
         .protect(0..inaccessible.mapping.len(), ProtFlags::PROT_NONE)?;
     let pages = FRAME.size().next_multiple_of(PAGE);
     let (holed, gone) = Mapping::anon(pages)?.split(PAGE);
     drop(gone);
-    let (udmabuf, _file) = dmabuf::udmabuf(pages)?;
-    let pfnmap = Mapping::shared(&udmabuf, pages, READ_WRITE)?;
+    let contig = M2m::copier_on(DmaContig, FRAME)?;
+    contig.request(Capture, Memory::Mmap, 1)?;
+    let pfnmap = contig.export(Capture)?;
     for (what, address) in [
         ("PROT_NONE memory", inaccessible.address()),
         ("memory with a hole", holed.address()),

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
 use super::config::Wish;
+use super::patch::Held;
 use super::source::Source;
-use super::{Kernel, Recipe};
+use super::{Kernel, Request};
 use crate::progress::Unit;
 use crate::provision::cache::{Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
@@ -29,6 +30,9 @@ const SPACE_DEBUG: u64 = 3000 << 20;
 
 /// How many kernels of a recipe or a tree are kept, so that going back to an earlier fragment costs nothing.
 const KEPT: usize = 4;
+
+/// What `uname -r` ends with.
+const LOCALVERSION: &str = "-pinbed";
 
 /// Variables that would change what make does.
 const FOREIGN: [&str; 10] = [
@@ -53,20 +57,26 @@ struct Built {
 /// Finds it in the cache, or builds it.
 pub fn provide(
     context: &Context,
-    recipe: &Recipe,
-    source: &Source,
+    request: &Request,
+    source: Source,
     wish: &Wish,
 ) -> Result<Kernel, Error> {
     let fingerprint = Fingerprint::default()
         .add("source", &source.identity)
         .add("configuration", wish.text())
-        .add("compiler", compiler()?)
+        .add("compiler", compiler()?);
+    let fingerprint = request
+        .patches
+        .iter()
+        .fold(fingerprint, |print, patch| print.add("patch", &patch.text))
         .finish();
-    let family = match source.of_user {
-        false => recipe.name.clone(),
-        true => {
-            let place = source.dir.as_os_str().as_encoded_bytes();
-            format!("tree{}", Fingerprint::default().add("tree", place).finish())
+    // What is made in one place, and what is kept together.
+    let (place, family) = match source.entry {
+        Some(_) => (request.recipe.name.clone(), request.name()),
+        None => {
+            let path = source.dir.as_os_str().as_encoded_bytes();
+            let tree = format!("tree{}", Fingerprint::default().add("tree", path).finish());
+            (tree.clone(), tree)
         }
     };
     let entry = context
@@ -75,11 +85,11 @@ pub fn provide(
     let built = match entry.record() {
         Some(built) => built,
         None => {
-            let place = workplace(context, &family, source)?;
+            let place = workplace(context, &place, &source)?;
             match entry.record() {
                 Some(built) => built,
                 None => {
-                    let release = build(context, recipe, source, wish, &place)?;
+                    let release = build(context, request, &source, wish, &place)?;
                     let built = keep(context, &place, &entry, Built { release })?;
                     for old in context
                         .cache
@@ -96,11 +106,12 @@ pub fn provide(
     };
     let objects = entry.dir().join("objects");
     Ok(Kernel {
-        name: recipe.name.clone(),
+        name: request.recipe.name.clone(),
+        patches: request.patches.clone(),
         release: built.release,
         vmlinux: objects.join("vmlinux"),
         objects,
-        source: source.dir.clone(),
+        source,
         fingerprint,
     })
 }
@@ -108,9 +119,9 @@ pub fn provide(
 /// Where make works on this source, locked. Debian's source has its times from the package, so make cannot tell a new package
 /// from an old one by them: a new package is a new place, and the old one goes.
 fn workplace(context: &Context, family: &str, source: &Source) -> Result<Locked, Error> {
-    let key = match source.of_user {
-        true => family.to_owned(),
-        false => format!(
+    let key = match source.entry {
+        None => family.to_owned(),
+        Some(_) => format!(
             "{family}-{}",
             Fingerprint::default()
                 .add("source", &source.identity)
@@ -129,12 +140,14 @@ fn workplace(context: &Context, family: &str, source: &Source) -> Result<Locked,
 /// Configures and runs make. Returns the kernel's release.
 fn build(
     context: &Context,
-    recipe: &Recipe,
+    request: &Request,
     source: &Source,
     wish: &Wish,
     place: &Locked,
 ) -> Result<String, Error> {
-    let kernel = &source.version;
+    let suffix = request.suffix();
+    let kernel = format!("{}{suffix}", source.version);
+    let _source = Held::new(context, source, &request.patches)?;
     let objects = place.dir().join("objects");
     if !objects.exists() {
         let debug = wish.fragments().iter().any(|name| name == "debug");
@@ -150,11 +163,13 @@ fn build(
     let mut command = make(&source.dir, &objects);
     command
         .arg(format!("-j{jobs}"))
-        .args(["vmlinux", "modules"]);
+        .args(["vmlinux", "modules"])
+        .env("LOCALVERSION", format!("{LOCALVERSION}{suffix}"));
     let mut task = context.progress.start(
         format!("building kernel {kernel}, {jobs} at a time"),
         Unit::Count("steps"),
-        Some(recipe.steps),
+        // With a patch it is a few of them.
+        request.patches.is_empty().then_some(request.recipe.steps),
     );
     let mut steps = 0;
     Run::new("the kernel build", command)
@@ -256,7 +271,7 @@ pub(super) fn make(source: &Path, objects: &Path) -> Command {
     }
     // LOCALVERSION also keeps the build from asking git how dirty a user's tree is. No byte code in a user's tree.
     command.envs([
-        ("LOCALVERSION", "-pinbed"),
+        ("LOCALVERSION", LOCALVERSION),
         ("KBUILD_BUILD_USER", "pinbed"),
         ("KBUILD_BUILD_HOST", "pinbed"),
         ("PYTHONDONTWRITEBYTECODE", "1"),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Kernel;
 use super::build::{is_error, make, prefixed};
+use super::patch::Held;
 use crate::progress::Unit;
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
@@ -122,7 +123,9 @@ fn build(
         Unit::Count("steps"),
         None,
     );
-    let mut command = make(&kernel.source, &kernel.objects);
+    // A patch may change headers.
+    let _source = Held::new(context, &kernel.source, &kernel.patches)?;
+    let mut command = make(&kernel.source.dir, &kernel.objects);
     command
         .arg(prefixed("M=", &dir))
         .arg("modules")

@@ -13,7 +13,7 @@ use walkdir::WalkDir;
 use super::Recipe;
 use crate::progress::Unit;
 use crate::provision::apt::{self, Apt};
-use crate::provision::cache::{Fingerprint, Locked};
+use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
 use crate::provision::{Context, Error};
 
@@ -21,7 +21,7 @@ use crate::provision::{Context, Error};
 const SPACE: u64 = 2300 << 20;
 
 /// A tree to build from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     /// Its top.
     pub dir: PathBuf,
@@ -29,8 +29,8 @@ pub struct Source {
     pub version: String,
     /// What tells its content from another's.
     pub identity: String,
-    /// Whether it is a user's own, which may change between two runs.
-    pub of_user: bool,
+    /// Its entry in the cache; none of a user's own, which may change between two runs.
+    pub entry: Option<Entry>,
 }
 
 /// The record of an unpacked Debian package.
@@ -63,7 +63,7 @@ impl Source {
                 "{} {} {}",
                 unpacked.package, unpacked.version, unpacked.sha256
             ),
-            of_user: false,
+            entry: Some(entry),
         })
     }
 
@@ -88,7 +88,7 @@ impl Source {
             version: version(&dir)?,
             identity: state(&dir)?,
             dir,
-            of_user: true,
+            entry: None,
         })
     }
 }

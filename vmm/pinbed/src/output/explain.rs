@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A bad end in words: what happened, what is known of it, and what to do next.
 
+use super::accel_name;
 use crate::record::Record;
 use crate::watch::End;
 
@@ -34,6 +35,10 @@ pub fn explain(record: &Record, rerun: &dyn Fn(&str) -> String) -> Option<Explan
     let (what, next) = match &record.end {
         End::Done => return None,
         End::Interrupted { .. } => ("interrupted".to_owned(), "what ended before has its verdict above; the rest is missing".to_owned()),
+        End::NotProvided { reason } => (
+            format!("there is no kernel to boot: {reason}"),
+            format!("`pinbed setup --kernel {}` tries that alone", record.name()),
+        ),
         End::Broken { reason } => (
             format!("the guest cannot run the tests: {reason}"),
             "see the console above; `pinbed shell` opens a shell in the guest".to_owned(),
@@ -56,7 +61,7 @@ pub fn explain(record: &Record, rerun: &dyn Fn(&str) -> String) -> Option<Explan
             format!("unless somebody killed it, try another with --qemu PATH; {}", again(test, "")),
         ),
         End::AccelBroken => (
-            format!("{} cannot run this guest: QEMU stopped it with an internal error", record.environment.accel.name()),
+            format!("{} cannot run this guest: QEMU stopped it with an internal error", accel_name(record.environment.accel)),
             "use --accel tcg".to_owned(),
         ),
         End::Unexpected { reason } => (

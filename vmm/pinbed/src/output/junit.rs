@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! JUnit XML: a suite for each group of tests. What is as the baseline says is a success or, with its reason, skipped.
+//! JUnit XML: a suite for each group of tests, with several kernels for each group on each. What is as the baseline says is a success or, with its reason, skipped.
 
 use std::time::Duration;
 
@@ -9,28 +9,31 @@ use super::table::eye;
 use crate::record::{Judged, Record};
 use crate::verdict::Verdict;
 
-/// The run as a document.
+/// Runs as a document.
 ///
 /// # Errors
 /// When it cannot be written as XML.
-pub fn document(record: &Record) -> Result<String, quick_junit::SerializeError> {
+pub fn document(records: &[Record]) -> Result<String, quick_junit::SerializeError> {
     let mut suites: Vec<TestSuite> = Vec::new();
-    for test in &record.tests {
-        let (group, name) = test
-            .test
-            .name
-            .split_once("::")
-            .unwrap_or(("", &test.test.name));
-        let case = case(name, group, test);
-        match suites.iter_mut().find(|suite| suite.name.as_str() == group) {
-            Some(suite) => suite.add_test_case(case),
-            None => {
-                let mut suite = TestSuite::new(group);
-                suite.add_test_case(case);
-                suites.push(suite);
-                continue;
-            }
-        };
+    for record in records {
+        for test in &record.tests {
+            let whole = &test.test.name;
+            let (group, name) = whole.split_once("::").unwrap_or(("", whole));
+            let group = match records.len() {
+                1 => group.to_owned(),
+                _ => format!("{}::{group}", record.name()),
+            };
+            let case = case(name, &group, test);
+            match suites.iter_mut().find(|suite| suite.name.as_str() == group) {
+                Some(suite) => suite.add_test_case(case),
+                None => {
+                    let mut suite = TestSuite::new(group);
+                    suite.add_test_case(case);
+                    suites.push(suite);
+                    continue;
+                }
+            };
+        }
     }
     let mut report = Report::new("pinbed");
     // Only now: the report counts what the suites have.
@@ -99,12 +102,24 @@ mod tests {
 
     #[test]
     fn the_document_counts_as_the_run_does() {
-        let document = document(&samples::mixed()).unwrap();
+        let document = document(&[samples::mixed()]).unwrap();
         for part in [
             "<testsuites name=\"pinbed\" tests=\"6\" failures=\"3\" errors=\"0\">",
             "<testsuite name=\"group\" tests=\"4\"",
             "<failure message=\"cpu: byte 0 is 1, expected 2\" type=\"fail\">",
             "<skipped message=\"known to fail: it never worked (a commit)\" type=\"xfail\"/>",
+        ] {
+            assert!(document.contains(part), "lacks {part}:\n{document}");
+        }
+    }
+
+    #[test]
+    fn groups_of_several_kernels_are_told_apart() {
+        let document = document(&[samples::green(), samples::not_provided()]).unwrap();
+        for part in [
+            "<testsuite name=\"6.12::group\" tests=\"1\"",
+            "<testsuite name=\"7.3::group\" tests=\"1\" disabled=\"0\" errors=\"1\"",
+            "classname=\"7.3::group\"",
         ] {
             assert!(document.contains(part), "lacks {part}:\n{document}");
         }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! KTAP version 1 (the kernel's Documentation/dev-tools/ktap.rst), one level deep.
+//! KTAP version 1 (the kernel's Documentation/dev-tools/ktap.rst), one level deep; with several kernels each is a test whose subtests are
+//! those of its run.
 //!
 //! A verdict that is as the baseline says is `ok`, so that a parser that knows no directives sees the run as pinbed does.
 
 use std::io::{self, Write};
 
 use super::Output;
+use super::accel_name;
 use super::explain::explain;
 use super::table::eye;
 use crate::events::printable;
@@ -15,15 +17,17 @@ use crate::verdict::Verdict;
 /// KTAP, to `out`.
 pub struct Ktap<W> {
     out: W,
+    indent: &'static str,
     number: usize,
     rerun: Box<dyn Fn(&str) -> String>,
 }
 
 impl<W: Write> Ktap<W> {
-    /// Writes to `out`; `rerun` makes the command that runs one test again.
-    pub fn new(out: W, rerun: Box<dyn Fn(&str) -> String>) -> Self {
+    /// Writes to `out`, as one run of several or as the only one; `rerun` makes the command that runs one test again.
+    pub fn new(out: W, among_others: bool, rerun: Box<dyn Fn(&str) -> String>) -> Self {
         Ktap {
             out,
+            indent: if among_others { "  " } else { "" },
             number: 0,
             rerun,
         }
@@ -31,8 +35,20 @@ impl<W: Write> Ktap<W> {
 
     fn comment(&mut self, text: &str) -> io::Result<()> {
         text.lines()
-            .try_for_each(|line| writeln!(self.out, "# {}", printable(line)))
+            .try_for_each(|line| writeln!(self.out, "{}# {}", self.indent, printable(line)))
     }
+}
+
+/// Begins the runs of so many kernels.
+pub fn begin_all(out: &mut impl Write, kernels: usize) -> io::Result<()> {
+    writeln!(out, "KTAP version 1\n1..{kernels}")
+}
+
+/// Ends the run of one of them, the first being number 1.
+pub fn end_one(out: &mut impl Write, number: usize, record: &Record) -> io::Result<()> {
+    let result = if record.exit == 0 { "ok" } else { "not ok" };
+    writeln!(out, "{result} {number} {}", record.name())?;
+    out.flush()
 }
 
 /// The part of a result line after the hash sign, on one line.
@@ -54,11 +70,12 @@ impl<W: Write> Output for Ktap<W> {
             cpus,
             ..
         } = environment;
-        writeln!(self.out, "KTAP version 1\n1..{total}")?;
+        let indent = self.indent;
+        writeln!(self.out, "{indent}KTAP version 1\n{indent}1..{total}")?;
         let kernel = release.as_ref().unwrap_or(kernel);
         self.comment(&format!(
             "Linux {kernel}, QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPUs",
-            accel.name()
+            accel_name(*accel)
         ))
     }
 
@@ -100,7 +117,8 @@ impl<W: Write> Output for Ktap<W> {
         };
         writeln!(
             self.out,
-            "{}",
+            "{}{}",
+            self.indent,
             one_line(&format!("{result} {number} {name}{rest}"))
         )?;
         self.out.flush()
@@ -143,7 +161,11 @@ mod tests {
 
     fn shown(record: &Record) -> String {
         let mut out = Vec::new();
-        let mut ktap = Ktap::new(&mut out, Box::new(|test| format!("pinbed run {test}")));
+        let mut ktap = Ktap::new(
+            &mut out,
+            false,
+            Box::new(|test| format!("pinbed run {test}")),
+        );
         samples::tell(record, &mut ktap);
         String::from_utf8(out).unwrap()
     }
@@ -186,6 +208,39 @@ mod tests {
         assert_eq!(results(&shown), ["KTAP version 1", "1..1", missing]);
         assert!(
             shown.contains("# Kernel panic - not syncing: x\n"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn kernels_are_tests_with_subtests() {
+        let (mut out, runs) = (Vec::new(), [samples::green(), samples::not_provided()]);
+        begin_all(&mut out, runs.len()).unwrap();
+        for (at, record) in runs.iter().enumerate() {
+            let mut ktap = Ktap::new(&mut out, true, Box::new(str::to_owned));
+            samples::tell(record, &mut ktap);
+            end_one(&mut out, at + 1, record).unwrap();
+        }
+        let shown = String::from_utf8(out).unwrap();
+        let lines: Vec<_> = shown
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("# "))
+            .collect();
+        let expected = [
+            "KTAP version 1",
+            "1..2",
+            "  KTAP version 1",
+            "  1..1",
+            "  ok 1 group::passes",
+            "ok 1 6.12",
+            "  KTAP version 1",
+            "  1..1",
+            "  not ok 1 group::passes # ERROR the run ended before its result came",
+            "not ok 2 7.3",
+        ];
+        assert_eq!(lines, expected);
+        assert!(
+            shown.contains("\n  # there is no kernel to boot: there is no network\n"),
             "{shown}"
         );
     }

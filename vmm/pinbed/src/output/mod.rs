@@ -9,6 +9,7 @@ pub mod table;
 
 use std::io;
 
+use crate::accel::Accel;
 use crate::record::{Environment, Judged, Record};
 
 /// Somebody who is told of a run while it goes on.
@@ -23,6 +24,11 @@ pub trait Output {
     fn console(&mut self, line: &str) -> io::Result<()>;
     /// The run is over.
     fn end(&mut self, record: &Record) -> io::Result<()>;
+}
+
+/// Who ran the guest's code, in words.
+fn accel_name(accel: Option<Accel>) -> &'static str {
+    accel.map_or("not booted", Accel::name)
 }
 
 /// Nobody.
@@ -52,7 +58,6 @@ mod samples {
     use pinbed_abi::report::{Eye, Finding, TestInfo};
 
     use super::*;
-    use crate::accel::Accel;
     use crate::record::{Evidence, FORMAT, Times};
     use crate::verdict::{Counts, Verdict};
     use crate::watch::End;
@@ -94,7 +99,7 @@ mod samples {
                 version: None,
                 kernel: "6.12".to_owned(),
                 qemu: "11.1.3".to_owned(),
-                accel: Accel::Tcg,
+                accel: Some(Accel::Tcg),
                 accel_reason: None,
                 memory_mib: 512,
                 cpus: 2,
@@ -108,6 +113,19 @@ mod samples {
 
     pub fn green() -> Record {
         record(0, End::Done, vec![("group::passes", Verdict::Pass)])
+    }
+
+    /// Of another kernel than the others.
+    pub fn not_provided() -> Record {
+        let missing = Verdict::Missing {
+            reason: "the run ended before its result came".to_owned(),
+        };
+        let end = End::NotProvided {
+            reason: "there is no network".to_owned(),
+        };
+        let mut record = record(3, end, vec![("group::passes", missing)]);
+        record.environment.kernel = "7.3".to_owned();
+        record
     }
 
     pub fn panicked() -> Record {

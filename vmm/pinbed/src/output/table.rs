@@ -7,9 +7,9 @@ use std::time::Duration;
 use console::{Style, measure_text_width, style};
 use pinbed_abi::report::{Eye, Finding};
 
-use super::Output;
 use super::explain::explain;
 use super::page::{INDENT, Page};
+use super::{Output, accel_name};
 use crate::events::printable;
 use crate::record::{Environment, Judged, Record};
 use crate::verdict::Verdict;
@@ -184,7 +184,7 @@ impl<W: Write> Output for Table<W> {
         let plural = if *cpus == 1 { "" } else { "s" };
         let machine = format!(
             "QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPU{plural}",
-            accel.name()
+            accel_name(*accel)
         );
         let baseline = match &environment.baseline {
             Some(kernel) => format!("images/baselines, of {kernel}"),
@@ -312,6 +312,35 @@ impl<W: Write> Output for Table<W> {
         };
         self.page.line(colour.bold().apply_to(record.counts))
     }
+}
+
+/// How several kernels did, a line for each, after the tables of their own.
+pub fn summary(out: &mut impl Write, records: &[Record]) -> io::Result<()> {
+    let width = records
+        .iter()
+        .map(|record| measure_text_width(record.name()))
+        .max()
+        .unwrap_or(0);
+    writeln!(out, "\n{}", style("All kernels").bold())?;
+    for record in records {
+        let (word, colour) = match (record.exit, &record.end) {
+            (0, _) => ("green", Style::new().green()),
+            (_, End::Done) => ("RED", Style::new().red().bold()),
+            (_, End::NotProvided { .. }) => ("NO KERNEL", Style::new().red().bold()),
+            _ => ("BAD END", Style::new().red().bold()),
+        };
+        let time =
+            Duration::from_millis(record.times.ended.saturating_sub(record.times.qemu_started));
+        writeln!(
+            out,
+            "  {:width$}  {}  {}  {}",
+            record.name(),
+            colour.apply_to(format!("{word:<9}")),
+            record.counts,
+            style(format!("{:.0} s", time.as_secs_f64())).dim()
+        )?;
+    }
+    Ok(())
 }
 
 /// The group and the rest of a name.
@@ -448,6 +477,19 @@ mod tests {
              1 of 1 results are missing, and count as failed\n",
         ] {
             assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn the_summary_has_a_line_for_each_kernel() {
+        let mut out = Vec::new();
+        summary(&mut out, &[samples::mixed(), samples::not_provided()]).unwrap();
+        let shown = console::strip_ansi_codes(&String::from_utf8(out).unwrap()).into_owned();
+        for line in [
+            "  6.12  RED        2 passed, 3 failed, 1 skipped  0 s\n",
+            "  7.3   NO KERNEL  0 passed, 1 failed  0 s\n",
+        ] {
+            assert!(shown.contains(line), "lacks {line:?}:\n{shown}");
         }
     }
 }

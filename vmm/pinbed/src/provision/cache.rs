@@ -144,6 +144,15 @@ impl Entry {
 
     /// Takes the entry's lock and makes its directory. Waits, and says for what, while another pinbed has it.
     pub fn lock(&self, progress: &Progress) -> Result<Locked, Error> {
+        self.locked(FlockArg::LockExclusiveNonblock, progress)
+    }
+
+    /// Takes the lock together with others who take it so: they use the entry, and none changes it.
+    pub fn share(&self, progress: &Progress) -> Result<Locked, Error> {
+        self.locked(FlockArg::LockSharedNonblock, progress)
+    }
+
+    fn locked(&self, how: FlockArg, progress: &Progress) -> Result<Locked, Error> {
         create_dir(&self.dir)?;
         let path = self.lock_path();
         let open = || {
@@ -156,7 +165,7 @@ impl Entry {
         let mut file = open().map_err(|e| cache_error(&path, e))?;
         let mut spoke: Option<Instant> = None;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(file, how) {
                 Ok(lock) => {
                     return Ok(Locked {
                         entry: self.clone(),

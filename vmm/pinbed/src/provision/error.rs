@@ -196,7 +196,7 @@ pub enum Error {
     },
 
     /// No such kernel.
-    #[error("there is no kernel {name} in {path}; it has {known}")]
+    #[error("there is no kernel {name} in {path}; it has {known}, and \"all\" is each of them")]
     UnknownKernel {
         /// What was asked for.
         name: String,
@@ -204,6 +204,28 @@ pub enum Error {
         path: PathBuf,
         /// What there is.
         known: String,
+    },
+
+    /// No such patch for this kernel.
+    #[error("there is no patch {name} for kernel {kernel}; it has {known}")]
+    UnknownPatch {
+        /// What was asked for.
+        name: String,
+        /// The kernel.
+        kernel: String,
+        /// What there is.
+        known: String,
+    },
+
+    /// Patches for what is not ours to change.
+    #[error(
+        "{tree} is not changed by pinbed: apply the patches of {name} there, and name the kernel without them"
+    )]
+    PatchesOnTree {
+        /// The user's tree.
+        tree: PathBuf,
+        /// The kernel that was asked for.
+        name: String,
     },
 
     /// A line of a fragment is no Kconfig line.
@@ -295,6 +317,8 @@ impl Error {
             Error::Interrupted => Exit::Interrupted,
             Error::UnknownKernel { .. }
             | Error::UnknownFragment { .. }
+            | Error::UnknownPatch { .. }
+            | Error::PatchesOnTree { .. }
             | Error::NotAKernelTree { .. } => Exit::Usage,
             _ => Exit::Provisioning,
         }

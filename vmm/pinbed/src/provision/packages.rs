@@ -26,7 +26,7 @@ enum Mark {
 }
 
 /// What it takes to build a kernel, a module, and the guest's file system.
-pub const BUILD: [Need; 9] = [
+pub const BUILD: [Need; 10] = [
     Need {
         what: "a C compiler",
         found_by: Mark::Program("gcc"),
@@ -56,6 +56,11 @@ pub const BUILD: [Need; 9] = [
         what: "bc",
         found_by: Mark::Program("bc"),
         package: "bc",
+    },
+    Need {
+        what: "patch",
+        found_by: Mark::Program("patch"),
+        package: "patch",
     },
     Need {
         what: "libelf's headers",
