@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::ftruncate;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -81,14 +81,21 @@ impl Disk {
     }
 }
 
-/// Writes the file system to a device that has none.
+/// Writes the file system to a device that has none, which is all zeros. What says that there is one comes last.
 fn unpack(device: &Path) -> io::Result<()> {
+    const BLOCK: usize = 64 << 10;
     let file = File::options().read(true).write(true).open(device)?;
     let mut magic = [0; 2];
     file.read_exact_at(&mut magic, MAGIC.0)?;
-    if magic != MAGIC.1 {
-        io::copy(&mut GzDecoder::new(File::open(IMAGE)?), &mut &file)?;
-        file.sync_all()?;
+    if magic == MAGIC.1 {
+        return Ok(());
     }
-    Ok(())
+    let mut image = Vec::new();
+    GzDecoder::new(File::open(IMAGE)?).read_to_end(&mut image)?;
+    for (index, block) in image.chunks(BLOCK).enumerate().rev() {
+        if block.iter().any(|byte| *byte != 0) {
+            file.write_all_at(block, (index * BLOCK) as u64)?;
+        }
+    }
+    file.sync_all()
 }
