@@ -647,6 +647,8 @@ static_assert(sizeof(struct pinbed_event) == 56);
 #define PINBED_TEEC_ERROR_TARGET_DEAD 0xffff3024
 /* The trusted application's storage is full. */
 #define PINBED_TEEC_ERROR_STORAGE_NO_SPACE 0xffff3041
+/* A message is not the one that its tag was made for. */
+#define PINBED_TEE_ERROR_MAC_INVALID 0xffff3071
 /* A ciphertext cannot be decrypted (RSA padding). */
 #define PINBED_TEE_ERROR_CIPHERTEXT_INVALID 0xf0100006
 /*
