@@ -13,6 +13,7 @@ use pinbed_abi::report::{Eye, Finding};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::setup::workspace;
 use crate::suite::closest;
 
 /// What is known of all kernels.
@@ -132,6 +133,14 @@ pub struct Names<'a> {
 }
 
 impl Baselines {
+    /// Those of the checkout.
+    ///
+    /// # Errors
+    /// As [`Baselines::read`].
+    pub fn of_checkout(names: Names) -> Result<Self, Error> {
+        Baselines::read(&workspace().join("images/baselines"), names)
+    }
+
     /// Reads all files of a directory and holds them against what there is.
     ///
     /// # Errors
@@ -317,11 +326,11 @@ pub mod tests {
         kernels: &["5.10", "6.12"],
     };
 
-    /// What cma.toml says of 6.12.
-    pub fn known_of_6_12(text: &str, tests: &[&str]) -> Baseline {
+    /// What a file of this name and text says of 6.12.
+    pub fn known_of_6_12(file: &str, text: &str, tests: &[&str]) -> Baseline {
         let mut baselines = Baselines::default();
         let names = Names { tests, ..NAMES };
-        baselines.add(Path::new("cma.toml"), text, names).unwrap();
+        baselines.add(Path::new(file), text, names).unwrap();
         baselines.of("6.12")
     }
 

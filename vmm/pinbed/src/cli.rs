@@ -33,6 +33,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show the tests, and what a correct kernel does in each
     List(ListArgs),
+    /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
+    Matrix,
     /// Boot the kernel with the driver and the device, and open a shell in it
     Shell(ShellArgs),
     /// Run the device alone, for any vhost-user front end

@@ -10,6 +10,7 @@ mod exit;
 mod guest;
 mod initramfs;
 mod kernel;
+mod matrix;
 mod output;
 mod process;
 mod progress;
@@ -39,6 +40,7 @@ fn main() -> Exit {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::List(args) => list(&args),
+        Command::Matrix => matrix(),
         Command::Shell(args) => shell::shell(&args),
         Command::Setup(args) => setup(&args),
         Command::Device(args) => pinbed_device::serve(&args.socket_path)
@@ -88,6 +90,22 @@ fn list(args: &ListArgs) -> Result<Exit> {
             writeln!(out, "{line}")?;
         }
     }
+    Ok(Exit::Green)
+}
+
+/// `pinbed matrix`.
+fn matrix() -> Result<Exit> {
+    let tests = guest::list(&guest::build(&setup::workspace())?)?;
+    let manifest =
+        kernel::Manifest::read(&setup::workspace().join("guest-kernel-config/kernels.toml"))?;
+    let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+    let kernels = manifest.names();
+    let names = baseline::Names {
+        tests: &names,
+        kernels: &kernels,
+    };
+    let baselines = baseline::Baselines::of_checkout(names)?;
+    print!("{}", matrix::page(&tests, names, &baselines));
     Ok(Exit::Green)
 }
 

@@ -18,7 +18,7 @@ use crate::output::table::{self, Table};
 use crate::output::{Output, junit};
 use crate::record::{FORMAT, Record, Records};
 use crate::session::Session;
-use crate::setup::{Directory, Host, Setup, workspace};
+use crate::setup::{Directory, Host, Setup};
 use crate::vm::Console;
 use crate::watch::Limits;
 use crate::{exit_of, guest, suite};
@@ -160,19 +160,11 @@ impl Run<'_> {
 /// What is known of all kernels, held against the tests there are.
 fn baselines(manifest: &Manifest, tests: &[TestInfo]) -> Result<Baselines> {
     let tests: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
-    let kernels: Vec<_> = manifest
-        .recipes()
-        .iter()
-        .map(|recipe| recipe.name.as_str())
-        .collect();
     let names = Names {
         tests: &tests,
-        kernels: &kernels,
+        kernels: &manifest.names(),
     };
-    Ok(Baselines::read(
-        &workspace().join("images/baselines"),
-        names,
-    )?)
+    Ok(Baselines::of_checkout(names)?)
 }
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is

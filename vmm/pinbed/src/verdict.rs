@@ -172,7 +172,7 @@ mod tests {
 
     fn judge(name: &str, outcome: Outcome) -> Verdict {
         let tests = ["cma::any", "cma::precise", "cma::lacking"];
-        let baseline = known_of_6_12(BASELINE, &tests);
+        let baseline = known_of_6_12("cma.toml", BASELINE, &tests);
         Verdict::of(&format!("cma::{name}"), outcome, Some(&baseline))
     }
 

@@ -89,6 +89,14 @@ impl Manifest {
         &self.text.kernel
     }
 
+    /// The names of all kernels, in the file's order.
+    pub fn names(&self) -> Vec<&str> {
+        self.recipes()
+            .iter()
+            .map(|recipe| recipe.name.as_str())
+            .collect()
+    }
+
     /// The default kernel.
     pub fn default(&self) -> Result<&Recipe, Error> {
         self.named(&self.text.default)
@@ -118,12 +126,7 @@ impl Manifest {
     }
 
     fn unknown(&self, name: &str) -> Error {
-        let known = self
-            .recipes()
-            .iter()
-            .map(|recipe| recipe.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let known = self.names().join(", ");
         Error::UnknownKernel {
             name: name.to_owned(),
             path: self.path.clone(),

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `pinbed matrix`: what each kernel does with each kind of memory, as a page for people who write media drivers. All of it is from the
+//! tests' names and sentences and from the baselines, which a green run has shown to be true.
+
+use std::fmt::Write as _;
+
+use pinbed_abi::report::{Eye, TestInfo};
+
+use crate::baseline::{Baseline, Baselines, Expected, Known, Names};
+
+/// How the page is made again.
+const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test matrix";
+
+/// The page, in Markdown.
+pub fn page(tests: &[TestInfo], names: Names, baselines: &Baselines) -> String {
+    let kernels: Vec<_> = names
+        .kernels
+        .iter()
+        .map(|name| (*name, baselines.of(name)))
+        .collect();
+    let mut notes = Vec::new();
+    let user = table(
+        ["memory", "queue", "node"],
+        &rows(tests.iter().filter_map(kind)),
+        &kernels,
+        &mut notes,
+    );
+    let mapped = table(
+        ["mapping of", "is", "by"],
+        &rows(tests.iter().filter_map(mapping)),
+        &kernels,
+        &mut notes,
+    );
+    let notes: String = notes
+        .iter()
+        .enumerate()
+        .map(|(at, note)| format!("[^{}]: {note}\n", at + 1))
+        .collect();
+    format!(
+        "<!-- SPDX-License-Identifier: Apache-2.0 OR MIT -->\n\
+         <!-- Made by `pinbed matrix` from the tests and the baselines: {BLESS} -->\n\
+         # The pin matrix\n\n\
+         What each kernel does with user memory that it is to pin for a device. ✓ is what a correct kernel does, which the column before \
+         says; ✗ is something else, with what it is and why in the note; – was not tried. `pinbed run kinds mmaps --kernel all` shows all \
+         of it, `pinbed list` says where each row is from.\n\n\
+         ## User memory as a V4L2 buffer (USERPTR)\n\n\
+         The device reads an OUTPUT buffer and writes a CAPTURE buffer.\n\n{user}\n\
+         ## Mappings of dma-bufs\n\n\
+         A dma-buf's mapping is not normal memory: its exporter, not the count of references to a page, says how long it is there. So \
+         whatever takes pages from a process has to refuse it.\n\n{mapped}\n{notes}"
+    )
+}
+
+/// What a test says of the matrix: memory, two further words for where it is tried, and what is correct.
+struct Entry<'a> {
+    test: &'a str,
+    memory: String,
+    under: String,
+    variant: String,
+    takes: bool,
+}
+
+/// An entry of `kinds::<memop>_<queue>_<takes or refuses>_<kind>`.
+fn kind(test: &TestInfo) -> Option<Entry<'_>> {
+    let mut words = test.name.strip_prefix("kinds::")?.splitn(4, '_');
+    let (memop, queue) = (words.next()?, words.next()?);
+    let (takes, kind) = (takes(words.next()?)?, words.next()?);
+    let sentence =
+        test.correct
+            .trim_end_matches('.')
+            .split_once(if takes { " takes " } else { " refuses " });
+    Some(Entry {
+        test: &test.name,
+        memory: sentence.map_or_else(|| kind.replace('_', " "), |(_, memory)| memory.to_owned()),
+        under: queue.to_uppercase(),
+        variant: match memop {
+            "sg" => "dma-sg".to_owned(),
+            "contig" => "dma-contig".to_owned(),
+            other => other.to_owned(),
+        },
+        takes,
+    })
+}
+
+/// An entry of `mmaps::<who>_refuses_<exporter>`.
+fn mapping(test: &TestInfo) -> Option<Entry<'_>> {
+    let (who, exporter) = test.name.strip_prefix("mmaps::")?.split_once("_refuses_")?;
+    let sentence = test
+        .correct
+        .strip_prefix("The mapping of ")
+        .and_then(|rest| {
+            let (memory, rest) = rest.split_once(" is refused by ")?;
+            Some((memory.to_owned(), rest.split_once(", and ")?.0.to_owned()))
+        });
+    let plain = || (exporter.replace('_', " "), who.replace('_', " "));
+    let (memory, variant) = sentence.unwrap_or_else(plain);
+    Some(Entry {
+        test: &test.name,
+        memory,
+        under: "refused".to_owned(),
+        variant,
+        takes: false,
+    })
+}
+
+fn takes(word: &str) -> Option<bool> {
+    ["refuses", "takes"]
+        .iter()
+        .position(|known| *known == word)
+        .map(|at| at == 1)
+}
+
+/// Entries of the same memory together, in the order in which each is first named.
+fn rows<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<Vec<Entry<'a>>> {
+    let mut rows: Vec<Vec<Entry>> = Vec::new();
+    for entry in entries {
+        match rows
+            .iter_mut()
+            .find(|row| row[0].memory == entry.memory && row[0].under == entry.under)
+        {
+            Some(row) => row.push(entry),
+            None => rows.push(vec![entry]),
+        }
+    }
+    // A memory's rows follow each other.
+    let first: Vec<_> = rows.iter().map(|row| row[0].memory.clone()).collect();
+    rows.sort_by_key(|row| first.iter().position(|memory| *memory == row[0].memory));
+    rows
+}
+
+/// A table with a line for each row, or more of them where its variants differ.
+fn table(
+    heads: [&str; 3],
+    rows: &[Vec<Entry>],
+    kernels: &[(&str, Baseline)],
+    notes: &mut Vec<String>,
+) -> String {
+    let mut text = format!("| {} | {} | {} | correct |", heads[0], heads[1], heads[2]);
+    for (name, _) in kernels {
+        let _ = write!(text, " {name} |");
+    }
+    text += &format!("\n|{}\n", "---|".repeat(4 + kernels.len()));
+    let mut before = "";
+    for row in rows {
+        let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+        for entry in row {
+            let mut cells = if entry.takes { "takes |" } else { "refuses |" }.to_owned();
+            for (_, baseline) in kernels {
+                cells += &format!(" {} |", cell(entry, baseline.get(entry.test), notes));
+            }
+            match lines.iter_mut().find(|(known, _)| *known == cells) {
+                Some((_, variants)) => variants.push(&entry.variant),
+                None => lines.push((cells, vec![&entry.variant])),
+            }
+        }
+        let whole = lines.len() == 1 && row.len() > 1;
+        for (cells, variants) in lines {
+            let memory = &row[0].memory;
+            let shown = if *memory == before { "" } else { memory };
+            let variants = if whole {
+                "all".to_owned()
+            } else {
+                variants.join(", ")
+            };
+            text += &format!("| {shown} | {} | {variants} | {cells}\n", row[0].under);
+            before = memory;
+        }
+    }
+    text
+}
+
+/// What a kernel does there.
+fn cell(entry: &Entry, known: Option<&Known>, notes: &mut Vec<String>) -> String {
+    let Some(known) = known else {
+        return "✓".to_owned();
+    };
+    let (mark, note) = match &known.expected {
+        Expected::Skip => ("–".to_owned(), known.reason.clone()),
+        Expected::Xfail {
+            reference,
+            findings,
+        } => {
+            let says = |eye, part: &str| {
+                findings
+                    .iter()
+                    .any(|look| look.eye == eye && look.text.contains(part))
+            };
+            let instead = if says(Eye::Harness, "timed out") {
+                "hangs"
+            } else if !entry.takes && says(Eye::Cpu, "accepted") {
+                "takes"
+            } else if entry.takes && (says(Eye::Cpu, "fails with") || says(Eye::Cpu, "refused")) {
+                "refuses"
+            } else {
+                "goes wrong"
+            };
+            (
+                format!("✗ {instead}"),
+                format!("{} ({reference})", known.reason),
+            )
+        }
+    };
+    let at = notes
+        .iter()
+        .position(|other| *other == note)
+        .unwrap_or_else(|| {
+            notes.push(note);
+            notes.len() - 1
+        });
+    format!("{mark}[^{}]", at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::baseline::tests::known_of_6_12;
+
+    fn test(name: &str, correct: &str) -> TestInfo {
+        TestInfo {
+            name: name.to_owned(),
+            correct: correct.to_owned(),
+            source: String::new(),
+            timeout_s: 0,
+        }
+    }
+
+    #[test]
+    fn nodes_that_do_the_same_share_a_line() {
+        let tests: Vec<_> = [
+            (
+                "sg_output_takes_dax",
+                "On its OUTPUT queue the dma-sg node takes a mapping.",
+            ),
+            (
+                "contig_output_refuses_dax",
+                "On its OUTPUT queue the dma-contig node refuses a mapping.",
+            ),
+            (
+                "vmalloc_output_takes_dax",
+                "On its OUTPUT queue the vmalloc node takes a mapping.",
+            ),
+            (
+                "sg_capture_refuses_dax",
+                "On its CAPTURE queue the dma-sg node refuses a mapping.",
+            ),
+            (
+                "vmalloc_capture_refuses_dax",
+                "On its CAPTURE queue the vmalloc node refuses a mapping.",
+            ),
+        ]
+        .map(|(name, correct)| test(&format!("kinds::{name}"), correct))
+        .into();
+        let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+        let known = known_of_6_12(
+            "kinds.toml",
+            r#"
+            [[known]]
+            tests = ["kinds::contig_output_refuses_dax"]
+            kernels = ["6.12"]
+            verdict = "xfail"
+            reason = "It is let in."
+            reference = "a file"
+            findings = [{ eye = "cpu", text = "accepted" }]
+            [[known]]
+            tests = ["kinds::*_capture_refuses_dax"]
+            kernels = ["6.12"]
+            verdict = "skip"
+            reason = "There is no DAX."
+            "#,
+            &names,
+        );
+        let mut notes = Vec::new();
+        let kernels = [("6.1", Baseline::default()), ("6.12", known)];
+        let shown = table(
+            ["memory", "queue", "node"],
+            &rows(tests.iter().filter_map(kind)),
+            &kernels,
+            &mut notes,
+        );
+        let expected = "| memory | queue | node | correct | 6.1 | 6.12 |\n\
+                        |---|---|---|---|---|---|\n\
+                        | a mapping | OUTPUT | dma-sg, vmalloc | takes | ✓ | ✓ |\n\
+                        |  | OUTPUT | dma-contig | refuses | ✓ | ✗ takes[^1] |\n\
+                        |  | CAPTURE | all | refuses | ✓ | –[^2] |\n";
+        assert_eq!(shown, expected);
+        assert_eq!(notes, ["It is let in. (a file)", "There is no DAX."]);
+    }
+
+    #[test]
+    fn a_mapping_is_read_from_its_sentence() {
+        let sentence = "The mapping of a udmabuf is refused by vmsplice(), and nothing stays pinned or is changed.";
+        let test = test("mmaps::vmsplice_refuses_udmabuf", sentence);
+        let entry = mapping(&test).unwrap();
+        assert_eq!(
+            (entry.memory.as_str(), entry.variant.as_str()),
+            ("a udmabuf", "vmsplice()")
+        );
+    }
+}
