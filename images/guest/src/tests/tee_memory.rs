@@ -304,9 +304,11 @@ fn huge_length_is_refused_quietly(t: &mut Ctx) -> TestResult {
 
 fn length_of_too_many_pages_is_refused(t: &mut Ctx) -> TestResult {
     const PAGES_IN_32_BITS: usize = (1 << 32) * PAGE;
+    /// So low that so much more is still in the user's half of the addresses.
+    const LOW: usize = 1 << 36;
     let tee = Tee::open()?;
     let clean = Clean::look(t, &tee)?;
-    let mut area = Area::anon(0, 2 * PAGE)?;
+    let mut area = Area::user(Mapping::anon_at(LOW, 2 * PAGE)?, 0..2 * PAGE);
     area.fill(t)?;
     let (address, length) = (area.address(), PAGES_IN_32_BITS + area.len());
     let errnos = &[Errno::EFAULT, Errno::ENOMEM];

@@ -40,7 +40,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Times over. Enough for each order of events to come up, as the notes show.
-const ROUNDS: usize = 50;
+const ROUNDS: usize = 30;
 
 /// Moments for one thing to happen in the course of others: another each round, over all the time that they take.
 struct Moments {
