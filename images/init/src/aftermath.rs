@@ -269,6 +269,7 @@ mod tests {
                 handle: 7,
                 length: 4096,
                 direction: pinbed_abi::wire::DIRECTION_WRITE,
+                flags: 0,
                 segments: vec![],
             }],
             sessions: 1,
