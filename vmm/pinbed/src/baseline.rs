@@ -9,10 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use glob::Pattern;
-use pinbed_abi::report::{Eye, Finding};
+use pinbed_abi::report::{Eye, Finding, TestInfo};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::kernel::{self, Manifest, Patch};
 use crate::setup::workspace;
 use crate::suite::closest;
 
@@ -124,12 +125,33 @@ pub enum Error {
 }
 
 /// The names that entries may use.
-#[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
+#[derive(Clone, Debug, Default)]
+pub struct Names {
     /// All tests.
-    pub tests: &'a [&'a str],
+    pub tests: Vec<String>,
     /// All kernels.
-    pub kernels: &'a [&'a str],
+    pub kernels: Vec<String>,
+    /// All patches that fix something, with the kernel that they are for: "tee-longterm-6.12".
+    pub fixes: Vec<String>,
+}
+
+impl Names {
+    /// Those of the checkout, with these tests.
+    pub fn of_checkout(manifest: &Manifest, tests: &[TestInfo]) -> Self {
+        let fixes = workspace().join("guest-kernel-config").join(kernel::FIXES);
+        let kernels = manifest.names();
+        let of_kernel = |kernel: &String| {
+            let names = Patch::names(&fixes, kernel).into_iter();
+            names
+                .map(|name| format!("{name}-{kernel}"))
+                .collect::<Vec<_>>()
+        };
+        Names {
+            tests: tests.iter().map(|test| test.name.clone()).collect(),
+            fixes: kernels.iter().flat_map(of_kernel).collect(),
+            kernels,
+        }
+    }
 }
 
 impl Baselines {
@@ -137,7 +159,7 @@ impl Baselines {
     ///
     /// # Errors
     /// As [`Baselines::read`].
-    pub fn of_checkout(names: Names) -> Result<Self, Error> {
+    pub fn of_checkout(names: &Names) -> Result<Self, Error> {
         Baselines::read(&workspace().join("images/baselines"), names)
     }
 
@@ -145,7 +167,7 @@ impl Baselines {
     ///
     /// # Errors
     /// When a file cannot be read or parsed, or an entry names what does not exist, gives no reason, or says what another says already.
-    pub fn read(directory: &Path, names: Names) -> Result<Self, Error> {
+    pub fn read(directory: &Path, names: &Names) -> Result<Self, Error> {
         let unreadable = |path: &Path, source| Error::Read {
             path: path.into(),
             source,
@@ -168,7 +190,7 @@ impl Baselines {
         Ok(baselines)
     }
 
-    fn add(&mut self, path: &Path, text: &str, names: Names) -> Result<(), Error> {
+    fn add(&mut self, path: &Path, text: &str, names: &Names) -> Result<(), Error> {
         let group = path.file_stem().unwrap_or_default().to_string_lossy();
         let file: Text = toml::from_str(text).map_err(|source| Error::Parse {
             path: path.into(),
@@ -182,8 +204,8 @@ impl Baselines {
                 what,
             };
             let entry = entry.into_inner();
-            let tests = entry.tests(&group, names.tests).map_err(nonsense)?;
-            let known = entry.known(names.kernels).map_err(nonsense)?;
+            let tests = entry.tests(&group, &names.tests).map_err(nonsense)?;
+            let known = entry.known(names).map_err(nonsense)?;
             for kernel in entry.kernels {
                 let of_kernel = self.known.entry(kernel.clone()).or_default();
                 for test in &tests {
@@ -209,7 +231,7 @@ impl Baselines {
 
 impl Entry {
     /// The tests that it names, out of all there are.
-    fn tests<'a>(&self, group: &str, all: &[&'a str]) -> Result<BTreeSet<&'a str>, String> {
+    fn tests<'a>(&self, group: &str, all: &'a [String]) -> Result<BTreeSet<&'a str>, String> {
         let mut named = BTreeSet::new();
         for text in &self.tests {
             if text
@@ -224,9 +246,13 @@ impl Entry {
                 format!("names \"{text}\", which is not a pattern: {}", error.msg)
             })?;
             let before = named.len();
-            named.extend(all.iter().filter(|test| pattern.matches(test)));
+            named.extend(
+                all.iter()
+                    .map(String::as_str)
+                    .filter(|test| pattern.matches(test)),
+            );
             if named.len() == before {
-                let close = closest(text, all.iter().copied());
+                let close = closest(text, all.iter().map(String::as_str));
                 let hint = close
                     .first()
                     .map(|close| format!("; did you mean \"{close}\"?"));
@@ -243,18 +269,31 @@ impl Entry {
     }
 
     /// What it says of them.
-    fn known(&self, kernels: &[&str]) -> Result<Known, String> {
+    fn known(&self, names: &Names) -> Result<Known, String> {
         if self.kernels.is_empty() {
             return Err("names no kernels".to_owned());
         }
         if let Some(unknown) = self
             .kernels
             .iter()
-            .find(|kernel| !kernels.contains(&kernel.as_str()))
+            .find(|kernel| !names.kernels.contains(kernel))
         {
+            let known = names.kernels.join(", ");
             return Err(format!(
-                "names the kernel {unknown}, and kernels.toml has only {}",
-                kernels.join(", ")
+                "names the kernel {unknown}, and kernels.toml has only {known}"
+            ));
+        }
+        let is_unknown = |patch: &&String| {
+            let mut of_kernels = self
+                .kernels
+                .iter()
+                .map(|kernel| format!("{patch}-{kernel}"));
+            !of_kernels.any(|file| names.fixes.contains(&file))
+        };
+        if let Some(unknown) = self.fixed_by.iter().find(is_unknown) {
+            return Err(format!(
+                "names the patch {unknown}, which is there for none of its kernels; there are {}",
+                names.fixes.join(", ")
             ));
         }
         if self.reason.trim().is_empty() {
@@ -316,21 +355,26 @@ pub mod tests {
     use super::*;
     use std::error::Error as _;
 
-    const NAMES: Names = Names {
-        tests: &[
-            "cma::page_leaves",
-            "cma::page_stays",
-            "cma::region_is_whole",
-            "heap::import_works",
-        ],
-        kernels: &["5.10", "6.12"],
-    };
+    const TESTS: [&str; 4] = [
+        "cma::page_leaves",
+        "cma::page_stays",
+        "cma::region_is_whole",
+        "heap::import_works",
+    ];
+
+    fn names(tests: &[&str]) -> Names {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Names {
+            tests: owned(tests),
+            kernels: owned(&["5.10", "6.12"]),
+            fixes: owned(&["one-6.12", "two-6.12", "three-5.10"]),
+        }
+    }
 
     /// What a file of this name and text says of 6.12.
     pub fn known_of_6_12(file: &str, text: &str, tests: &[&str]) -> Baseline {
         let mut baselines = Baselines::default();
-        let names = Names { tests, ..NAMES };
-        baselines.add(Path::new(file), text, names).unwrap();
+        baselines.add(Path::new(file), text, &names(tests)).unwrap();
         baselines.of("6.12")
     }
 
@@ -338,7 +382,7 @@ pub mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("cma.toml"), text).unwrap();
         fs::write(directory.path().join("cma.toml~"), "no baseline").unwrap();
-        Baselines::read(directory.path(), NAMES).map_err(|error| match error.source() {
+        Baselines::read(directory.path(), &names(&TESTS)).map_err(|error| match error.source() {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         })
@@ -429,6 +473,10 @@ pub mod tests {
                 whole.replace("\"xfail\"", "\"fail\""),
                 "unknown variant `fail`",
             ),
+            (
+                whole.clone() + "fixed_by = [\"three\"]",
+                "the patch three, which is there for none of its kernels",
+            ),
             (whole.clone() + "why = \"\"", "unknown field `why`"),
             (
                 whole.clone() + "findings = [{ eye = \"nose\" }]",
@@ -455,7 +503,7 @@ pub mod tests {
 
     #[test]
     fn a_missing_directory_is_named() {
-        let error = Baselines::read(Path::new("/nonexistent"), NAMES).unwrap_err();
+        let error = Baselines::read(Path::new("/nonexistent"), &Names::default()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent"));
     }
 }

@@ -98,14 +98,9 @@ fn matrix() -> Result<Exit> {
     let tests = guest::list(&guest::build(&setup::workspace())?)?;
     let manifest =
         kernel::Manifest::read(&setup::workspace().join("guest-kernel-config/kernels.toml"))?;
-    let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
-    let kernels = manifest.names();
-    let names = baseline::Names {
-        tests: &names,
-        kernels: &kernels,
-    };
-    let baselines = baseline::Baselines::of_checkout(names)?;
-    print!("{}", matrix::page(&tests, names, &baselines));
+    let names = baseline::Names::of_checkout(&manifest, &tests);
+    let baselines = baseline::Baselines::of_checkout(&names)?;
+    print!("{}", matrix::page(&tests, &names.kernels, &baselines));
     Ok(Exit::Green)
 }
 

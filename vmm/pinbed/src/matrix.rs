@@ -6,17 +6,16 @@ use std::fmt::Write as _;
 
 use pinbed_abi::report::{Eye, TestInfo};
 
-use crate::baseline::{Baseline, Baselines, Expected, Known, Names};
+use crate::baseline::{Baseline, Baselines, Expected, Known};
 
 /// How the page is made again.
 const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test matrix";
 
 /// The page, in Markdown.
-pub fn page(tests: &[TestInfo], names: Names, baselines: &Baselines) -> String {
-    let kernels: Vec<_> = names
-        .kernels
+pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> String {
+    let kernels: Vec<_> = kernels
         .iter()
-        .map(|name| (*name, baselines.of(name)))
+        .map(|name| (name.as_str(), baselines.of(name)))
         .collect();
     let mut notes = Vec::new();
     let user = table(
@@ -185,7 +184,7 @@ fn cell(entry: &Entry, known: Option<&Known>, notes: &mut Vec<String>) -> String
                     .iter()
                     .any(|look| look.eye == eye && look.text.contains(part))
             };
-            let instead = if says(Eye::Harness, "timed out") {
+            let instead = if says(Eye::Harness, "timed out") || says(Eye::Cpu, "does not end") {
                 "hangs"
             } else if !entry.takes && says(Eye::Cpu, "accepted") {
                 "takes"

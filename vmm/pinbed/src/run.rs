@@ -12,7 +12,7 @@ use pinbed_abi::report::{Plan, TestInfo};
 use crate::baseline::{Baselines, Names};
 use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
 use crate::exit::Exit;
-use crate::kernel::{Manifest, Request};
+use crate::kernel::Request;
 use crate::output::ktap::{self, Ktap};
 use crate::output::table::{self, Table};
 use crate::output::{Output, junit};
@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     let run = Run {
         args,
         chosen: suite::select(&all, &args.filters)?,
-        baselines: baselines(&host.manifest, &all)?,
+        baselines: Baselines::of_checkout(&Names::of_checkout(&host.manifest, &all))?,
         host,
         several: kernels.len() > 1,
         began,
@@ -155,16 +155,6 @@ impl Run<'_> {
         let names = self.chosen.iter().map(|test| test.name.as_str());
         Box::new(Table::new(io::stdout(), names, self.args.verbose, rerun))
     }
-}
-
-/// What is known of all kernels, held against the tests there are.
-fn baselines(manifest: &Manifest, tests: &[TestInfo]) -> Result<Baselines> {
-    let tests: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
-    let names = Names {
-        tests: &tests,
-        kernels: &manifest.names(),
-    };
-    Ok(Baselines::of_checkout(names)?)
 }
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is

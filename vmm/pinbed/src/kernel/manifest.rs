@@ -90,10 +90,10 @@ impl Manifest {
     }
 
     /// The names of all kernels, in the file's order.
-    pub fn names(&self) -> Vec<&str> {
+    pub fn names(&self) -> Vec<String> {
         self.recipes()
             .iter()
-            .map(|recipe| recipe.name.as_str())
+            .map(|recipe| recipe.name.clone())
             .collect()
     }
 

@@ -18,6 +18,9 @@ pub use patch::Patch;
 use crate::provision::{Context, Error};
 use source::Source;
 
+/// Where patches are that fix something, in the checkout's guest-kernel-config.
+pub const FIXES: &str = "patches/fixes";
+
 /// Which kernel is wanted.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -84,7 +87,7 @@ impl Request {
             }
             let mut parts = name.split('+');
             let recipe = manifest.named(parts.next().unwrap_or_default())?;
-            let directory = guest_kernel_config.join("patches/fixes");
+            let directory = guest_kernel_config.join(FIXES);
             let patches = parts
                 .map(|patch| Patch::find(&directory, patch, &recipe.name))
                 .collect::<Result<Vec<_>, _>>()?;
