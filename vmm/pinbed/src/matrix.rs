@@ -2,6 +2,7 @@
 //! `pinbed matrix`: what each kernel does with each kind of memory, as a page for people who write media drivers. All of it is from the
 //! tests' names and sentences and from the baselines, which a green run has shown to be true.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use pinbed_abi::report::{Eye, TestInfo};
@@ -19,13 +20,13 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         .collect();
     let mut notes = Vec::new();
     let user = table(
-        ["memory", "queue", "node"],
+        &["memory", "queue", "node"],
         &rows(tests.iter().filter_map(kind)),
         &kernels,
         &mut notes,
     );
     let mapped = table(
-        ["mapping of", "is", "by"],
+        &["mapping of", "taken by"],
         &rows(tests.iter().filter_map(mapping)),
         &kernels,
         &mut notes,
@@ -96,7 +97,7 @@ fn mapping(test: &TestInfo) -> Option<Entry<'_>> {
     Some(Entry {
         test: &test.name,
         memory,
-        under: "refused".to_owned(),
+        under: String::new(),
         variant,
         takes: false,
     })
@@ -113,59 +114,77 @@ fn takes(word: &str) -> Option<bool> {
 fn rows<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<Vec<Entry<'a>>> {
     let mut rows: Vec<Vec<Entry>> = Vec::new();
     for entry in entries {
-        match rows
-            .iter_mut()
-            .find(|row| row[0].memory == entry.memory && row[0].under == entry.under)
-        {
+        match rows.iter_mut().find(|row| row[0].memory == entry.memory) {
             Some(row) => row.push(entry),
             None => rows.push(vec![entry]),
         }
     }
-    // A memory's rows follow each other.
-    let first: Vec<_> = rows.iter().map(|row| row[0].memory.clone()).collect();
-    rows.sort_by_key(|row| first.iter().position(|memory| *memory == row[0].memory));
     rows
 }
 
-/// A table with a line for each row, or more of them where its variants differ.
+/// A table with a line for each row, or more of them where what is done differs between its entries.
 fn table(
-    heads: [&str; 3],
+    heads: &[&str],
     rows: &[Vec<Entry>],
     kernels: &[(&str, Baseline)],
     notes: &mut Vec<String>,
 ) -> String {
-    let mut text = format!("| {} | {} | {} | correct |", heads[0], heads[1], heads[2]);
+    let mut text = format!("| {} | correct |", heads.join(" | "));
     for (name, _) in kernels {
         let _ = write!(text, " {name} |");
     }
-    text += &format!("\n|{}\n", "---|".repeat(4 + kernels.len()));
-    let mut before = "";
+    text += &format!("\n|{}\n", "---|".repeat(heads.len() + 1 + kernels.len()));
     for row in rows {
-        let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+        // The same at several places is said once: of variants, and then of what they are under.
+        let mut lines: Vec<Line> = Vec::new();
         for entry in row {
             let mut cells = if entry.takes { "takes |" } else { "refuses |" }.to_owned();
             for (_, baseline) in kernels {
                 cells += &format!(" {} |", cell(entry, baseline.get(entry.test), notes));
             }
-            match lines.iter_mut().find(|(known, _)| *known == cells) {
-                Some((_, variants)) => variants.push(&entry.variant),
-                None => lines.push((cells, vec![&entry.variant])),
+            let same = |line: &&mut Line| line.under == [&entry.under] && line.cells == cells;
+            match lines.iter_mut().find(same) {
+                Some(line) => line.variants.push(&entry.variant),
+                None => lines.push(Line {
+                    under: vec![&entry.under],
+                    variants: vec![&entry.variant],
+                    cells,
+                }),
             }
         }
-        let whole = lines.len() == 1 && row.len() > 1;
-        for (cells, variants) in lines {
-            let memory = &row[0].memory;
-            let shown = if *memory == before { "" } else { memory };
-            let variants = if whole {
-                "all".to_owned()
-            } else {
-                variants.join(", ")
+        let mut merged: Vec<Line> = Vec::new();
+        for line in lines {
+            let same = |other: &&mut Line| {
+                (&other.variants, &other.cells) == (&line.variants, &line.cells)
             };
-            text += &format!("| {shown} | {} | {variants} | {cells}\n", row[0].under);
-            before = memory;
+            match merged.iter_mut().find(same) {
+                Some(other) => other.under.extend(line.under),
+                None => merged.push(line),
+            }
+        }
+        let all: BTreeSet<_> = row.iter().map(|entry| &entry.variant).collect();
+        for (at, line) in merged.iter().enumerate() {
+            let memory = if at == 0 { &row[0].memory } else { "" };
+            let variants = match all.len() {
+                2.. if line.variants.len() == all.len() => "all".to_owned(),
+                _ => line.variants.join(", "),
+            };
+            let under = line.under.join(", ");
+            let places = match heads.len() {
+                2 => vec![memory, &variants],
+                _ => vec![memory, &under, &variants],
+            };
+            text += &format!("| {} | {}\n", places.join(" | "), line.cells);
         }
     }
     text
+}
+
+/// A line of a table.
+struct Line<'a> {
+    under: Vec<&'a str>,
+    variants: Vec<&'a str>,
+    cells: String,
 }
 
 /// What a kernel does there.
@@ -243,8 +262,20 @@ mod tests {
                 "On its CAPTURE queue the dma-sg node refuses a mapping.",
             ),
             (
+                "contig_capture_refuses_dax",
+                "On its CAPTURE queue the dma-contig node refuses a mapping.",
+            ),
+            (
                 "vmalloc_capture_refuses_dax",
                 "On its CAPTURE queue the vmalloc node refuses a mapping.",
+            ),
+            (
+                "sg_output_takes_anon",
+                "On its OUTPUT queue the dma-sg node takes memory.",
+            ),
+            (
+                "sg_capture_takes_anon",
+                "On its CAPTURE queue the dma-sg node takes memory.",
             ),
         ]
         .map(|(name, correct)| test(&format!("kinds::{name}"), correct))
@@ -271,7 +302,7 @@ mod tests {
         let mut notes = Vec::new();
         let kernels = [("6.1", Baseline::default()), ("6.12", known)];
         let shown = table(
-            ["memory", "queue", "node"],
+            &["memory", "queue", "node"],
             &rows(tests.iter().filter_map(kind)),
             &kernels,
             &mut notes,
@@ -280,7 +311,8 @@ mod tests {
                         |---|---|---|---|---|---|\n\
                         | a mapping | OUTPUT | dma-sg, vmalloc | takes | ✓ | ✓ |\n\
                         |  | OUTPUT | dma-contig | refuses | ✓ | ✗ takes[^1] |\n\
-                        |  | CAPTURE | all | refuses | ✓ | –[^2] |\n";
+                        |  | CAPTURE | all | refuses | ✓ | –[^2] |\n\
+                        | memory | OUTPUT, CAPTURE | dma-sg | takes | ✓ | ✓ |\n";
         assert_eq!(shown, expected);
         assert_eq!(notes, ["It is let in. (a file)", "There is no DAX."]);
     }

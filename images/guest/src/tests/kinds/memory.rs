@@ -435,7 +435,11 @@ pub fn cma_heap(t: &mut Ctx, image: Image) -> TestResult<Sample> {
 }
 
 pub fn udmabuf(t: &mut Ctx, image: Image) -> TestResult<Sample> {
-    mapped(t, image, &dmabuf::udmabuf(pages(image))?.0)
+    let (udmabuf, memfd) = dmabuf::udmabuf(pages(image))?;
+    let mut sample = mapped(t, image, &udmabuf)?;
+    // 5.10 crashes (mm/filemap.c, unaccount_page_cache_page()) when the memfd goes while its pages are mapped through the udmabuf.
+    sample._keep.push(Box::new(memfd));
+    Ok(sample)
 }
 
 /// A buffer of a queue's own. Of an OUTPUT queue: DMA-API debugging objects to memory that two mappings let the device write.
