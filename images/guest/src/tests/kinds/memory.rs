@@ -435,7 +435,9 @@ pub fn cma_heap(t: &mut Ctx, image: Image) -> TestResult<Sample> {
 }
 
 pub fn udmabuf(t: &mut Ctx, image: Image) -> TestResult<Sample> {
-    mapped(t, image, &dmabuf::udmabuf(pages(image))?.0)
+    let (buffer, memfd) = dmabuf::udmabuf(pages(image))?;
+    // Kernels that map the memfd's own pages have to find them unmapped when the memfd goes.
+    Ok(mapped(t, image, &buffer)?.keeping(memfd))
 }
 
 /// A buffer of a queue's own. Of an OUTPUT queue: DMA-API debugging objects to memory that two mappings let the device write.
