@@ -435,11 +435,9 @@ pub fn cma_heap(t: &mut Ctx, image: Image) -> TestResult<Sample> {
 }
 
 pub fn udmabuf(t: &mut Ctx, image: Image) -> TestResult<Sample> {
-    let (udmabuf, memfd) = dmabuf::udmabuf(pages(image))?;
-    let mut sample = mapped(t, image, &udmabuf)?;
-    // 5.10 crashes (mm/filemap.c, unaccount_page_cache_page()) when the memfd goes while its pages are mapped through the udmabuf.
-    sample._keep.push(Box::new(memfd));
-    Ok(sample)
+    let (buffer, memfd) = dmabuf::udmabuf(pages(image))?;
+    // Kernels that map the memfd's own pages have to find them unmapped when the memfd goes.
+    Ok(mapped(t, image, &buffer)?.keeping(memfd))
 }
 
 /// A buffer of a queue's own. Of an OUTPUT queue: DMA-API debugging objects to memory that two mappings let the device write.
