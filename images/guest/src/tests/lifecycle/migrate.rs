@@ -237,12 +237,14 @@ fn taker(block: &Block) -> TestResult<Child> {
     })?)
 }
 
-/// Whether the child has ended within the limit.
-fn ends(child: &mut Child) -> TestResult<bool> {
+/// Whether the child gets its block. Where the kernel has failed so many times to move a page it fails for ever.
+fn succeeds(child: &mut Child) -> TestResult<bool> {
+    const FAILURES: i64 = 1000;
+    let before = vmstat::counter("pgmigrate_fail")?;
     let mut status = None;
     until(LIMIT, || {
         status = child.ended()?;
-        Ok(status.is_some())
+        Ok(status.is_some() || vmstat::counter("pgmigrate_fail")? - before > FAILURES)
     })?;
     Ok(matches!(status, Some(WaitStatus::Exited(_, 0))))
 }
@@ -256,12 +258,9 @@ fn goes_offline(t: &mut Ctx) -> TestResult {
     stage.while_copying(t, |t| {
         let mut child = taker(&block)?;
         child.start()?;
-        let ended = ends(&mut child)?;
+        let ended = succeeds(&mut child)?;
         t.check(Eye::Placement, ended && block.is_offline()?, || {
-            format!(
-                "the block does not go offline within {} s while the buffers are queued",
-                LIMIT.as_secs()
-            )
+            "the block does not go offline while the buffers are queued".into()
         });
         drop(child);
         Ok(())
@@ -297,12 +296,9 @@ fn in_use_does_not_go_offline(t: &mut Ctx) -> TestResult {
         &held[..length],
         &area.contents()?[..PAGE],
     );
-    let ended = ends(&mut child)?;
+    let ended = succeeds(&mut child)?;
     t.check(Eye::Placement, ended && block.is_offline()?, || {
-        format!(
-            "the block does not go offline within {} s when nothing is held any more",
-            LIMIT.as_secs()
-        )
+        "the block does not go offline when nothing is held any more".into()
     });
     drop(away);
     t.check(Eye::Harness, !block.is_offline()?, || {
