@@ -233,7 +233,18 @@ fn wipeonfork(t: &mut Ctx) -> TestResult {
     stage.judge(t, "a fork that wiped the child's memory")
 }
 
+/// Keeps this process, and its children, on the first CPU: each CPU hands out what was freed on it, last in, first out.
+fn stay_on_one_cpu() -> TestResult {
+    let first: libc::c_ulong = 1;
+    // SAFETY: the mask is a live variable of the length said.
+    let done =
+        unsafe { libc::sched_setaffinity(0, size_of_val(&first), (&raw const first).cast()) };
+    Errno::result(done).map_err(Error::call("sched_setaffinity"))?;
+    Ok(())
+}
+
 fn outlive(t: &mut Ctx) -> TestResult {
+    stay_on_one_cpu()?;
     let m2m = M2m::copier(FRAME)?;
     let mut src = m2m.with(Output, Area::anon(100, FRAME.size())?)?;
     let mut dst = m2m.own(Capture)?;
