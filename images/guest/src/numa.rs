@@ -27,6 +27,19 @@ pub fn need_both() -> Result<(), Error> {
     }
 }
 
+/// [`Error::Absent`] unless there are both nodes, and processes may move pages between them.
+pub fn need_moves() -> Result<(), Error> {
+    need_both()?;
+    match migrate_all(MOVABLE, MOVABLE) {
+        Err(Errno::ENOSYS) => Err(Error::Absent {
+            what: "migrate_pages(2)".into(),
+            remedy: "build the kernel with CONFIG_MIGRATION, and from 7.3 on CONFIG_NUMA_MIGRATION"
+                .into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// As [`Mapping::bind`], and pages that are elsewhere are moved; an error if one cannot be.
 pub fn bind_and_move(mapping: &Mapping, node: u32) -> Result<(), Errno> {
     let mask = 1u64 << node;

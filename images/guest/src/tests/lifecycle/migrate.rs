@@ -85,19 +85,20 @@ fn compaction(t: &mut Ctx) -> TestResult {
     let (src, dst) = (Area::user(src, window.clone()), Area::user(dst, window));
     let mut stage = Stage::of(t, src, dst)?;
     let others = [places(&before)?, places(&after)?];
+    let pages_left = others.iter().flatten().flatten().count();
     let moved = stage.while_copying(t, |_| {
         let mut count = 0;
         for _ in 0..10 {
             setting::write("/proc/sys/vm/compact_memory", "1")?;
             count = moved(&others[0], &places(&before)?) + moved(&others[1], &places(&after)?);
-            if count > 0 {
+            if count > pages_left / 2 {
                 break;
             }
         }
         Ok(count)
     })?;
     premise(moved > 0, || "compaction moves none of many pages".into())?;
-    t.note(format!("{moved} other pages were moved"));
+    t.note(format!("{moved} of {pages_left} other pages were moved"));
     stage.judge(t, "compaction")
 }
 
@@ -125,7 +126,7 @@ fn judge_node(t: &mut Ctx, what: &str, area: &Area, node: u32) -> TestResult {
 }
 
 fn move_pages(t: &mut Ctx) -> TestResult {
-    numa::need_both()?;
+    numa::need_moves()?;
     let mut stage = Stage::anon(t)?;
     let other = other(t)?;
     let (status, left) = numa::move_to(&other.mapping, numa::MOVABLE).map_err(
@@ -155,7 +156,7 @@ fn move_pages(t: &mut Ctx) -> TestResult {
 }
 
 fn migrate_pages(t: &mut Ctx) -> TestResult {
-    numa::need_both()?;
+    numa::need_moves()?;
     let mut stage = Stage::anon(t)?;
     stage.begin()?;
     let other = other(t)?;
@@ -178,7 +179,7 @@ fn migrate_pages(t: &mut Ctx) -> TestResult {
 }
 
 fn mbind_strict(t: &mut Ctx) -> TestResult {
-    numa::need_both()?;
+    numa::need_moves()?;
     let mut stage = Stage::anon(t)?;
     stage.begin()?;
     let other = other(t)?;
@@ -237,12 +238,14 @@ fn taker(block: &Block) -> TestResult<Child> {
     })?)
 }
 
-/// Whether the child has ended within the limit.
-fn ends(child: &mut Child) -> TestResult<bool> {
+/// Whether the child gets its block. Where the kernel has failed so many times to move a page it fails for ever.
+fn succeeds(child: &mut Child) -> TestResult<bool> {
+    const FAILURES: i64 = 1000;
+    let before = vmstat::counter("pgmigrate_fail")?;
     let mut status = None;
     until(LIMIT, || {
         status = child.ended()?;
-        Ok(status.is_some())
+        Ok(status.is_some() || vmstat::counter("pgmigrate_fail")? - before > FAILURES)
     })?;
     Ok(matches!(status, Some(WaitStatus::Exited(_, 0))))
 }
@@ -256,12 +259,9 @@ fn goes_offline(t: &mut Ctx) -> TestResult {
     stage.while_copying(t, |t| {
         let mut child = taker(&block)?;
         child.start()?;
-        let ended = ends(&mut child)?;
+        let ended = succeeds(&mut child)?;
         t.check(Eye::Placement, ended && block.is_offline()?, || {
-            format!(
-                "the block does not go offline within {} s while the buffers are queued",
-                LIMIT.as_secs()
-            )
+            "the block does not go offline while the buffers are queued".into()
         });
         drop(child);
         Ok(())
@@ -297,12 +297,9 @@ fn in_use_does_not_go_offline(t: &mut Ctx) -> TestResult {
         &held[..length],
         &area.contents()?[..PAGE],
     );
-    let ended = ends(&mut child)?;
+    let ended = succeeds(&mut child)?;
     t.check(Eye::Placement, ended && block.is_offline()?, || {
-        format!(
-            "the block does not go offline within {} s when nothing is held any more",
-            LIMIT.as_secs()
-        )
+        "the block does not go offline when nothing is held any more".into()
     });
     drop(away);
     t.check(Eye::Harness, !block.is_offline()?, || {
