@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The pin matrix's kinds of memory, registered with the TEE: taken or refused. A trusted application may read and write what is
-//! registered, for as long as a client likes: so what a CAPTURE queue refuses is to be refused here, too.
+//! registered, for as long as a client likes: so what a CAPTURE queue refuses is to be refused here, too. Mappings of dma-bufs are
+//! `mmaps`' part.
 
 use super::kinds::memory::{self, Make};
 use super::sources::{
-    DAX, DMABUF_PFNMAP, FOLLOW_PFN, GUARD, PIN_USER_PAGES, SECRETMEM, TEE_SHM, UNSHARE,
-    WRITABLE_FILE,
+    DAX, FOLLOW_PFN, GUARD, PIN_USER_PAGES, SECRETMEM, TEE_SHM, UNSHARE, WRITABLE_FILE,
 };
 use super::tee::{judge_checksum, register, registered};
 use super::{REFUSED, Test, test};
@@ -66,9 +66,6 @@ pub const TESTS: &[Test] = &[
     kind!(refuses anon_then_carveout, FOLLOW_PFN, "private anonymous memory that goes on in a VM_PFNMAP mapping"),
     kind!(refuses carveout_then_anon, FOLLOW_PFN, "a VM_PFNMAP mapping that goes on in private anonymous memory"),
     kind!(refuses special_ptes, FOLLOW_PFN, "a VM_MIXEDMAP mapping with special entries, which have no struct pages"),
-    kind!(refuses system_heap, DMABUF_PFNMAP, "the mapping of a dma-buf from the system heap"),
-    kind!(refuses cma_heap, DMABUF_PFNMAP, "the mapping of a dma-buf from the heap on CMA"),
-    kind!(refuses udmabuf, DMABUF_PFNMAP, "the mapping of a dma-buf made of a memfd"),
     kind!(refuses contig_buffer, FOLLOW_PFN, "the mapping of a dma-contig queue's own buffer, which is VM_PFNMAP"),
     kind!(refuses secretmem, SECRETMEM, "memory of memfd_secret"),
     kind!(refuses guard, GUARD, "memory with a guard page in it"),
