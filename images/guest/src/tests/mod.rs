@@ -194,11 +194,8 @@ mod checks {
                 "{}",
                 test.name
             );
-            assert!(
-                test.correct.ends_with('.') && test.correct.starts_with(char::is_uppercase),
-                "{}",
-                test.name
-            );
+            // It may begin with a system call's name, and so with a small letter.
+            assert!(test.correct.ends_with('.'), "{}", test.name);
             assert!(!test.source.is_empty(), "{}", test.name);
         }
     }
