@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A pin that user space holds for as long as it likes must not sit in memory that others were promised: CMA.
 
-use super::sources::{FRAME_VEC, PIN_USER_PAGES, TEE_LONGTERM};
+use super::sources::{PIN_USER_PAGES, TEE_LONGTERM};
 use super::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use nix::unistd::pipe;
@@ -23,10 +23,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
-    test("longterm::output_leaves_cma_before_the_pin", output_leaves_cma_before_the_pin, FRAME_VEC,
-        "Pages of an OUTPUT buffer that lie in CMA are moved out of it before they are pinned, with their contents."),
-    test("longterm::capture_leaves_cma_before_the_pin", capture_leaves_cma_before_the_pin, FRAME_VEC,
-        "Pages of a CAPTURE buffer that lie in CMA are moved out of it before they are pinned."),
     test("longterm::cma_is_whole_while_a_buffer_is_queued", cma_is_whole_while_a_buffer_is_queued, TEE_LONGTERM,
         "All of a CMA region can be allocated while buffers are queued whose pages were in it."),
     test("longterm::page_that_cannot_leave_cma_is_refused", page_that_cannot_leave_cma_is_refused, PIN_USER_PAGES,
@@ -129,33 +125,6 @@ pub(super) fn judge_inside(
         if expected { all } else { 0 },
     );
     Ok(())
-}
-
-fn output_leaves_cma_before_the_pin(t: &mut Ctx) -> TestResult {
-    let m2m = M2m::copier(FRAME)?;
-    let (src, region) = in_cma(t)?;
-    let src = m2m.with(Output, src)?;
-    let mut dst = m2m.own(Capture)?;
-    dst.fill(t)?;
-    judge_inside(t, &src, &region, true)?;
-    m2m.queue(t, Output, 0, &src)?;
-    judge_inside(t, &src, &region, false)?;
-    m2m.queue(t, Capture, 0, &dst)?;
-    m2m.stream_on()?;
-    m2m.finish(t, &src, src.written(), &dst, src.written())
-}
-
-fn capture_leaves_cma_before_the_pin(t: &mut Ctx) -> TestResult {
-    let m2m = M2m::copier(FRAME)?;
-    let (dst, region) = in_cma(t)?;
-    let dst = m2m.with(Capture, dst)?;
-    let mut src = m2m.own(Output)?;
-    src.fill(t)?;
-    m2m.queue(t, Capture, 0, &dst)?;
-    judge_inside(t, &dst, &region, false)?;
-    m2m.queue(t, Output, 0, &src)?;
-    m2m.stream_on()?;
-    m2m.finish(t, &src, src.written(), &dst, src.written())
 }
 
 fn cma_is_whole_while_a_buffer_is_queued(t: &mut Ctx) -> TestResult {
