@@ -12,7 +12,7 @@ use crate::ctx::TestResult;
 use crate::error::Error;
 use crate::extent::PAGE;
 use crate::mapping::{Mapping, READ_WRITE};
-use crate::tee::{CAP_GP, CAP_MEMREF_NULL, CAP_REG_MEM, NONE, Reply, Session, Shm, Tee};
+use crate::tee::{CAP_GP, CAP_REG_MEM, NONE, Reply, Session, Shm, Tee};
 use crate::tee::{null, value};
 use nix::errno::Errno;
 use pinbed_abi::ta::Uuid;
@@ -123,7 +123,7 @@ impl Client {
             if caps & CAP_GP != 0 {
                 return Ok(Self {
                     tee,
-                    registers: caps & CAP_REG_MEM != 0 && caps & CAP_MEMREF_NULL != 0,
+                    registers: caps & CAP_REG_MEM != 0,
                 });
             }
         }
