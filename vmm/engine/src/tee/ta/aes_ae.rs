@@ -135,7 +135,7 @@ mod tests {
         bytes: &[u8],
         room: usize,
         tag: &[u8],
-    ) -> Result<(Vec<u8>, Vec<u8>), Reply> {
+    ) -> Result<(Vec<u8>, Vec<u8>), Box<Reply>> {
         let rig = session.rig;
         let (from, to, tag) = (rig.buffer(bytes), rig.room(room), rig.buffer(tag));
         let params = [
@@ -147,7 +147,7 @@ mod tests {
         let reply = session.invoke(AUTHENC, params);
         if reply.result != TEEC_SUCCESS {
             assert_eq!(rig.get(&to), vec![0xee; room]);
-            return Err(reply);
+            return Err(Box::new(reply));
         }
         let mut out = rig.get(&to);
         assert_eq!(reply.size(3), tag.len());
