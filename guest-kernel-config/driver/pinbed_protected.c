@@ -51,6 +51,9 @@ struct pinbed_protected *pinbed_protected_new(struct pinbed_device *pdev,
 					  GFP_KERNEL | __GFP_NOWARN);
 	if (!protected->page)
 		goto free;
+	/* Cannot fail; 5.10 and 6.1 take the memory for a mapping to check. */
+	if (dma_mapping_error(dev, protected->address))
+		goto free_pages;
 	protected->att = pinbed_protected_attach(protected);
 	if (IS_ERR(protected->att)) {
 		ret = PTR_ERR(protected->att);
