@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! V4L2_MEMORY_DMABUF: buffers that other drivers own, on both queues, and between any two exporters.
 
-use super::sources::{DMABUF, DMABUF_SYNC, EXPBUF, FOLLOW_PFN, UDMABUF_SYNC};
+use super::sources::{DMABUF, DMABUF_SYNC, EXPBUF, FOLLOW_PFN, UDMABUF, UDMABUF_SYNC};
 use super::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
@@ -10,6 +10,7 @@ use pinbed_guest::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::dmabuf;
 use pinbed_guest::extent::PAGE;
 use pinbed_guest::m2m::{M2m, describe};
+use pinbed_guest::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::v4l2::Memory;
 use pinbed_guest::v4l2::Queue::{self, Capture, Output};
 use std::os::fd::AsRawFd;
@@ -49,6 +50,13 @@ pub const TESTS: &[Test] = &[
         "A dma-buf that is refused because it is shorter than its QBUF says is gone when its descriptor is closed."),
     test("dmabuf::bad_descriptor_is_refused", bad_descriptor_is_refused, DMABUF,
         "A descriptor that is closed, or of something other than a dma-buf, or of one too small, is refused with EINVAL."),
+];
+
+/// A test that a kernel may not survive whole: it comes last.
+#[rustfmt::skip]
+pub const LAST: &[Test] = &[
+    test("dmabuf::udmabuf_outlives_its_memfd", udmabuf_outlives_its_memfd, UDMABUF,
+        "A udmabuf that is mapped keeps its bytes when the memfd that it was made of is closed."),
 ];
 
 /// Where a test's dma-buf comes from. The second part is what must live as long as the buffer is exported.
@@ -268,5 +276,15 @@ fn bad_descriptor_is_refused(t: &mut Ctx) -> TestResult {
             )?;
         }
     }
+    Ok(())
+}
+
+fn udmabuf_outlives_its_memfd(t: &mut Ctx) -> TestResult {
+    let (buffer, memfd) = dmabuf::udmabuf(PAGE)?;
+    let mapping = Mapping::shared(&buffer, PAGE, READ_WRITE)?;
+    let bytes = t.random(PAGE);
+    mapping.write(0, &bytes);
+    drop(memfd);
+    t.same_bytes(Eye::Cpu, "the mapping", &mapping.read(0..PAGE), &bytes);
     Ok(())
 }

@@ -116,6 +116,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     ]
     .into_iter()
     .chain(mmaps::TESTS.iter().copied())
+    .chain([dmabuf::LAST])
     .flatten()
 }
 

@@ -20,6 +20,8 @@ pub const REQBUFS: &str = "Documentation/userspace-api/media/v4l/vidioc-reqbufs.
 pub const PIXFMT: &str = "Documentation/userspace-api/media/v4l/pixfmt.rst";
 pub const DEVICE: &str = "vmm/abi/src/wire.rs";
 pub const DMABUF_SYNC: &str = "include/uapi/linux/dma-buf.h, struct dma_buf_sync";
+pub const UDMABUF: &str =
+    "drivers/dma-buf/udmabuf.c, udmabuf_create() and mmap_udmabuf(); found by this test";
 pub const UDMABUF_SYNC: &str = "include/uapi/linux/dma-buf.h, struct dma_buf_sync; what comes of it on arm64: github.com/raspberrypi/linux/pull/6995, 2025-08-12";
 pub const FRAME_VECTOR: &str = "drivers/media/common/videobuf2/frame_vector.c, get_vaddr_frames()";
 pub const UNSHARE: &str = "mm/gup.c, gup_must_unshare() and FAULT_FLAG_UNSHARE";
