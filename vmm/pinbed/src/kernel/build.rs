@@ -19,9 +19,9 @@ use super::config::Wish;
 use super::patch::Held;
 use super::source::Source;
 use super::{Kernel, Request};
-use crate::progress::Unit;
 use crate::provision::cache::{Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
+use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
 
 /// The space an object directory takes; the debug fragment makes it several times as large.

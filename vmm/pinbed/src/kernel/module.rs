@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::Kernel;
 use super::build::{is_error, make, prefixed};
 use super::patch::Held;
-use crate::progress::Unit;
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
+use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
 
 /// The module's file name.

@@ -188,8 +188,8 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Progress;
     use crate::provision::cache::Cache;
+    use crate::provision::progress::Progress;
 
     const PATCH: &str = "--- a/mm/gup.c\n+++ b/mm/gup.c\n@@ -1,2 +1,2 @@\n one\n-two\n+three\n";
 

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
 use super::Recipe;
-use crate::progress::Unit;
 use crate::provision::apt::{self, Apt};
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
+use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
 
 /// The space that a package, the tarball in it and the unpacked tree take at the same time.

@@ -16,7 +16,7 @@ use super::cache::{Locked, hex};
 use super::child::{Event, Run};
 use super::sources::Mirrors;
 use super::{Context, Error};
-use crate::progress::Unit;
+use crate::provision::progress::Unit;
 
 const ETC: &str = "/etc/apt";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

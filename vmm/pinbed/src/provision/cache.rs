@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use super::interrupt;
-use crate::progress::Progress;
+use crate::provision::progress::Progress;
 
 /// The record's name in an entry.
 const RECORD: &str = "entry.json";

@@ -76,8 +76,8 @@ fn compress(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Progress;
     use crate::provision::cache::Cache;
+    use crate::provision::progress::Progress;
     use flate2::read::GzDecoder;
     use std::io::Read;
 

@@ -9,14 +9,18 @@ pub mod disk;
 pub mod error;
 pub mod interrupt;
 pub mod packages;
+pub mod programs;
+pub mod progress;
 pub mod qemu;
 pub mod sources;
+mod workspace;
 
 pub use error::Error;
+pub use workspace::workspace;
 
 use cache::Cache;
 
-use crate::progress::Progress;
+use progress::Progress;
 
 /// Where things are kept and where progress is shown: what every step needs.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 
 use super::child::{Event, OnInterrupt, Run};
 use super::{Context, Error, disk};
-use crate::progress::Unit;
+use crate::provision::progress::Unit;
 
 /// One thing a build uses.
 pub struct Need {

@@ -276,8 +276,8 @@ mod tests {
     fn each_shortcoming_has_its_own_error() {
         let dir = tempfile::tempdir().unwrap();
         let context = Context {
-            cache: super::super::cache::Cache::at(dir.path().into()),
-            progress: crate::progress::Progress::new(),
+            cache: crate::provision::cache::Cache::at(dir.path().into()),
+            progress: crate::provision::progress::Progress::new(),
         };
         let provide = |path: &Path| Qemu::provide(&context, Some(path));
         let device = format!("\"{DEVICE}\", bus PCI");

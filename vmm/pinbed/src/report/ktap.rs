@@ -10,9 +10,9 @@ use super::Output;
 use super::accel_name;
 use super::explain::explain;
 use super::table::eye;
-use crate::events::printable;
-use crate::record::{Environment, Judged, Record};
-use crate::verdict::Verdict;
+use crate::judge::verdict::Verdict;
+use crate::report::record::{Environment, Judged, Record};
+use crate::text::printable;
 
 /// KTAP, to `out`.
 pub struct Ktap<W> {
@@ -157,7 +157,7 @@ impl<W: Write> Output for Ktap<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples;
+    use crate::report::samples;
 
     fn shown(record: &Record) -> String {
         let mut out = Vec::new();

@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{Plan, TestInfo};
 
-use crate::baseline::{Baselines, Names};
 use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
+use crate::commands::exit_of;
 use crate::exit::Exit;
+use crate::judge::baseline::{Baselines, Names};
 use crate::kernel::Request;
-use crate::output::ktap::{self, Ktap};
-use crate::output::table::{self, Table};
-use crate::output::{Output, junit};
-use crate::record::{FORMAT, Record, Records};
-use crate::session::Session;
-use crate::setup::{Directory, Host, Setup};
-use crate::vm::Console;
-use crate::watch::Limits;
-use crate::{exit_of, guest, suite};
+use crate::machine::vm::Console;
+use crate::machine::watch::Limits;
+use crate::provision::programs;
+use crate::report::ktap::{self, Ktap};
+use crate::report::record::{FORMAT, Record, Records};
+use crate::report::table::{self, Table};
+use crate::report::{Output, junit};
+use crate::run::session::Session;
+use crate::run::setup::{Directory, Host, Setup};
+use crate::run::suite;
 
 /// Runs the tests on each kernel, one after the other.
 ///
@@ -31,7 +33,7 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     let began = Instant::now();
     let host = Host::new(&args.vm)?;
     let kernels = host.requests(&args.vm)?;
-    let all = guest::list(&host.programs)?;
+    let all = programs::list(&host.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");
     let run = Run {
         args,

@@ -13,9 +13,9 @@ use pinbed_abi::report::{Eye, Finding, TestInfo};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::judge::closest;
 use crate::kernel::{self, Manifest, Patch};
-use crate::setup::workspace;
-use crate::suite::closest;
+use crate::provision::workspace;
 
 /// What is known of all kernels.
 #[derive(Debug, Default)]

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use pinbed_abi::{report, wire};
 
-use crate::accel::Accel;
-use crate::events::Sources;
-use crate::process::{Process, Terminal};
-use crate::watch::describe;
+use crate::machine::accel::Accel;
+use crate::machine::events::Sources;
+use crate::machine::process::{Process, Terminal};
+use crate::machine::watch::describe;
 
 /// How long the device process may take until it listens. It takes milliseconds.
 const DEVICE_START: Duration = Duration::from_secs(10);

@@ -10,10 +10,10 @@ use pinbed_abi::report::{Eye, Finding};
 use super::explain::explain;
 use super::page::{INDENT, Page};
 use super::{Output, accel_name};
-use crate::events::printable;
-use crate::record::{Environment, Judged, Record};
-use crate::verdict::Verdict;
-use crate::watch::End;
+use crate::judge::verdict::Verdict;
+use crate::machine::watch::End;
+use crate::report::record::{Environment, Judged, Record};
+use crate::text::printable;
 
 /// Findings shown under a failure; all of them are in the JSON file.
 const FINDINGS: usize = 8;
@@ -391,7 +391,7 @@ pub fn eye(finding: &Finding) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples;
+    use crate::report::samples;
 
     fn shown(record: &Record) -> String {
         console::set_colors_enabled(false);

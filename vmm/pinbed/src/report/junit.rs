@@ -6,8 +6,8 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::table::eye;
-use crate::record::{Judged, Record};
-use crate::verdict::Verdict;
+use crate::judge::verdict::Verdict;
+use crate::report::record::{Judged, Record};
 
 /// Runs as a document.
 ///
@@ -98,7 +98,7 @@ fn case(name: &str, group: &str, judged: &Judged) -> TestCase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples;
+    use crate::report::samples;
 
     #[test]
     fn the_document_counts_as_the_run_does() {

@@ -13,16 +13,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use pinbed_abi::report::{Message, TestInfo};
 
-use crate::baseline::Baseline;
-use crate::events::{self, Happening, Interrupts, printable};
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::judge::baseline::Baseline;
+use crate::judge::verdict::{Counts, Verdict};
+use crate::machine::events::{self, Happening, Interrupts};
+use crate::machine::qmp::{Monitor, Said};
+use crate::machine::vm::{self, Files, Machine, Vm};
+use crate::machine::watch::{End, Event, Limits, Watch};
 use crate::provision::{self, interrupt};
-use crate::qmp::{Monitor, Said};
-use crate::record::{Environment, Evidence, FORMAT, Judged, Record, Times};
-use crate::verdict::{Counts, Verdict};
-use crate::vm::{self, Files, Machine, Vm};
-use crate::watch::{End, Event, Limits, Watch};
+use crate::report::Output;
+use crate::report::record::{Environment, Evidence, FORMAT, Judged, Record, Times};
+use crate::text::printable;
 
 /// Lines of the console that are kept as evidence.
 const CONSOLE: usize = 400;

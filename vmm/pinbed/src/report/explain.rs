@@ -2,8 +2,8 @@
 //! A bad end in words: what happened, what is known of it, and what to do next.
 
 use super::accel_name;
-use crate::record::Record;
-use crate::watch::End;
+use crate::machine::watch::End;
+use crate::report::record::Record;
 
 /// How many of the console's last lines are shown.
 const CONSOLE: usize = 50;

@@ -13,9 +13,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Kernel;
+use crate::machine::watch::{End, Limits};
 use crate::provision::qemu::Qemu;
 use crate::provision::{self, Context};
-use crate::watch::{End, Limits};
 
 /// How long the trial's guest may take to report in. Under KVM a kernel of ours takes well under a second, under TCG two.
 const TRIAL_BOOT: Duration = Duration::from_secs(6);

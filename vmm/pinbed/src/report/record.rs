@@ -21,9 +21,9 @@
 use pinbed_abi::report::TestInfo;
 use serde::Serialize;
 
-use crate::accel::Accel;
-use crate::verdict::{Counts, Verdict};
-use crate::watch::End;
+use crate::judge::verdict::{Counts, Verdict};
+use crate::machine::accel::Accel;
+use crate::machine::watch::End;
 
 /// The version of the JSON file.
 pub const FORMAT: u32 = 1;

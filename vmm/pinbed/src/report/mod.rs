@@ -5,12 +5,13 @@ pub mod explain;
 pub mod junit;
 pub mod ktap;
 mod page;
+pub mod record;
 pub mod table;
 
 use std::io;
 
-use crate::accel::Accel;
-use crate::record::{Environment, Judged, Record};
+use crate::machine::accel::Accel;
+use crate::report::record::{Environment, Judged, Record};
 
 /// Somebody who is told of a run while it goes on.
 pub trait Output {
@@ -58,9 +59,9 @@ mod samples {
     use pinbed_abi::report::{Eye, Finding, TestInfo};
 
     use super::*;
-    use crate::record::{Evidence, FORMAT, Times};
-    use crate::verdict::{Counts, Verdict};
-    use crate::watch::End;
+    use crate::judge::verdict::{Counts, Verdict};
+    use crate::machine::watch::End;
+    use crate::report::record::{Evidence, FORMAT, Times};
 
     fn finding() -> Finding {
         Finding {

@@ -8,13 +8,13 @@ use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use pinbed_abi::report::{Message, Plan};
 use signal_hook::consts::SIGINT;
 
-use crate::additions;
 use crate::cli::ShellArgs;
-use crate::events::{self, Happening, Interrupts};
 use crate::exit::Exit;
-use crate::setup::{Directory, Host, Setup};
-use crate::vm::{self, Console};
-use crate::watch::describe;
+use crate::machine::events::{self, Happening, Interrupts};
+use crate::machine::vm::{self, Console};
+use crate::machine::watch::describe;
+use crate::run::additions;
+use crate::run::setup::{Directory, Host, Setup};
 
 /// A shell is one guest's.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::initramfs::Content;
+use crate::machine::initramfs::Content;
 
 /// Why something cannot be put into the guest.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use pinbed_abi::report::{Eye, TestInfo};
 
-use crate::baseline::{Baseline, Baselines, Expected, Known};
+use crate::judge::baseline::{Baseline, Baselines, Expected, Known};
 
 /// How the page is made again.
 const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test matrix";
@@ -231,7 +231,7 @@ fn cell(entry: &Entry, known: Option<&Known>, notes: &mut Vec<String>) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::tests::known_of_6_12;
+    use crate::judge::baseline::tests::known_of_6_12;
 
     fn test(name: &str, correct: &str) -> TestInfo {
         TestInfo {

@@ -4,7 +4,7 @@
 use pinbed_abi::report::{Finding, Outcome};
 use serde::Serialize;
 
-use crate::baseline::{Baseline, Expected};
+use crate::judge::baseline::{Baseline, Expected};
 
 /// A judged outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -146,7 +146,7 @@ impl std::fmt::Display for Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::tests::known_of_6_12;
+    use crate::judge::baseline::tests::known_of_6_12;
     use pinbed_abi::report::Eye;
 
     const BASELINE: &str = r#"

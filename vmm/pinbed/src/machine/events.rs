@@ -12,8 +12,9 @@ use pinbed_abi::report::Message;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
-use crate::process::wait_without_reaping;
-use crate::qmp::{self, Said};
+use crate::machine::process::wait_without_reaping;
+use crate::machine::qmp::{self, Said};
+use crate::text::printable;
 
 /// The longest line we take from a guest, in bytes; what is longer is cut, so that a guest cannot fill our memory.
 const LINE_MAX: u64 = 1 << 20;
@@ -162,22 +163,9 @@ fn each_line(
     })
 }
 
-/// A line without what would control a terminal.
-pub fn printable(line: &str) -> String {
-    console::strip_ansi_codes(line)
-        .chars()
-        .filter(|&c| c == '\t' || !c.is_control())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_guest_cannot_control_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\x07c\td\r"), "abc\td");
-    }
 
     #[test]
     fn lines_arrive_whole_and_the_last_without_its_end_too() {

@@ -2,26 +2,27 @@
 //! What a machine needs before it can be started: QEMU, a kernel with its driver, the guest's programs, and a directory.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use pinbed_abi::report::{COMPLIANCE_PATH, PLAN_PATH, Plan};
 use tempfile::TempDir;
 
-use crate::accel::{self, Accel, Kvm};
-use crate::baseline::{Baseline, Baselines};
 use crate::cli::{AccelArg, VmArgs};
-use crate::guest::{self, Programs};
-use crate::initramfs::{self, Content};
+use crate::judge::baseline::{Baseline, Baselines};
 use crate::kernel::{self, Kernel, Manifest, Request};
-use crate::output::Silent;
+use crate::machine::accel::{self, Accel, Kvm};
+use crate::machine::initramfs::{self, Content};
+use crate::machine::vm::{Console, Files, Machine, shell_line};
+use crate::machine::watch::{End, Limits};
+use crate::provision::programs::{self, Programs};
 use crate::provision::qemu::Qemu;
+use crate::provision::workspace;
 use crate::provision::{self, compliance, disk, interrupt, packages};
-use crate::record::Environment;
-use crate::session::Session;
-use crate::vm::{Console, Files, Machine, shell_line};
-use crate::watch::{End, Limits};
+use crate::report::Silent;
+use crate::report::record::Environment;
+use crate::run::session::Session;
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
@@ -53,7 +54,7 @@ impl Host {
         packages::ensure(&context, &packages::BUILD)?;
         Ok(Host {
             qemu: Qemu::provide(&context, args.qemu.as_deref())?,
-            programs: guest::build(&workspace())?,
+            programs: programs::build(&workspace())?,
             disk: disk::provide(&context)?,
             manifest,
             context,
@@ -294,12 +295,6 @@ fn compliance_for(plan: &Plan) -> Result<Vec<(String, Content)>> {
         place.pop();
     }
     Ok(entries)
-}
-
-/// The top of the sources that this program was built from: it builds the guest's programs and the driver from there.
-pub fn workspace() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).unwrap_or(manifest).to_owned()
 }
 
 /// A busybox that needs no libraries.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use console::{Style, StyledObject, Term, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::events::printable;
+use crate::text::printable;
 
 /// Where what belongs to a line begins under it.
 pub const INDENT: &str = "         ";

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `pinbed matrix`: the page of what each kernel does with each kind of memory.
+
+use anyhow::Result;
+
+use crate::exit::Exit;
+use crate::judge::{baseline, matrix};
+use crate::kernel;
+use crate::provision::{programs, workspace};
+
+/// Prints the page, in Markdown.
+///
+/// # Errors
+/// When the guest's programs cannot be built, or the baselines are not valid.
+pub fn matrix() -> Result<Exit> {
+    let tests = programs::list(&programs::build(&workspace())?)?;
+    let manifest = kernel::Manifest::read(&workspace().join("guest-kernel-config/kernels.toml"))?;
+    let names = baseline::Names::of_checkout(&manifest, &tests);
+    let baselines = baseline::Baselines::of_checkout(&names)?;
+    print!("{}", matrix::page(&tests, &names.kernels, &baselines));
+    Ok(Exit::Green)
+}

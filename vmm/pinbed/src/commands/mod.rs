@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The subcommands, a file each.
+
+pub mod list;
+pub mod matrix;
+pub mod run;
+pub mod setup;
+pub mod shell;
+
+use anyhow::Result;
+
+use crate::cli::Command;
+use crate::exit::Exit;
+use crate::judge::baseline;
+use crate::provision::{self, programs};
+use crate::run::{additions, suite};
+
+/// Carries out a subcommand.
+///
+/// # Errors
+/// Those of the subcommand; [`exit_of`] has the exit code.
+pub fn execute(command: &Command) -> Result<Exit> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::List(args) => list::list(args),
+        Command::Matrix => matrix::matrix(),
+        Command::Shell(args) => shell::shell(args),
+        Command::Setup(args) => setup::setup(args),
+        Command::Device(args) => pinbed_device::serve(&args.socket_path)
+            .map(|()| Exit::Green)
+            .map_err(Into::into),
+    }
+}
+
+/// The exit code of an error.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    if let Some(error) = error.downcast_ref::<provision::Error>() {
+        error.exit()
+    } else if error.is::<suite::Error>()
+        || error.is::<baseline::Error>()
+        || error.is::<additions::Error>()
+        || error.is::<shell::SeveralKernels>()
+    {
+        Exit::Usage
+    } else if error.is::<programs::BuildFailed>() {
+        Exit::Provisioning
+    } else {
+        Exit::Internal
+    }
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a test's outcome means: the known failures of each kernel, and verdicts against them.
+
+pub mod baseline;
+mod closest;
+pub mod matrix;
+pub mod verdict;
+
+pub use closest::closest;

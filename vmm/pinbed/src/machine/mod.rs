@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The virtual machine: QEMU and the device process, what they say, and how a run of them ends.
+
+pub mod accel;
+pub mod events;
+pub mod initramfs;
+pub mod process;
+pub mod qmp;
+pub mod vm;
+pub mod watch;

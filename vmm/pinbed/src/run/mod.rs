@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From a plan of tests to a record of verdicts: what is set up, booted, heard and judged.
+
+pub mod additions;
+pub mod session;
+pub mod setup;
+pub mod suite;
