@@ -7,8 +7,8 @@
 mod tests;
 
 use pinbed_abi::report::{Eye, Finding, TestInfo};
-use pinbed_guest::ctx::{Ctx, Stop, tell_from_anywhere};
-use pinbed_guest::progress::Progress;
+use pinbed_guest::harness::ctx::{Ctx, Stop, tell_from_anywhere};
+use pinbed_guest::harness::progress::Progress;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loading and unloading pinbed.ko.
 
-use crate::device;
-use crate::error::Error;
-use crate::v4l2;
+use crate::harness::error::Error;
+use crate::observe::device;
+use crate::video::v4l2;
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use std::ffi::CString;

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2, read};
 use pinbed_abi::report::{Eye, Finding, Message, Outcome};
-use pinbed_guest::progress::{FD, Progress};
+use pinbed_guest::harness::progress::{FD, Progress};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

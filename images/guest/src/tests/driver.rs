@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The driver comes and goes.
 
-use super::sources::MODULE;
-use super::{FRAME, Test, test};
+use crate::tests::sources::MODULE;
+use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, Stop, TestResult};
-use pinbed_guest::device::{self, Device};
-use pinbed_guest::error::Error;
-use pinbed_guest::m2m::M2m;
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::memory::area::Area;
 use pinbed_guest::module;
-use pinbed_guest::v4l2::Queue::{Capture, Output};
-use pinbed_guest::v4l2::{Memop, find};
+use pinbed_guest::observe::device::{self, Device};
+use pinbed_guest::video::m2m::M2m;
+use pinbed_guest::video::v4l2::Queue::{Capture, Output};
+use pinbed_guest::video::v4l2::{Memop, find};
 use std::path::Path;
 
 #[rustfmt::skip]
@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Only a module can be unloaded.
-pub(super) fn needs_module() -> TestResult {
+pub fn needs_module() -> TestResult {
     if Path::new(module::PATH).exists() {
         return Ok(());
     }

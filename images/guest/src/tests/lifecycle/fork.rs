@@ -3,23 +3,24 @@
 
 use super::hold::fork_viewer;
 use super::stage::Stage;
-use super::{FRAME, Test, test};
 use crate::tests::sources::{EARLY_COW, PIN_USER_PAGES};
+use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::{Area, HUGE};
-use pinbed_guest::child::Child;
-use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
-use pinbed_guest::error::Error;
-use pinbed_guest::extent::{PAGE, frames};
-use pinbed_guest::hugetlb::Pool;
-use pinbed_guest::m2m::{M2m, describe};
-use pinbed_guest::mapping::Mapping;
-use pinbed_guest::pagemap;
-use pinbed_guest::v4l2::Queue::{Capture, Output};
+use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::memory::area::{Area, HUGE};
+use pinbed_guest::memory::hugetlb::Pool;
+use pinbed_guest::memory::mapping::Mapping;
+use pinbed_guest::observe::extent::{PAGE, frames};
+use pinbed_guest::observe::movable;
+use pinbed_guest::observe::pagemap;
+use pinbed_guest::video::m2m::{M2m, describe};
+use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 
 const MADVISE: &str = "man 2 madvise";
 const HUGETLB_COW: &str = "commit 4eae4efa2c29 'hugetlb: do early cow when page pinned on src mm'";
@@ -131,7 +132,7 @@ fn hugetlb(t: &mut Ctx, offset: usize, spare: &mut Vec<Area>) -> TestResult<Area
         let mut area = Area::hugetlb(offset, FRAME.size())?;
         area.fill(t)?;
         let at = area.extents()?.and_then(Result::ok).unwrap_or_default();
-        let mut places = t.movable_places()?.iter();
+        let mut places = movable::places()?.iter();
         if !places.any(|place| frames(&at).any(|frame| place.frames.contains(&frame))) {
             return Ok(area);
         }

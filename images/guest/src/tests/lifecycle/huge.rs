@@ -2,19 +2,19 @@
 //! Huge pages that come apart and small pages that are put together, while the device holds some of them.
 
 use super::stage::{Stage, premise};
-use super::{FRAME, Test, test};
 use crate::tests::sources::PIN_USER_PAGES;
+use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::{Area, HUGE, huge_bytes};
-use pinbed_guest::ctx::{Ctx, TestResult};
-use pinbed_guest::error::Error;
-use pinbed_guest::extent::PAGE;
-use pinbed_guest::mapping::{Mapping, READ_WRITE};
-use pinbed_guest::patience::{LIMIT, until};
-use pinbed_guest::setting::{self, Setting};
-use pinbed_guest::vmstat;
+use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience::{LIMIT, until};
+use pinbed_guest::harness::setting::{self, Setting};
+use pinbed_guest::memory::area::{Area, HUGE, huge_bytes};
+use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::vmstat;
 
 const TRANSHUGE: &str =
     "Documentation/mm/transhuge.rst, Graceful fallback and Refcounts and transparent huge pages";
@@ -166,7 +166,7 @@ fn is_not_split(t: &mut Ctx) -> TestResult {
 }
 
 fn is_reclaimed(t: &mut Ctx) -> TestResult {
-    let _swap = pinbed_guest::swap::Swap::on()?;
+    let _swap = pinbed_guest::memory::swap::Swap::on()?;
     let mut stage = huge(t)?;
     for _ in 0..2 {
         for area in stage.areas() {

@@ -2,14 +2,14 @@
 //! Kernel samepage merging: what the device holds is shared with no page that is equal by chance.
 
 use super::stage::{Stage, premise};
-use super::{FRAME, Test, test};
 use crate::tests::sources::{PIN_USER_PAGES, UNSHARE};
+use crate::tests::test::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, TestResult};
-use pinbed_guest::extent::{PAGE, frames};
-use pinbed_guest::ksm::Ksm;
+use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::ksm::Ksm;
+use pinbed_guest::observe::extent::{PAGE, frames};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[

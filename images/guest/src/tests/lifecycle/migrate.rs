@@ -2,27 +2,27 @@
 //! Pages that are to be moved away: for larger free blocks, to another node, out of memory that is unplugged or that a driver wants.
 //! What the device holds stays, and is in nobody's way.
 
-use super::longterm::{SEARCH, hold_in_pipe, in_cma_among};
 use super::stage::{Stage, premise};
-use super::{FRAME, Test, test};
+use crate::tests::pin::longterm::{SEARCH, hold_in_pipe, in_cma_among};
 use crate::tests::sources::TEE_LONGTERM;
+use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::read;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::child::Child;
-use pinbed_guest::ctx::{Ctx, TestResult};
-use pinbed_guest::extent::{PAGE, frames};
-use pinbed_guest::mapping::Mapping;
-use pinbed_guest::memory_block::{self, Block};
-use pinbed_guest::numa;
-use pinbed_guest::pagemap;
-use pinbed_guest::patience::{LIMIT, until};
-use pinbed_guest::setting;
-use pinbed_guest::v4l2::Queue::Output;
-use pinbed_guest::vmstat;
+use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::patience::{LIMIT, until};
+use pinbed_guest::harness::setting;
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::mapping::Mapping;
+use pinbed_guest::memory::memory_block::{self, Block};
+use pinbed_guest::memory::numa;
+use pinbed_guest::observe::extent::{PAGE, frames};
+use pinbed_guest::observe::pagemap;
+use pinbed_guest::observe::vmstat;
+use pinbed_guest::video::v4l2::Queue::Output;
 use std::ops::Range;
 
 const COMPACTION: &str =
@@ -143,7 +143,7 @@ fn move_pages(t: &mut Ctx) -> TestResult {
     let mut stage = Stage::anon(t)?;
     let other = other(t)?;
     let (status, left) = numa::move_to(&other.mapping, numa::MOVABLE).map_err(
-        pinbed_guest::Error::call("move_pages of memory that nobody holds"),
+        pinbed_guest::harness::error::Error::call("move_pages of memory that nobody holds"),
     )?;
     premise(
         left == 0 && status.iter().all(|node| *node == numa::MOVABLE as i32),
@@ -179,7 +179,7 @@ fn migrate_pages(t: &mut Ctx) -> TestResult {
         .map(|area| area.mapping.len() / PAGE)
         .sum();
     let left = numa::migrate_all(numa::HOME, numa::MOVABLE)
-        .map_err(pinbed_guest::Error::call("migrate_pages"))?;
+        .map_err(pinbed_guest::harness::error::Error::call("migrate_pages"))?;
     judge_node(t, "memory that nobody holds", &other, numa::MOVABLE)?;
     t.check(Eye::Cpu, left >= pages, || {
         format!("migrate_pages says that it left {left} pages, where {pages} are held")
@@ -303,7 +303,8 @@ fn in_use_does_not_go_offline(t: &mut Ctx) -> TestResult {
         "the block is offline while a pipe holds a page of it".into()
     });
     let mut held = vec![0; PAGE];
-    let length = read(&reader, &mut held).map_err(pinbed_guest::Error::call("reading a pipe"))?;
+    let length = read(&reader, &mut held)
+        .map_err(pinbed_guest::harness::error::Error::call("reading a pipe"))?;
     t.same_bytes(
         Eye::Cpu,
         "what the pipe held",

@@ -2,20 +2,20 @@
 //! Memory that fails while a device holds it (mm/memory-failure.c).
 
 use super::stage::{Stage, premise};
-use super::{Test, test};
+use crate::tests::test::{Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::MmapAdvise;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::WaitStatus;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::child::Child;
-use pinbed_guest::ctx::{Ctx, TestResult, crc};
-use pinbed_guest::error::Error;
-use pinbed_guest::extent::{PAGE, frames};
-use pinbed_guest::patience::{LIMIT, until};
-use pinbed_guest::setting;
-use pinbed_guest::v4l2::Queue::{Capture, Output};
+use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience::{LIMIT, until};
+use pinbed_guest::harness::setting;
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::observe::extent::{PAGE, frames};
+use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 
 const SOFT: &str =
     "man 2 madvise, MADV_SOFT_OFFLINE; mm/memory-failure.c, soft_offline_in_use_page()";

@@ -2,19 +2,19 @@
 //! Write protection that comes and goes: by the process itself, by who tracks its writes, by who handles its faults.
 
 use super::stage::{Stage, premise};
-use super::{FRAME, Test, test};
 use crate::tests::sources::PIN_USER_PAGES;
+use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, TestResult, crc};
-use pinbed_guest::extent::PAGE;
-use pinbed_guest::mapping::{Mapping, READ_WRITE};
-use pinbed_guest::pagemap;
-use pinbed_guest::setting;
-use pinbed_guest::userfault::{FEATURE_MOVE, Userfault};
-use pinbed_guest::v4l2::Queue::Output;
+use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::harness::setting;
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::memory::userfault::{FEATURE_MOVE, Userfault};
+use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::pagemap;
+use pinbed_guest::video::v4l2::Queue::Output;
 use std::thread;
 
 const COW: &str = "commit 17839856fd58 'gup: document and work around \"COW can break either way\" issue' and 6c287605fd56 'mm: remember exclusively mapped anonymous pages with PG_anon_exclusive'";

@@ -2,14 +2,14 @@
 //! Memory that is wanted back: what the device holds is neither swapped out nor dropped.
 
 use super::stage::{Stage, premise};
-use super::{FRAME, Test, test};
 use crate::tests::sources::PIN_USER_PAGES;
+use crate::tests::test::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, TestResult};
-use pinbed_guest::pagemap::{self, Entry};
-use pinbed_guest::swap::Swap;
+use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::swap::Swap;
+use pinbed_guest::observe::pagemap::{self, Entry};
 
 const LAZY: &str =
     "commit 6c8e2a256915 'mm: fix race between MADV_FREE reclaim and blkdev direct IO read'";

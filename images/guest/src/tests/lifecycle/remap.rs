@@ -2,15 +2,15 @@
 //! Addresses that lose their pages while the device holds these, and get others.
 
 use super::stage::Stage;
-use super::{FRAME, Test, test};
 use crate::tests::sources::{PIN_USER_PAGES, USERP};
+use crate::tests::test::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
-use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, TestResult, crc};
-use pinbed_guest::extent::PAGE;
-use pinbed_guest::m2m::M2m;
-use pinbed_guest::v4l2::Queue::{self, Capture, Output};
+use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::video::m2m::M2m;
+use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -58,8 +58,8 @@ fn munmap_while_the_device_writes(t: &mut Ctx) -> TestResult {
         .device
         .inject(pinbed_abi::wire::INJECT_NONE, 0, 0)?;
     let (read, wrote) = stage.m2m.dequeue_pair(&stage.src, &stage.dst)?;
-    pinbed_guest::m2m::judge_job(t, "OUTPUT", &read, &data);
-    pinbed_guest::m2m::judge_job(t, "CAPTURE", &wrote, &data);
+    pinbed_guest::video::m2m::judge_job(t, "OUTPUT", &read, &data);
+    pinbed_guest::video::m2m::judge_job(t, "CAPTURE", &wrote, &data);
     t.equal(
         Eye::Device,
         "CRC32C of the pages that the device kept",
@@ -124,7 +124,7 @@ fn mremap_leaves_the_old_address(t: &mut Ctx) -> TestResult {
         let (address, window) = (area.mapping.address(), area.window.clone());
         let length = area.mapping.len();
         let moved = Area::user(area.mapping.moved()?, window.clone());
-        let other = pinbed_guest::mapping::Mapping::anon_at(address, length)?;
+        let other = pinbed_guest::memory::mapping::Mapping::anon_at(address, length)?;
         Ok((moved, Area::user(other, window)))
     })?;
     judge_moved(t, stage, old)
@@ -239,12 +239,12 @@ fn requeue_after_mremap(t: &mut Ctx) -> TestResult {
 
 fn requeue_of_unmapped(t: &mut Ctx) -> TestResult {
     let done = Done::on(t, Output)?;
-    let buffer = pinbed_guest::m2m::describe(Output, 0, &done.user);
+    let buffer = pinbed_guest::video::m2m::describe(Output, 0, &done.user);
     drop(done.user);
     t.refused(
         "QBUF of an address where nothing is mapped any more",
         done.m2m.node.enqueue(buffer),
-        crate::tests::REFUSED,
+        crate::tests::test::REFUSED,
     );
     Ok(())
 }

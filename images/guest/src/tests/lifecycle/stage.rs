@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A buffer of user memory on each queue, held by the device while something happens to it.
 
-use super::FRAME;
+use crate::tests::test::FRAME;
 use pinbed_abi::report::Eye;
 use pinbed_abi::wire;
-use pinbed_guest::area::Area;
-use pinbed_guest::ctx::{Ctx, Stop, TestResult, crc};
-use pinbed_guest::device::{Device, copy};
-use pinbed_guest::error::Error;
-use pinbed_guest::extent::{Extent, merged};
-use pinbed_guest::m2m::M2m;
-use pinbed_guest::v4l2::Queue::{self, Capture, Output};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::memory::area::Area;
+use pinbed_guest::observe::device::{Device, copy};
+use pinbed_guest::observe::extent::{Extent, merged};
+use pinbed_guest::video::m2m::M2m;
+use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! dma-bufs made of a memfd's pages (include/uapi/linux/udmabuf.h).
+
+use crate::harness::error::Error;
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
+use nix::unistd::ftruncate;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// `struct udmabuf_create_item`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct UdmabufItem {
+    memfd: u32,
+    padding: u32,
+    offset: u64,
+    size: u64,
+}
+
+/// Parts that [`udmabuf_of`] takes.
+pub const UDMABUF_PARTS: usize = 16;
+
+/// `struct udmabuf_create_list` with room for items behind it.
+#[repr(C)]
+struct UdmabufCreateList {
+    flags: u32,
+    count: u32,
+    list: [UdmabufItem; UDMABUF_PARTS],
+}
+
+mod ioctls {
+    // The number has the size of the list without its items.
+    nix::ioctl_write_ptr_bad!(
+        udmabuf_create_list,
+        nix::request_code_write!(b'u', 0x43, 8),
+        super::UdmabufCreateList
+    );
+}
+
+/// A memfd of this many bytes.
+pub fn memfd(length: usize) -> Result<OwnedFd, Error> {
+    let file = memfd_create(
+        "pinbed",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )
+    .map_err(Error::call("memfd_create"))?;
+    ftruncate(&file, length as i64).map_err(Error::call("ftruncate of a memfd"))?;
+    Ok(file)
+}
+
+/// A dma-buf made of a memfd's pages, and the memfd.
+pub fn udmabuf(length: usize) -> Result<(OwnedFd, OwnedFd), Error> {
+    let file = memfd(length)?;
+    Ok((udmabuf_of(&file, std::slice::from_ref(&(0..length)))?, file))
+}
+
+/// A dma-buf made of these parts of a memfd, in this order; at most [`UDMABUF_PARTS`].
+pub fn udmabuf_of(file: &OwnedFd, parts: &[Range<usize>]) -> Result<OwnedFd, Error> {
+    let path = "/dev/udmabuf";
+    let device =
+        open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
+            what: path.into(),
+            remedy: "build the kernel with CONFIG_UDMABUF".into(),
+        })?;
+    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
+        .map_err(Error::call("sealing a memfd"))?;
+    assert!(parts.len() <= UDMABUF_PARTS, "too many parts: {parts:?}");
+    let mut create = UdmabufCreateList {
+        flags: 1,
+        count: parts.len() as u32,
+        list: [UdmabufItem::default(); UDMABUF_PARTS],
+    };
+    for (item, part) in create.list.iter_mut().zip(parts) {
+        *item = UdmabufItem {
+            memfd: file.as_raw_fd() as u32,
+            padding: 0,
+            offset: part.start as u64,
+            size: part.len() as u64,
+        };
+    }
+    // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads, with `count` items (checked above).
+    // `flags` 1 is close-on-exec.
+    let fd = unsafe { ioctls::udmabuf_create_list(device.as_raw_fd(), &create) }
+        .map_err(Error::call(format!("making a udmabuf of {parts:?}")))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

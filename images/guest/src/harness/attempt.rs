@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A system call that may never come back, made by a forked process in the test's place.
+
+use crate::harness::child::Child;
+use crate::harness::error::Error;
+use nix::errno::Errno;
+use std::fmt;
+
+/// How long a call may take, in milliseconds: a hundred times what it takes under emulation.
+const PATIENCE_MS: u16 = 2_000;
+
+/// What came of the call.
+pub enum Attempt {
+    /// It came back.
+    Returned(Result<(), Errno>),
+    /// It did not, but SIGKILL ended it.
+    Killed,
+    /// Nothing ends it.
+    Stuck(Child),
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Returned(Ok(())) => write!(f, "accepted"),
+            Self::Returned(Err(errno)) => write!(f, "refused with {errno:?}"),
+            Self::Killed => write!(f, "does not end within {PATIENCE_MS} ms, but by SIGKILL"),
+            Self::Stuck(_) => write!(f, "does not end within {PATIENCE_MS} ms, nor by SIGKILL"),
+        }
+    }
+}
+
+/// Makes the call in a process of its own, with this one's memory and descriptors. What it changes in memory that is not shared
+/// is lost, and so is what only the process holds.
+pub fn attempt(call: impl FnOnce() -> Result<(), Errno>) -> Result<Attempt, Error> {
+    let mut child = Child::fork(|| {
+        let errno = call().err().map_or(0, |errno| errno as i32);
+        errno.to_le_bytes().into()
+    })?;
+    match child.run_within(PATIENCE_MS)? {
+        Some((answer, status)) => match answer[..].try_into().map(i32::from_le_bytes) {
+            Ok(0) => Ok(Attempt::Returned(Ok(()))),
+            Ok(errno) => Ok(Attempt::Returned(Err(Errno::from_raw(errno)))),
+            Err(_) => Err(Error::Format {
+                source_name: "the forked child".into(),
+                text: format!("{answer:?}, {status:?}"),
+            }),
+        },
+        None if child.kill()? => Ok(Attempt::Killed),
+        None => Ok(Attempt::Stuck(child)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_call_returns_is_told() {
+        let told = |call: fn() -> Result<(), Errno>| attempt(call).unwrap().to_string();
+        assert_eq!(told(|| Ok(())), "accepted");
+        assert_eq!(told(|| Err(Errno::EFAULT)), "refused with EFAULT");
+    }
+
+    #[test]
+    fn what_does_not_return_is_killed() {
+        let hang = || loop {
+            nix::unistd::pause();
+        };
+        assert!(matches!(attempt(hang).unwrap(), Attempt::Killed));
+    }
+}

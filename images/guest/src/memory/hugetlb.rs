@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel's pool of huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
+
+use crate::harness::error::Error;
+use std::fs;
+
+/// Huge pages in the pool, which is empty again when this is dropped. Pages in use stay until they are given back.
+pub struct Pool(String);
+
+impl Pool {
+    /// As many huge pages as this, or [`Error::Absent`]. Of the first node: elsewhere they may lie in ZONE_MOVABLE, which no page that is
+    /// pinned may stay in, and there is no other to move to.
+    pub fn of(pages: usize) -> Result<Self, Error> {
+        Self::on(0, pages)
+    }
+
+    /// As [`Pool::of`], on a NUMA node.
+    pub fn on(node: u32, pages: usize) -> Result<Self, Error> {
+        let size =
+            format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages");
+        let absent = |what: String| Error::Absent {
+            what,
+            remedy: "build the kernel with CONFIG_HUGETLBFS and give the guest more memory".into(),
+        };
+        fs::write(&size, pages.to_string()).map_err(|_| absent(size.clone()))?;
+        let got = fs::read_to_string(&size).map_err(Error::io(format!("reading {size}")))?;
+        let pool = Self(size);
+        match got.trim().parse() {
+            Ok(got) if pages <= got => Ok(pool),
+            _ => Err(absent(format!(
+                "a pool of {pages} huge pages on node {node}"
+            ))),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // Nothing depends on it: a pool that stays is only memory that others do not have.
+        let _ = fs::write(&self.0, "0");
+    }
+}

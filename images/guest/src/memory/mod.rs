@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Memory that a buffer can be made of, and what moves it or takes it away.
+//!
+//! - [`mapping`]: a mapping of this process; [`area`]: a buffer's window in one, with guard bytes around it;
+//! - [`disk`]: files on ext4, with and without DAX; [`hugetlb`]: the pool of huge pages;
+//! - [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: merging, offlining, migration, swap-out and user-handled faults.
+
+pub mod area;
+pub mod disk;
+pub mod hugetlb;
+pub mod ksm;
+pub mod mapping;
+pub mod memory_block;
+pub mod numa;
+pub mod swap;
+pub mod userfault;

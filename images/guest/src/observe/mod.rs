@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the kernel and the device say about memory.
+//!
+//! - [`pagemap`], [`smaps`]: the pages behind an address; [`physical`]: the bytes at a physical address;
+//! - [`cma`], [`zones`], [`movable`]: regions that long-term pins must stay out of;
+//! - [`vmstat`]: counts of pinned and of available pages;
+//! - [`device`]: the engine, through /dev/pinbed;
+//! - [`extent`]: the pieces of physical memory that all of them speak of.
+
+pub mod cma;
+pub mod device;
+pub mod extent;
+pub mod movable;
+pub mod pagemap;
+pub mod physical;
+pub mod smaps;
+pub mod vmstat;
+pub mod zones;

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Regions out of which the kernel moves pages before it pins them for long: CMA and ZONE_MOVABLE.
+
+use super::{cma, zones};
+use crate::harness::error::Error;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// One such region.
+#[derive(Clone, Debug)]
+pub struct MovablePlace {
+    /// "CMA region reserved", "ZONE_MOVABLE".
+    pub name: String,
+    /// Its page frames.
+    pub frames: Range<u64>,
+}
+
+/// All of this machine's, read from the kernel once in each process: every QBUF is judged by them.
+pub fn places() -> Result<&'static [MovablePlace], Error> {
+    static PLACES: OnceLock<Vec<MovablePlace>> = OnceLock::new();
+    if let Some(places) = PLACES.get() {
+        return Ok(places);
+    }
+    let mut places: Vec<_> = zones::movable()?
+        .into_iter()
+        .map(|zone| MovablePlace {
+            name: "ZONE_MOVABLE".into(),
+            frames: zone.frames,
+        })
+        .collect();
+    match cma::regions() {
+        Ok(regions) => places.extend(regions.into_iter().map(|region| MovablePlace {
+            name: format!("CMA region {}", region.name),
+            frames: region.frames,
+        })),
+        Err(Error::Absent { .. }) => (),
+        Err(error) => return Err(error),
+    }
+    Ok(PLACES.get_or_init(|| places))
+}
