@@ -19,7 +19,8 @@ use super::config::Wish;
 use super::patch::Held;
 use super::source::Source;
 use super::{Kernel, Request};
-use crate::provision::cache::{Entry, Fingerprint, Locked, create_dir};
+use crate::provision::answers;
+use crate::provision::cache::{Cache, Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
 use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
@@ -64,7 +65,7 @@ pub fn provide(
     let fingerprint = Fingerprint::default()
         .add("source", &source.identity)
         .add("configuration", wish.text())
-        .add("compiler", compiler()?);
+        .add("compiler", compiler(&context.cache)?);
     let fingerprint = request
         .patches
         .iter()
@@ -287,16 +288,28 @@ pub(super) fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {
 }
 
 /// Which compiler the kernel's makefiles use.
-fn compiler() -> Result<String, Error> {
-    let mut version = String::new();
-    let mut command = Command::new("gcc");
-    command.arg("--version");
-    Run::new("gcc --version", command).checked(|event| {
-        if let Event::Line(line) = event {
-            version.push_str(line);
+fn compiler(cache: &Cache) -> Result<String, Error> {
+    let ask = || {
+        let mut version = String::new();
+        let mut command = Command::new("gcc");
+        command.arg("--version");
+        Run::new("gcc --version", command).checked(|event| {
+            if let Event::Line(line) = event {
+                version.push_str(line);
+            }
+        })?;
+        Ok(version)
+    };
+    // A gcc that is a link to a wrapper (ccache, distcc) says what another program is.
+    let gcc = which::which("gcc")
+        .ok()
+        .and_then(|gcc| gcc.canonicalize().ok());
+    match gcc {
+        Some(gcc) if gcc.to_string_lossy().contains("gcc-") => {
+            answers::of_program(cache, "gcc --version", &gcc, ask)
         }
-    })?;
-    Ok(version)
+        _ => ask(),
+    }
 }
 
 /// Whether a line of make's output is one step: "  CC      mm/gup.o".

@@ -69,6 +69,11 @@ impl Cache {
         }
     }
 
+    /// The file for a remembered answer. Touches nothing on disk.
+    pub(super) fn answer(&self, key: &str) -> PathBuf {
+        self.root.join("answers").join(format!("{key}.json"))
+    }
+
     /// The places of one kind whose key begins so, complete or not, the last changed first.
     pub fn entries(&self, kind: &str, prefix: &str) -> Vec<Entry> {
         let mut found: Vec<_> = fs::read_dir(self.root.join(kind))

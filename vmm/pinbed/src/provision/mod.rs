@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a machine needs before anything can run: packages, a QEMU with the device, and the ways to get them from Debian.
 
+pub mod answers;
 pub mod apt;
 pub mod cache;
 pub mod child;

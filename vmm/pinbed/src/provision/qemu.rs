@@ -3,14 +3,16 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use serde::{Deserialize, Serialize};
 
-use super::apt;
+use super::cache::Cache;
 use super::child::{Event, Run};
-use super::{Context, Error};
+use super::{Context, Error, answers, apt, interrupt};
 
 /// The device. QEMU has it under this name, for users to create, from 10.2 on.
 pub const DEVICE: &str = "vhost-user-test-device-pci";
@@ -20,6 +22,8 @@ const NEEDED: Version = Version {
     patch: 0,
 };
 const PROGRAM: &str = "qemu-system-x86_64";
+/// Where Debian has libraries, below usr.
+const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 
 /// Where a private copy comes from.
 const SUITE: &str = "trixie-backports";
@@ -84,13 +88,14 @@ impl Qemu {
 
     /// The one at `asked` and no other; else the host's if it will do; else a private copy, fetched when there is none yet.
     pub fn provide(context: &Context, asked: Option<&Path>) -> Result<Self, Error> {
+        let cache = &context.cache;
         if let Some(program) = asked {
-            return Candidate::plain(program.to_owned()).probe();
+            return Candidate::plain(program.to_owned()).probe(cache);
         }
-        let private = context.cache.entry("qemu", SUITE);
+        let private = cache.entry("qemu", SUITE);
         let host = which::which(PROGRAM).ok();
         if let Some(program) = &host {
-            match Candidate::plain(program.clone()).probe() {
+            match Candidate::plain(program.clone()).probe(cache) {
                 Ok(qemu) => return Ok(qemu),
                 // Said once, when it costs a download; not on every run.
                 Err(why) if private.record::<Private>().is_none() => {
@@ -110,11 +115,11 @@ impl Qemu {
                 let tree = work.fresh("tree")?;
                 context.cache.require_free(SPACE)?;
                 let packages = apt::fetch(context, "QEMU", &PACKAGES, SUITE, &tree)?;
-                let version = Candidate::unpacked(&tree).probe()?.version;
+                let version = Candidate::unpacked(&tree)?.probe(cache)?.version;
                 work.publish(&Private { version, packages })?;
             }
         }
-        Candidate::unpacked(&private.dir().join("tree")).probe()
+        Candidate::unpacked(&private.dir().join("tree"))?.probe(cache)
     }
 }
 
@@ -123,6 +128,14 @@ impl Qemu {
 struct Private {
     version: Version,
     packages: Vec<String>,
+}
+
+/// What a QEMU says of itself.
+#[derive(Serialize, Deserialize)]
+struct Probed {
+    version: Version,
+    /// Whether it has [`DEVICE`].
+    device: bool,
 }
 
 /// A QEMU that is yet to be looked at.
@@ -145,41 +158,45 @@ impl Candidate {
     }
 
     // Started by its own dynamic loader, with its own libraries: the host's C library may be older than it needs.
-    fn unpacked(tree: &Path) -> Self {
+    //
+    // QEMU asks for modules and data in the directories that it was configured with, which are the host's. QEMU_MODULE_DIR is only one more
+    // to ask first. A module that the copy lacks would be the host's, and QEMU exits over one of another build. But where there is a
+    // directory qemu-bundle beside the program (/proc/self/exe, here the loader), all of those directories are below it: get_relocated_path()
+    // in QEMU's util/cutils.c. So the copy is its own root.
+    fn unpacked(tree: &Path) -> Result<Self, Error> {
         let usr = tree.join("usr");
-        let libraries = usr.join("lib/x86_64-linux-gnu");
-        let name = usr.join("bin").join(PROGRAM);
-        let mut args_prefix: Vec<OsString> = vec![
-            "--library-path".into(),
-            libraries.clone().into(),
-            name.clone().into(),
-        ];
-        for data in ["share/qemu", "share/seabios"] {
-            args_prefix.extend(["-L".into(), usr.join(data).into()]);
+        let libraries = usr.join(LIBRARIES);
+        let bundle = libraries.join("qemu-bundle");
+        let link = bundle.join("usr");
+        if !link.exists() {
+            let made = fs::create_dir_all(&bundle).and_then(|()| symlink("../../../../usr", &link));
+            made.map_err(|e| Error::io("create", &link, e))?;
         }
-        Candidate {
+        let name = usr.join("bin").join(PROGRAM);
+        Ok(Candidate {
             program: libraries.join("ld-linux-x86-64.so.2"),
-            args_prefix,
+            args_prefix: vec![
+                "--library-path".into(),
+                libraries.clone().into(),
+                name.clone().into(),
+            ],
+            // Not what the caller's environment may name.
             env: vec![("QEMU_MODULE_DIR".into(), libraries.join("qemu").into())],
             name,
-        }
+        })
     }
 
-    fn probe(self) -> Result<Qemu, Error> {
-        let version = self
-            .ask("--version")
-            .and_then(|text| {
-                Version::parse(&text).ok_or_else(|| {
-                    format!(
-                        "--version says {:?}",
-                        text.lines().next().unwrap_or_default()
-                    )
-                })
-            })
-            .map_err(|why| Error::QemuNotFound {
-                program: self.name.clone(),
-                why,
-            })?;
+    fn probe(self, cache: &Cache) -> Result<Qemu, Error> {
+        let Probed { version, device } =
+            answers::of_program(cache, "is this a QEMU", &self.name, || self.look()).map_err(
+                |why| match interrupt::requested() {
+                    true => Error::Interrupted,
+                    false => Error::QemuNotFound {
+                        program: self.name.clone(),
+                        why,
+                    },
+                },
+            )?;
         if version < NEEDED {
             return Err(Error::QemuTooOld {
                 program: self.name,
@@ -187,13 +204,7 @@ impl Candidate {
                 needed: NEEDED.to_string(),
             });
         }
-        let devices = self
-            .ask("-device help")
-            .map_err(|why| Error::QemuNotFound {
-                program: self.name.clone(),
-                why,
-            })?;
-        if !devices.contains(&format!("\"{DEVICE}\"")) {
+        if !device {
             return Err(Error::QemuLacksDevice {
                 program: self.name,
                 version: version.to_string(),
@@ -208,11 +219,31 @@ impl Candidate {
         })
     }
 
-    fn ask(&self, question: &str) -> Result<String, String> {
+    /// Asks for the one device: a list of all would load every module there is, and fail where one of them does.
+    fn look(&self) -> Result<Probed, String> {
+        let (status, text) = self.ask(&["--version"])?;
+        let version = Version::parse(&text).filter(|_| status.success());
+        let version = version.ok_or_else(|| {
+            let said = text.lines().next().unwrap_or_default();
+            format!("--version says {said:?} ({status})")
+        })?;
+        let (status, text) = self.ask(&["-device", &format!("{DEVICE},help")])?;
+        let device = status.success();
+        if !device && !text.contains(&format!("'{DEVICE}' not found")) {
+            let said = text.lines().last().unwrap_or_default();
+            return Err(format!(
+                "asked for its device {DEVICE}, it says {said:?} ({status})"
+            ));
+        }
+        Ok(Probed { version, device })
+    }
+
+    /// How it ends with these arguments, and what it says.
+    fn ask(&self, arguments: &[&str]) -> Result<(ExitStatus, String), String> {
         let mut command = Command::new(&self.program);
         command
             .args(&self.args_prefix)
-            .args(question.split(' '))
+            .args(arguments)
             .envs(self.env.iter().map(|(n, v)| (n, v)));
         let mut answer = String::new();
         let ended = Run::new("QEMU", command)
@@ -226,26 +257,23 @@ impl Candidate {
                 Error::Spawn { source, .. } => source.to_string(),
                 other => other.to_string(),
             })?;
-        if ended.status.success() {
-            Ok(answer)
-        } else {
-            Err(format!("{question} ended with {}", ended.status))
-        }
+        Ok((ended.status, answer))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
-    /// A program that answers as a QEMU would.
+    /// A program that answers as a QEMU does that has these devices.
     fn pretend(dir: &Path, version: &str, devices: &str) -> PathBuf {
         let path = dir.join("qemu");
         let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'QEMU emulator version {version}'; else echo 'name {devices}'; fi\n"
+            "#!/bin/sh\n[ \"$1\" = --version ] && echo 'QEMU emulator version {version}' && exit\n\
+             for device in {devices}; do [ \"$2\" = \"$device,help\" ] && echo \"$device options:\" && exit; done\n\
+             echo \"qemu: $1 $2: Device '${{2%,help}}' not found\" >&2; exit 1\n"
         );
         fs::write(&path, script).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -280,16 +308,14 @@ mod tests {
             progress: crate::provision::progress::Progress::new(),
         };
         let provide = |path: &Path| Qemu::provide(&context, Some(path));
-        let device = format!("\"{DEVICE}\", bus PCI");
-
-        let good = provide(&pretend(dir.path(), "10.2.1", &device)).unwrap();
+        let good = provide(&pretend(dir.path(), "10.2.1", DEVICE)).unwrap();
         assert_eq!(good.version.to_string(), "10.2.1");
-        let old = provide(&pretend(dir.path(), "7.2.22", &device)).unwrap_err();
+        let old = provide(&pretend(dir.path(), "7.2.22", DEVICE)).unwrap_err();
         assert!(
             matches!(&old, Error::QemuTooOld { found, .. } if found == "7.2.22"),
             "{old}"
         );
-        let lacks = provide(&pretend(dir.path(), "11.0.0", "\"virtio-net-pci\"")).unwrap_err();
+        let lacks = provide(&pretend(dir.path(), "11.0.0", "virtio-net-pci")).unwrap_err();
         assert!(matches!(lacks, Error::QemuLacksDevice { .. }), "{lacks}");
         let other = provide(Path::new("/bin/true")).unwrap_err();
         assert!(matches!(other, Error::QemuNotFound { .. }), "{other}");
