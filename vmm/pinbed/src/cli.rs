@@ -17,6 +17,16 @@ pub const DEFAULT_CPUS: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
+    /// The checkout of pinbed to work on [default: the one that the current directory is in, else the one that this program was built
+    /// from]
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        env = "PINBED_WORKSPACE",
+        hide_env_values = true
+    )]
+    pub workspace: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

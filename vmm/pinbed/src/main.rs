@@ -22,7 +22,7 @@ use crate::exit::Exit;
 
 fn main() -> Exit {
     env_logger::init();
-    commands::execute(&Cli::parse().command).unwrap_or_else(|error| {
+    commands::execute(&Cli::parse()).unwrap_or_else(|error| {
         if is_closed_pipe(&error) {
             return Exit::Internal;
         }

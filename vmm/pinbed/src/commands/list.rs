@@ -16,7 +16,7 @@ use crate::run::suite;
 /// # Errors
 /// When the guest's programs cannot be built, a filter matches nothing, or the output cannot be written.
 pub fn list(args: &ListArgs) -> Result<Exit> {
-    let all = programs::list(&programs::build(&workspace())?)?;
+    let all = programs::list(&programs::build(&workspace()?)?)?;
     let chosen = suite::select(&all, &args.filters)?;
     let mut out = io::stdout().lock();
     if args.json {

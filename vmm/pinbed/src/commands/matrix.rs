@@ -13,10 +13,10 @@ use crate::provision::{programs, workspace};
 /// # Errors
 /// When the guest's programs cannot be built, or the baselines are not valid.
 pub fn matrix() -> Result<Exit> {
-    let tests = programs::list(&programs::build(&workspace())?)?;
-    let manifest = kernel::Manifest::read(&workspace().join("guest-kernel-config/kernels.toml"))?;
-    let names = baseline::Names::of_checkout(&manifest, &tests);
-    let baselines = baseline::Baselines::of_checkout(&names)?;
+    let tests = programs::list(&programs::build(&workspace()?)?)?;
+    let manifest = kernel::Manifest::read(&workspace()?.join("guest-kernel-config/kernels.toml"))?;
+    let names = baseline::Names::of_checkout(&workspace()?, &manifest, &tests);
+    let baselines = baseline::Baselines::of_checkout(&workspace()?, &names)?;
     print!("{}", matrix::page(&tests, &names.kernels, &baselines));
     Ok(Exit::Green)
 }

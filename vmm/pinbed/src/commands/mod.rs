@@ -9,7 +9,7 @@ pub mod shell;
 
 use anyhow::Result;
 
-use crate::cli::Command;
+use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::judge::baseline;
 use crate::provision::{self, programs};
@@ -19,8 +19,11 @@ use crate::run::{additions, suite};
 ///
 /// # Errors
 /// Those of the subcommand; [`exit_of`] has the exit code.
-pub fn execute(command: &Command) -> Result<Exit> {
-    match command {
+pub fn execute(cli: &Cli) -> Result<Exit> {
+    if let Some(directory) = &cli.workspace {
+        provision::choose_workspace(directory)?;
+    }
+    match &cli.command {
         Command::Run(args) => run::run(args),
         Command::List(args) => list::list(args),
         Command::Matrix => matrix::matrix(),

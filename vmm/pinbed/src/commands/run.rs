@@ -16,7 +16,7 @@ use crate::judge::baseline::{Baselines, Names};
 use crate::kernel::Request;
 use crate::machine::vm::Console;
 use crate::machine::watch::Limits;
-use crate::provision::programs;
+use crate::provision::{programs, workspace};
 use crate::report::ktap::{self, Ktap};
 use crate::report::record::{FORMAT, Record, Records};
 use crate::report::table::{self, Table};
@@ -33,12 +33,13 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     let began = Instant::now();
     let host = Host::new(&args.vm)?;
     let kernels = host.requests(&args.vm)?;
+    let top = workspace()?;
     let all = programs::list(&host.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");
     let run = Run {
         args,
         chosen: suite::select(&all, &args.filters)?,
-        baselines: Baselines::of_checkout(&Names::of_checkout(&host.manifest, &all))?,
+        baselines: Baselines::of_checkout(&top, &Names::of_checkout(&top, &host.manifest, &all))?,
         host,
         several: kernels.len() > 1,
         began,

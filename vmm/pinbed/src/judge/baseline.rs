@@ -15,7 +15,6 @@ use toml::Spanned;
 
 use crate::judge::closest;
 use crate::kernel::{self, Manifest, Patch};
-use crate::provision::workspace;
 
 /// What is known of all kernels.
 #[derive(Debug, Default)]
@@ -136,9 +135,9 @@ pub struct Names {
 }
 
 impl Names {
-    /// Those of the checkout, with these tests.
-    pub fn of_checkout(manifest: &Manifest, tests: &[TestInfo]) -> Self {
-        let fixes = workspace().join("guest-kernel-config").join(kernel::FIXES);
+    /// Those of the checkout at `workspace`, with these tests.
+    pub fn of_checkout(workspace: &Path, manifest: &Manifest, tests: &[TestInfo]) -> Self {
+        let fixes = workspace.join("guest-kernel-config").join(kernel::FIXES);
         let kernels = manifest.names();
         let of_kernel = |kernel: &String| {
             let names = Patch::names(&fixes, kernel).into_iter();
@@ -155,12 +154,12 @@ impl Names {
 }
 
 impl Baselines {
-    /// Those of the checkout.
+    /// Those of the checkout at `workspace`.
     ///
     /// # Errors
     /// As [`Baselines::read`].
-    pub fn of_checkout(names: &Names) -> Result<Self, Error> {
-        Baselines::read(&workspace().join("images/baselines"), names)
+    pub fn of_checkout(workspace: &Path, names: &Names) -> Result<Self, Error> {
+        Baselines::read(&workspace.join("images/baselines"), names)
     }
 
     /// Reads all files of a directory and holds them against what there is.

@@ -195,6 +195,25 @@ pub enum Error {
         why: String,
     },
 
+    /// `--workspace` is no checkout.
+    #[error(
+        "{path} is not the top of a checkout of pinbed (no guest-kernel-config/kernels.toml in it)"
+    )]
+    NotACheckout {
+        /// What was given.
+        path: PathBuf,
+    },
+
+    /// There is no checkout to work on.
+    #[error(
+        "there is no checkout of pinbed: the current directory is in none, and {built_from}, which this program was built from, is gone. \
+         Go to one, or name it with --workspace or PINBED_WORKSPACE"
+    )]
+    NoCheckout {
+        /// Where it was.
+        built_from: PathBuf,
+    },
+
     /// No such kernel.
     #[error("there is no kernel {name} in {path}; it has {known}, and \"all\" is each of them")]
     UnknownKernel {
@@ -315,7 +334,8 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::Interrupted => Exit::Interrupted,
-            Error::UnknownKernel { .. }
+            Error::NotACheckout { .. }
+            | Error::UnknownKernel { .. }
             | Error::UnknownFragment { .. }
             | Error::UnknownPatch { .. }
             | Error::PatchesOnTree { .. }

@@ -17,7 +17,7 @@ pub mod sources;
 mod workspace;
 
 pub use error::Error;
-pub use workspace::workspace;
+pub use workspace::{choose as choose_workspace, target, workspace};
 
 use cache::Cache;
 

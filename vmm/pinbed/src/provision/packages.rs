@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::unistd::Uid;
 
 use super::child::{Event, OnInterrupt, Run};
-use super::{Context, Error, disk};
+use super::{Context, Error};
 use crate::provision::progress::Unit;
 
 /// One thing a build uses.
@@ -26,58 +26,9 @@ enum Mark {
 }
 
 /// What it takes to build a kernel, a module, and the guest's file system.
-pub const BUILD: [Need; 10] = [
-    Need {
-        what: "a C compiler",
-        found_by: Mark::Program("gcc"),
-        package: "gcc",
-    },
-    Need {
-        what: "the C library's headers",
-        found_by: Mark::File("/usr/include/stdlib.h"),
-        package: "libc6-dev",
-    },
-    Need {
-        what: "make",
-        found_by: Mark::Program("make"),
-        package: "make",
-    },
-    Need {
-        what: "flex",
-        found_by: Mark::Program("flex"),
-        package: "flex",
-    },
-    Need {
-        what: "bison",
-        found_by: Mark::Program("bison"),
-        package: "bison",
-    },
-    Need {
-        what: "bc",
-        found_by: Mark::Program("bc"),
-        package: "bc",
-    },
-    Need {
-        what: "patch",
-        found_by: Mark::Program("patch"),
-        package: "patch",
-    },
-    Need {
-        what: "libelf's headers",
-        found_by: Mark::File("/usr/include/gelf.h"),
-        package: "libelf-dev",
-    },
-    Need {
-        what: "xz",
-        found_by: Mark::Program("xz"),
-        package: "xz-utils",
-    },
-    Need {
-        what: "mke2fs",
-        found_by: Mark::Program(disk::PROGRAM),
-        package: "e2fsprogs",
-    },
-];
+pub fn needs() -> impl Iterator<Item = Need> {
+    include_str!("../../needs").lines().filter_map(Need::parse)
+}
 
 /// A program in PATH, or where the system's administrator has it: that is in no other user's PATH on Debian.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -88,6 +39,23 @@ pub fn find(name: &str) -> Option<PathBuf> {
 }
 
 impl Need {
+    /// A line of the file: how it is found, by what, the package, what people call it. None of a comment.
+    fn parse(line: &'static str) -> Option<Self> {
+        let (kind, rest) = line.split_once(' ')?;
+        let (name, rest) = rest.trim_start().split_once(' ')?;
+        let (package, what) = rest.trim_start().split_once(' ')?;
+        let found_by = match kind {
+            "program" => Mark::Program(name),
+            "file" => Mark::File(name),
+            _ => return None,
+        };
+        Some(Need {
+            what: what.trim_start(),
+            found_by,
+            package,
+        })
+    }
+
     fn met(&self) -> bool {
         match self.found_by {
             Mark::Program(name) => find(name).is_some(),
@@ -103,8 +71,8 @@ impl fmt::Display for Need {
 }
 
 /// Makes sure of all of them; does nothing, and takes no time, when all are there.
-pub fn ensure(context: &Context, needs: &[Need]) -> Result<(), Error> {
-    let missing: Vec<&Need> = needs.iter().filter(|need| !need.met()).collect();
+pub fn ensure(context: &Context) -> Result<(), Error> {
+    let missing: Vec<Need> = needs().filter(|need| !need.met()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -203,6 +171,18 @@ fn complaint(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_of_the_file_is_a_need() {
+        let text = include_str!("../../needs").lines();
+        let lines = text.filter(|line| !line.starts_with('#')).count();
+        assert_eq!(needs().count(), lines);
+        assert!(needs().any(|need| need.package == "flex"));
+        assert!(needs().any(|need| matches!(
+            need.found_by,
+            Mark::Program(crate::provision::disk::PROGRAM)
+        )));
+    }
 
     #[test]
     fn what_is_missing_is_noticed() {

@@ -32,7 +32,8 @@ pub struct BuildFailed;
 /// # Errors
 /// [`BuildFailed`], or when cargo cannot be started.
 pub fn build(workspace: &Path) -> Result<Programs> {
-    let target = workspace.join("target/guest");
+    let cache = provision::cache::Cache::of_user()?;
+    let target = provision::target(workspace, &cache).join("guest");
     let built = target.join(TARGET).join("guest");
     let programs = Programs {
         init: built.join("pinbed-init"),

@@ -49,12 +49,12 @@ impl Host {
     pub fn new(args: &VmArgs) -> Result<Self> {
         interrupt::install().context("cannot watch for signals")?;
         let context = provision::Context::of_user()?;
-        let config = workspace().join("guest-kernel-config");
+        let config = workspace()?.join("guest-kernel-config");
         let manifest = Manifest::read(&config.join("kernels.toml"))?;
-        packages::ensure(&context, &packages::BUILD)?;
+        packages::ensure(&context)?;
         Ok(Host {
             qemu: Qemu::provide(&context, args.qemu.as_deref())?,
-            programs: programs::build(&workspace())?,
+            programs: programs::build(&workspace()?)?,
             disk: disk::provide(&context)?,
             manifest,
             context,

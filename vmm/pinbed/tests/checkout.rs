@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which checkout the command works on, and that ci/run leaves a caller's directory and arguments alone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn top() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.join("../..").canonicalize().unwrap()
+}
+
+fn pinbed(program: &Path, current: &Path, arguments: &[&str]) -> Output {
+    Command::new(program)
+        .args(arguments)
+        .current_dir(current)
+        .env_remove("PINBED_WORKSPACE")
+        .output()
+        .unwrap()
+}
+
+fn script(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_copied_program_says_which_checkout_it_works_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("pinbed");
+    fs::copy(env!("CARGO_BIN_EXE_pinbed"), &copy).unwrap();
+    let listed = pinbed(&copy, directory.path(), &["list", "userptr::malloc"]);
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.status.success(), "{said}");
+    let expected = format!("working on the checkout {} ", top().display());
+    assert!(said.contains(&expected), "{said}");
+
+    let asked = format!("--workspace={}", top().display());
+    let listed = pinbed(
+        &copy,
+        directory.path(),
+        &["list", "userptr::malloc", &asked],
+    );
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.status.success(), "{said}");
+    assert!(!said.contains("checkout"), "it was asked for it: {said}");
+}
+
+#[test]
+fn a_directory_that_is_no_checkout_is_wrong_usage() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_pinbed"));
+    let said = pinbed(program, directory.path(), &["list", "--workspace", "."]);
+    assert_eq!(said.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("not the top of a checkout"));
+}
+
+/// With programs in the place of cargo and of pinbed that say where they are.
+#[test]
+fn ci_run_leaves_the_directory_and_the_arguments_to_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path().canonicalize().unwrap();
+    script(
+        &here.join("bin/cargo"),
+        "echo \"cargo in $PWD for $CARGO_TARGET_DIR\"",
+    );
+    script(
+        &here.join("objects/release/pinbed"),
+        "echo \"pinbed in $PWD on $PINBED_WORKSPACE: $*\"",
+    );
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new(top().join("ci/run"))
+        .args(["--json", "out.json", "--kernel-src", "."])
+        .current_dir(&here)
+        .env("PATH", format!("{}:{path}", here.join("bin").display()))
+        .env("CARGO_TARGET_DIR", "objects")
+        .output()
+        .unwrap();
+    let (top, here) = (top(), here.display());
+    let expected = format!(
+        "cargo in {top} for {here}/objects\npinbed in {here} on {top}: run --json out.json --kernel-src .\n",
+        top = top.display()
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        expected,
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
