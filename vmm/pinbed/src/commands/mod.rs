@@ -43,9 +43,13 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<baseline::Error>()
         || error.is::<additions::Error>()
         || error.is::<shell::SeveralKernels>()
+        || error.is::<shell::NoTerminal>()
     {
         Exit::Usage
     } else if error.is::<programs::BuildFailed>() {
+        Exit::Provisioning
+    } else if error.chain().any(|cause| cause.is::<std::io::Error>()) {
+        // The system refuses a file, a process or space: nothing is wrong in here.
         Exit::Provisioning
     } else {
         Exit::Internal

@@ -21,15 +21,17 @@ use crate::run::setup::{Directory, Host, Setup};
 #[error("a shell is in one guest, and the command line names several kernels; give one --kernel")]
 pub struct SeveralKernels;
 
+/// Standard input is no terminal.
+#[derive(Debug, thiserror::Error)]
+#[error("a shell needs a terminal on standard input; `pinbed run` needs none")]
+pub struct NoTerminal;
+
 /// Runs a shell in a guest until it ends.
 ///
 /// # Errors
 /// When there is no terminal, or the guest cannot be started.
 pub fn shell(args: &ShellArgs) -> Result<Exit> {
-    ensure!(
-        io::stdin().is_terminal(),
-        "a shell needs a terminal on standard input"
-    );
+    ensure!(io::stdin().is_terminal(), NoTerminal);
     let additions = additions::entries(&args.additions)?;
     let host = Host::new(&args.vm)?;
     let requests = host.requests(&args.vm)?;

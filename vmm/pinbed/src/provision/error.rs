@@ -339,7 +339,12 @@ impl Error {
             | Error::UnknownFragment { .. }
             | Error::UnknownPatch { .. }
             | Error::PatchesOnTree { .. }
-            | Error::NotAKernelTree { .. } => Exit::Usage,
+            | Error::NotAKernelTree { .. }
+            | Error::BuiltInPlace { .. }
+            | Error::Fragment { .. }
+            | Error::QemuNotFound { .. }
+            | Error::QemuTooOld { .. }
+            | Error::QemuLacksDevice { .. } => Exit::Usage,
             _ => Exit::Provisioning,
         }
     }

@@ -103,6 +103,14 @@ pub fn ensure(context: &Context) -> Result<(), Error> {
     }
 }
 
+/// That one thing is missing, which not every run needs.
+pub fn missing(what: &str, package: &str) -> Error {
+    Error::MissingPackages {
+        missing: what.to_owned(),
+        line: install_line(&[package]),
+    }
+}
+
 fn install_line(packages: &[&str]) -> String {
     format!(
         "sudo apt-get update && sudo apt-get install --yes --no-install-recommends {}",

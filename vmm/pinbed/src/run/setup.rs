@@ -298,12 +298,16 @@ fn compliance_for(plan: &Plan) -> Result<Vec<(String, Content)>> {
 }
 
 /// A busybox that needs no libraries.
-fn static_busybox() -> Result<PathBuf> {
+fn static_busybox() -> Result<PathBuf, provision::Error> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_static = |path: &PathBuf| {
+        std::fs::read(path)
+            .is_ok_and(|program| !program.windows(LOADER.len()).any(|bytes| bytes == LOADER))
+    };
     std::env::split_paths(&paths)
         .map(|directory| directory.join("busybox"))
-        .find(|path| std::fs::read(path).is_ok_and(|program| !program.windows(LOADER.len()).any(|bytes| bytes == LOADER)))
-        .context("there is no busybox that is linked statically, which the guest's shell is; install the package busybox-static")
+        .find(is_static)
+        .ok_or_else(|| packages::missing("a statically linked busybox", "busybox-static"))
 }
 
 /// A program that needs libraries names who loads them.
