@@ -814,6 +814,10 @@ static_assert(sizeof(struct pinbed_result_response) == 24);
 /*
  * The driver's own ioctls, for tests. Everything else it offers is stock V4L2.
  *
+ * Once the device is dead (unbound, or reset because it did not do what it was
+ * asked) every call fails with ENODEV. What a file holds is freed when the file
+ * is closed.
+ *
  * Host-endian, naturally aligned, without padding. The ioctl type is
  * PINBED_IOC_MAGIC on /dev/pinbed; PINBED_NR_BUFFER is a V4L2 private ioctl
  * (type V) on the video nodes.
@@ -830,7 +834,10 @@ static_assert(sizeof(struct pinbed_result_response) == 24);
  * its answer.
  */
 #define PINBED_NR_EXEC 0
-/* _IOWR(IOC_MAGIC, 1, Ballast) on /dev/pinbed: take memory out of the way. */
+/*
+ * _IOWR(IOC_MAGIC, 1, Ballast) on /dev/pinbed: allocate unmovable memory until
+ * little is free.
+ */
 #define PINBED_NR_BALLAST 1
 /*
  * _IOWR(IOC_MAGIC, 2, Export) on /dev/pinbed: make a dma-buf of carveout or
@@ -855,10 +862,10 @@ static_assert(sizeof(struct pinbed_result_response) == 24);
 #define PINBED_EXEC_MAX 65536
 
 /**
- * struct pinbed_exec - PINBED_NR_EXEC. Errors: EINVAL for a queue that takes no
- * requests, for lengths of zero or beyond PINBED_EXEC_MAX; EIO when the device
- * is broken or gone. The request is sent as it is: this is how tests speak to
- * the device behind the driver's back.
+ * struct pinbed_exec - PINBED_NR_EXEC. Errors: EPERM without CAP_SYS_RAWIO,
+ * since a request may name any memory; EINVAL for a queue that takes no
+ * requests, for lengths of zero or beyond PINBED_EXEC_MAX. The request is sent
+ * as it is: this is how tests speak to the device behind the driver's back.
  * @request: In: address of the request.
  * @response: In: address of the room for the answer.
  * @request_length: In: length of the request.
@@ -904,6 +911,13 @@ static_assert(sizeof(struct pinbed_ballast) == 16);
  */
 #define PINBED_EXPORT_MIXEDMAP 2
 /*
+ * struct pinbed_export.flags, with or without those above: importers that do
+ * not say that they can do without struct pages (peer2peer), as videobuf2 does
+ * not, may attach all the same. Vendors' exporters of carveouts do so; the
+ * dma-buf documentation forbids it.
+ */
+#define PINBED_EXPORT_ANY_IMPORTER 8
+/*
  * struct pinbed_export.flags, alone: the memory is not the carveout's but the
  * kernel's, contiguous and so from CMA where it is longer than a page, and the
  * device holds it as PINBED_ATTACH_PROTECTED for as long as the dma-buf lives.
@@ -911,12 +925,15 @@ static_assert(sizeof(struct pinbed_ballast) == 16);
  * has, for kernels that have none.
  */
 #define PINBED_EXPORT_PROTECTED 4
+/* Largest struct pinbed_export.length in bytes: 1 GiB. */
+#define PINBED_EXPORT_MAX 0x40000000
 
 /**
  * struct pinbed_export - PINBED_NR_EXPORT: the carveout is memory without
- * struct pages, which the driver's parameter carveout names. Errors: ENODEV
- * without a carveout, ENOMEM when it is full (or when the kernel has no such
- * memory to protect), EINVAL for a length of zero or unknown flags.
+ * struct pages, which the driver's parameter carveout names. Needs
+ * CAP_SYS_ADMIN. Errors: ENODEV without a carveout, ENOMEM when it is full (or
+ * when the kernel has no such memory to protect), EINVAL for a length of zero
+ * or beyond PINBED_EXPORT_MAX, or unknown flags.
  * @length: In: bytes; the dma-buf has whole pages.
  * @address: Out: physical address of the memory.
  * @handle: Out: the device's handle of protected memory, else zero.
@@ -935,13 +952,23 @@ static_assert(sizeof(struct pinbed_export) == 32);
 
 /* struct pinbed_move.flags: the memory goes away for good. */
 #define PINBED_MOVE_REVOKE 1
+/*
+ * struct pinbed_move.flags: the bytes arrive at the new place
+ * PINBED_MOVE_FENCE_MS ms after the call has returned. A fence of the dma-buf's
+ * reservation (DMA_RESV_USAGE_KERNEL) says when, as where a DMA engine copies
+ * them.
+ */
+#define PINBED_MOVE_FENCED 2
+/* How long PINBED_MOVE_FENCED takes, in milliseconds. */
+#define PINBED_MOVE_FENCE_MS 200
 
 /**
  * struct pinbed_move - PINBED_NR_MOVE: importers let go of the old place and
  * mappings of it are taken away before this returns; the bytes are at a new
- * place then, or nowhere, and the old place holds other bytes. Errors: EBUSY
- * while an importer pins the memory, ENODEV when it was revoked, EINVAL for a
- * dma-buf without PINBED_EXPORT_MOVING.
+ * place then, or nowhere, and the old place holds other bytes. It waits for all
+ * fences of the dma-buf's reservation. Needs CAP_SYS_ADMIN. Errors: EBUSY while
+ * an importer pins the memory, ENODEV when it was revoked, EINVAL for a dma-buf
+ * without PINBED_EXPORT_MOVING.
  * @address: Out: physical address of the new place; zero when revoked.
  * @fd: In: the dma-buf.
  * @flags: In: PINBED_MOVE_* bits.
@@ -958,8 +985,10 @@ static_assert(sizeof(struct pinbed_move) == 16);
  * struct pinbed_import - PINBED_NR_IMPORT: imports all of a dma-buf without
  * pinning it, until the file is closed or another one is imported. While the
  * exporter moves it the device holds nothing; asked again, with the same
- * dma-buf and direction, the device holds the new place. Errors: ENODEV for a
- * dma-buf that was revoked, EINVAL for an unknown direction.
+ * dma-buf and direction, the device holds the new place. It waits for fences
+ * that say the bytes are still on their way. Errors: ENODEV for a dma-buf that
+ * was revoked, EINVAL for an unknown direction, E2BIG for a dma-buf that
+ * exceeds the device's limits.
  * @handle: Out: the device's handle.
  * @fd: In: the dma-buf.
  * @direction: In: PINBED_DIRECTION_*.

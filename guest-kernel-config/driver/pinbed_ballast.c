@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Takes unmovable memory out of the way, so that movable pages come out of CMA.
+ * Ballast: unmovable memory that is allocated to leave little free outside CMA, so
+ * that movable pages come from CMA.
  */
 #include <linux/gfp.h>
 #include <linux/list.h>
@@ -14,7 +15,7 @@
 /* 2 MiB with pages of 4 KiB: few steps, and every kernel has it. */
 #define PINBED_BALLAST_ORDER 9
 
-/* Free pages that GFP_KERNEL could have. */
+/* Free pages that GFP_KERNEL may use. */
 static unsigned long pinbed_free_pages(void)
 {
 	unsigned long pages = 0;
@@ -36,8 +37,11 @@ static unsigned long pinbed_free_pages(void)
 	return pages;
 }
 
-/* Ends with less than asked for where the allocator's reserves begin. */
-int pinbed_ballast_take(struct pinbed_ballast_hold *hold, u64 leave)
+/*
+ * Allocates until @leave bytes outside CMA are free, or the allocator's reserves
+ * are reached.
+ */
+int pinbed_ballast_take(struct pinbed_ballast_pages *ballast, u64 leave)
 {
 	const gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
 	unsigned long leave_pages = min_t(u64, leave >> PAGE_SHIFT, ULONG_MAX);
@@ -56,8 +60,8 @@ int pinbed_ballast_take(struct pinbed_ballast_hold *hold, u64 leave)
 		page = alloc_pages(gfp, order);
 		if (page) {
 			set_page_private(page, order);
-			list_add(&page->lru, &hold->pages);
-			hold->bytes += (u64)PAGE_SIZE << order;
+			list_add(&page->lru, &ballast->pages);
+			ballast->bytes += (u64)PAGE_SIZE << order;
 		} else if (!order--) {
 			return 0;
 		}
@@ -65,11 +69,11 @@ int pinbed_ballast_take(struct pinbed_ballast_hold *hold, u64 leave)
 	}
 }
 
-void pinbed_ballast_drop(struct pinbed_ballast_hold *hold)
+void pinbed_ballast_drop(struct pinbed_ballast_pages *ballast)
 {
 	struct page *page, *next;
 
-	list_for_each_entry_safe(page, next, &hold->pages, lru) {
+	list_for_each_entry_safe(page, next, &ballast->pages, lru) {
 		unsigned int order = page_private(page);
 
 		list_del(&page->lru);
@@ -77,5 +81,5 @@ void pinbed_ballast_drop(struct pinbed_ballast_hold *hold)
 		__free_pages(page, order);
 		cond_resched();
 	}
-	hold->bytes = 0;
+	ballast->bytes = 0;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory of the driver's own that stands between the device and memory that only
- * the CPU gets at.
+ * Memory of the driver's own that the device holds in place of memory that only
+ * the CPU can access.
  */
 #include <linux/dma-mapping.h>
 #include <linux/err.h>
@@ -11,6 +11,7 @@
 #include <linux/vmalloc.h>
 
 #include "pinbed.h"
+#include "pinbed_compat_mm.h"
 
 static int pinbed_bounce_pages(struct pinbed_bounce *bounce)
 {
@@ -22,25 +23,29 @@ static int pinbed_bounce_pages(struct pinbed_bounce *bounce)
 	if (!pages)
 		return -ENOMEM;
 	for (i = 0; i < count; i++)
-		pages[i] = vmalloc_to_page(bounce->vaddr + i * PAGE_SIZE);
-	ret = sg_alloc_table_from_pages(&bounce->sgt, pages, count, 0,
-					bounce->length, GFP_KERNEL);
+		pages[i] = vmalloc_to_page(bounce->vaddr +
+					   (size_t)i * PAGE_SIZE);
+	ret = pinbed_sg_from_pages(&bounce->sgt, pages, count, 0, bounce->length,
+				   pinbed_max_segment(bounce->dev));
 	kvfree(pages);
 	return ret;
 }
 
-/* @length is in bytes and not zero. The memory is zero. */
+/*
+ * @dev must live until pinbed_bounce_free(). @length is in bytes, not zero, and
+ * of no more pages than an unsigned int counts. The memory is zero.
+ */
 struct pinbed_bounce *pinbed_bounce_new(struct pinbed_device *pdev,
-					size_t length,
-					enum dma_data_direction direction)
+					struct device *dev, size_t length,
+					u32 direction)
 {
 	struct pinbed_bounce *bounce = kzalloc(sizeof(*bounce), GFP_KERNEL);
 	int ret = -ENOMEM;
 
 	if (!bounce)
 		return ERR_PTR(-ENOMEM);
-	bounce->dev = pdev->vdev->dev.parent;
-	bounce->direction = direction;
+	bounce->dev = dev;
+	bounce->direction = pinbed_dma_direction(direction);
 	bounce->length = length;
 	bounce->vaddr = vzalloc(length);
 	if (!bounce->vaddr)
@@ -48,9 +53,12 @@ struct pinbed_bounce *pinbed_bounce_new(struct pinbed_device *pdev,
 	ret = pinbed_bounce_pages(bounce);
 	if (ret)
 		goto vfree;
-	ret = dma_map_sgtable(bounce->dev, &bounce->sgt, direction, 0);
-	if (ret)
+	bounce->hold = pinbed_hold_map(pdev, dev, &bounce->sgt, length,
+				       direction, 0);
+	if (IS_ERR(bounce->hold)) {
+		ret = PTR_ERR(bounce->hold);
 		goto free_table;
+	}
 	return bounce;
 
 free_table:
@@ -64,9 +72,7 @@ free:
 
 void pinbed_bounce_free(struct pinbed_bounce *bounce)
 {
-	if (!bounce)
-		return;
-	dma_unmap_sgtable(bounce->dev, &bounce->sgt, bounce->direction, 0);
+	pinbed_hold_end(bounce->hold);
 	sg_free_table(&bounce->sgt);
 	vfree(bounce->vaddr);
 	kfree(bounce);

@@ -18,7 +18,7 @@ static char *carveout;
 module_param(carveout, charp, 0444);
 MODULE_PARM_DESC(carveout, "SIZE@START of memory that memmap=SIZE$START keeps from the kernel");
 
-/* What is given back is filled with this, so that a late reader is told apart. */
+/* Freed memory is filled with this, so that a late reader is seen. */
 #define PINBED_CARVEOUT_STALE 0xdb
 
 static phys_addr_t pinbed_carveout_start;
@@ -45,7 +45,7 @@ static int pinbed_carveout_parse(phys_addr_t *start, u64 *size)
 	return 0;
 }
 
-/* Without the parameter there is no carveout, and nothing can be had of it. */
+/* Without the parameter there is no carveout to allocate from. */
 int pinbed_carveout_init(void)
 {
 	phys_addr_t start;
@@ -88,16 +88,19 @@ void *pinbed_carveout_cpu(phys_addr_t address)
 }
 
 /*
- * Takes whole pages, which are zero; @length is a multiple of the page size.
- * ENODEV stands for no carveout at all.
+ * Allocates whole pages, which are zero; @length is a multiple of the page size.
+ * -ENODEV stands for no carveout at all.
  */
-int pinbed_carveout_take(size_t length, phys_addr_t *address)
+int pinbed_carveout_alloc(size_t length, phys_addr_t *address)
 {
 	unsigned long first, count = length >> PAGE_SHIFT;
 	int ret = -ENOMEM;
 
 	if (!pinbed_carveout_pages)
 		return -ENODEV;
+	/* The bitmap's functions take fewer than that many bits. */
+	if (count > pinbed_carveout_pages)
+		return -ENOMEM;
 	mutex_lock(&pinbed_carveout_lock);
 	first = bitmap_find_next_zero_area(pinbed_carveout_map,
 					   pinbed_carveout_pages, 0, count, 0);
@@ -111,7 +114,7 @@ int pinbed_carveout_take(size_t length, phys_addr_t *address)
 	return ret;
 }
 
-void pinbed_carveout_give(phys_addr_t address, size_t length)
+void pinbed_carveout_free(phys_addr_t address, size_t length)
 {
 	memset(pinbed_carveout_cpu(address), PINBED_CARVEOUT_STALE, length);
 	mutex_lock(&pinbed_carveout_lock);

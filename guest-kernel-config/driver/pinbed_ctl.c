@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * /dev/pinbed: raw requests and events of the device, memory ballast, dma-bufs.
+ * /dev/pinbed: raw requests and events of the device, ballast, dma-bufs.
  */
 #include <linux/capability.h>
+#include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/module.h>
 #include <linux/poll.h>
@@ -27,15 +28,16 @@
  * struct pinbed_file - An open /dev/pinbed.
  * @pdev: The device.
  * @position: Of the next event to read; protected by the event queue's lock.
- * @lock: Protects @ballast.
+ * @lock: See below.
  * @ballast: Memory held until close.
  * @importer: A dma-buf followed until close.
  */
 struct pinbed_file {
 	struct pinbed_device *pdev;
 	u64 position;
+	/* Protects @ballast. */
 	struct mutex lock;
-	struct pinbed_ballast_hold ballast;
+	struct pinbed_ballast_pages ballast;
 	struct pinbed_importer importer;
 };
 
@@ -45,10 +47,12 @@ static int pinbed_open(struct inode *inode, struct file *file)
 						  struct pinbed_device, misc);
 	struct pinbed_file *pf;
 
+	if (pinbed_is_dead(pdev))
+		return -ENODEV;
 	pf = kzalloc(sizeof(*pf), GFP_KERNEL);
 	if (!pf)
 		return -ENOMEM;
-	pf->pdev = pinbed_get(pdev);
+	pf->pdev = pinbed_device_get(pdev);
 	pf->position = pinbed_event_position(pdev);
 	mutex_init(&pf->lock);
 	INIT_LIST_HEAD(&pf->ballast.pages);
@@ -61,9 +65,9 @@ static int pinbed_close(struct inode *inode, struct file *file)
 {
 	struct pinbed_file *pf = file->private_data;
 
-	pinbed_importer_drop(&pf->importer);
+	pinbed_importer_exit(&pf->importer);
 	pinbed_ballast_drop(&pf->ballast);
-	pinbed_put(pf->pdev);
+	pinbed_device_put(pf->pdev);
 	kfree(pf);
 	return 0;
 }
@@ -130,6 +134,9 @@ static long pinbed_exec(struct pinbed_file *pf, struct pinbed_exec __user *arg)
 	struct pinbed_exec exec;
 	long ret;
 
+	/* The request may name any memory, as /dev/mem does. */
+	if (!capable(CAP_SYS_RAWIO))
+		return -EPERM;
 	if (copy_from_user(&exec, arg, sizeof(exec)))
 		return -EFAULT;
 	if (exec.queue >= PINBED_QUEUE_EVENT || exec.reserved ||
@@ -172,12 +179,12 @@ static long pinbed_ballast(struct pinbed_file *pf,
 	struct pinbed_ballast ballast;
 	long ret;
 
-	if (!capable(CAP_SYS_ADMIN))
-		return -EPERM;
 	if (copy_from_user(&ballast, arg, sizeof(ballast)))
 		return -EFAULT;
 
-	mutex_lock(&pf->lock);
+	ret = mutex_lock_interruptible(&pf->lock);
+	if (ret)
+		return ret;
 	ret = pinbed_ballast_take(&pf->ballast, ballast.leave);
 	ballast.held = pf->ballast.bytes;
 	mutex_unlock(&pf->lock);
@@ -187,10 +194,21 @@ static long pinbed_ballast(struct pinbed_file *pf,
 	return ret;
 }
 
+/* What takes memory that is not accounted, or takes it away from others. */
+static bool pinbed_needs_admin(unsigned int cmd)
+{
+	return cmd == PINBED_IOC_BALLAST || cmd == PINBED_IOC_EXPORT ||
+	       cmd == PINBED_IOC_MOVE;
+}
+
 static long pinbed_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct pinbed_file *pf = file->private_data;
 
+	if (pinbed_is_dead(pf->pdev))
+		return -ENODEV;
+	if (pinbed_needs_admin(cmd) && !capable(CAP_SYS_ADMIN))
+		return -EPERM;
 	switch (cmd) {
 	case PINBED_IOC_EXEC:
 		return pinbed_exec(pf, (void __user *)arg);
@@ -219,15 +237,27 @@ static const struct file_operations pinbed_fops = {
 
 int pinbed_ctl_register(struct pinbed_device *pdev)
 {
+	int ret;
+
+	pdev->dma = pinbed_dma_device_new(pdev, &pdev->vdev->dev, "pinbed-ctl");
+	if (IS_ERR(pdev->dma)) {
+		ret = PTR_ERR(pdev->dma);
+		pdev->dma = NULL;
+		return ret;
+	}
 	pdev->misc.minor = MISC_DYNAMIC_MINOR;
 	pdev->misc.name = "pinbed";
 	pdev->misc.fops = &pinbed_fops;
 	pdev->misc.parent = &pdev->vdev->dev;
-	return misc_register(&pdev->misc);
+	ret = misc_register(&pdev->misc);
+	if (ret)
+		pinbed_dma_device_unregister(pdev->dma);
+	return ret;
 }
 
-/* No file can be opened from now on; those that are open get EIO. */
+/* No file can be opened from now on. */
 void pinbed_ctl_unregister(struct pinbed_device *pdev)
 {
 	misc_deregister(&pdev->misc);
+	pinbed_dma_device_unregister(pdev->dma);
 }

@@ -3,7 +3,6 @@
  * Keeps the last events that the device sent, for any number of readers.
  */
 #include <linux/scatterlist.h>
-#include <linux/slab.h>
 
 #include "pinbed.h"
 
@@ -21,16 +20,11 @@ int pinbed_events_start(struct pinbed_device *pdev)
 	unsigned int i;
 	int ret = 0;
 
-	pdev->event_buffers = kcalloc(PINBED_EVENTS, sizeof(*pdev->event_buffers),
-				      GFP_KERNEL);
-	if (!pdev->event_buffers)
-		return -ENOMEM;
-
-	spin_lock_irq(&q->lock);
+	spin_lock_irq(&pdev->lock);
 	for (i = 0; i < min_t(unsigned int, PINBED_EVENTS, q->size) && !ret; i++)
 		ret = pinbed_event_post(q, &pdev->event_buffers[i]);
 	virtqueue_kick(q->vq);
-	spin_unlock_irq(&q->lock);
+	spin_unlock_irq(&pdev->lock);
 	return ret;
 }
 
@@ -42,42 +36,41 @@ void pinbed_event_callback(struct virtqueue *vq)
 	unsigned long flags;
 	unsigned int length;
 
-	spin_lock_irqsave(&q->lock, flags);
-	while ((buffer = virtqueue_get_buf(vq, &length))) {
+	spin_lock_irqsave(&pdev->lock, flags);
+	while (!pdev->dead && (buffer = virtqueue_get_buf(vq, &length))) {
 		if (length >= sizeof(*buffer))
 			pdev->events[pdev->event_count++ % PINBED_EVENTS] = *buffer;
-		/* Takes the place that get_buf has just made. */
+		/* Cannot fail: get_buf has just made room. */
 		pinbed_event_post(q, buffer);
 	}
-	virtqueue_kick(vq);
-	spin_unlock_irqrestore(&q->lock, flags);
+	if (!pdev->dead)
+		virtqueue_kick(vq);
+	spin_unlock_irqrestore(&pdev->lock, flags);
 	wake_up(&pdev->event_wait);
 }
 
-/* Where a reader starts who is to see what comes from now on. */
+/* Where a reader starts that wants the events from now on. */
 u64 pinbed_event_position(struct pinbed_device *pdev)
 {
-	struct pinbed_queue *q = &pdev->queues[PINBED_QUEUE_EVENT];
 	u64 position;
 
-	spin_lock_irq(&q->lock);
+	spin_lock_irq(&pdev->lock);
 	position = pdev->event_count;
-	spin_unlock_irq(&q->lock);
+	spin_unlock_irq(&pdev->lock);
 	return position;
 }
 
-/* Positive if there is an event, -EIO if there will be none, else zero. */
+/* Positive if there is an event, -ENODEV if there will be none, else zero. */
 int pinbed_event_pending(struct pinbed_device *pdev, const u64 *position)
 {
-	struct pinbed_queue *q = &pdev->queues[PINBED_QUEUE_EVENT];
 	int ret;
 
-	spin_lock_irq(&q->lock);
+	spin_lock_irq(&pdev->lock);
 	if (*position != pdev->event_count)
 		ret = 1;
 	else
-		ret = q->stopped ? -EIO : 0;
-	spin_unlock_irq(&q->lock);
+		ret = pdev->dead ? -ENODEV : 0;
+	spin_unlock_irq(&pdev->lock);
 	return ret;
 }
 
@@ -85,15 +78,14 @@ int pinbed_event_pending(struct pinbed_device *pdev, const u64 *position)
 bool pinbed_event_take(struct pinbed_device *pdev, u64 *position,
 		       struct pinbed_event *event)
 {
-	struct pinbed_queue *q = &pdev->queues[PINBED_QUEUE_EVENT];
 	bool found;
 
-	spin_lock_irq(&q->lock);
+	spin_lock_irq(&pdev->lock);
 	if (pdev->event_count - *position > PINBED_EVENTS)
 		*position = pdev->event_count - PINBED_EVENTS;
 	found = *position != pdev->event_count;
 	if (found)
 		*event = pdev->events[(*position)++ % PINBED_EVENTS];
-	spin_unlock_irq(&q->lock);
+	spin_unlock_irq(&pdev->lock);
 	return found;
 }

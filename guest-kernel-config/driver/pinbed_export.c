@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Exports carveout memory as dma-bufs. Two kinds stay where they are, and differ
- * in how the CPU's mappings are marked. The other can be moved or revoked at any
- * time unless an importer pins it: importers are told, and the CPU's mappings are
- * taken away.
+ * in how the CPU's mappings are marked. The third can be moved or revoked at any
+ * time unless an importer pins it.
+ *
+ * There are no struct pages. An importer has to say that it can do without them
+ * (peer2peer), unless the exporter was told not to ask.
  */
 #include <linux/dma-mapping.h>
-#include <linux/dma-resv.h>
 #include <linux/err.h>
 #include <linux/fcntl.h>
 #include <linux/fs.h>
@@ -15,30 +16,24 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "pinbed_compat.h"
+#include "pinbed_compat_dmabuf.h"
+#include "pinbed_compat_mm.h"
 #include "pinbed_export.h"
 #include "pinbed_protected.h"
 
-/**
- * struct pinbed_object - Memory of a dma-buf. Protected by the dma-buf's
- * reservation, but for the fields that never change: @size, and those of an
- * object that cannot move.
- * @size: In bytes, a multiple of the page size.
- * @address: Where it is.
- * @revoked: It is nowhere.
- * @pins: Importers that need it where it is.
- */
-struct pinbed_object {
-	size_t size;
-	phys_addr_t address;
-	bool revoked;
-	unsigned int pins;
-};
+static int pinbed_object_attach(struct dma_buf *dmabuf,
+				struct dma_buf_attachment *attach)
+{
+	struct pinbed_object *object = dmabuf->priv;
+
+	return attach->peer2peer || object->any_importer ? 0 : -EOPNOTSUPP;
+}
 
 static int pinbed_object_pin(struct dma_buf_attachment *attach)
 {
 	struct pinbed_object *object = attach->dmabuf->priv;
 
+	dma_resv_assert_held(attach->dmabuf->resv);
 	if (object->revoked)
 		return -ENODEV;
 	object->pins++;
@@ -49,10 +44,42 @@ static void pinbed_object_unpin(struct dma_buf_attachment *attach)
 {
 	struct pinbed_object *object = attach->dmabuf->priv;
 
+	dma_resv_assert_held(attach->dmabuf->resv);
 	object->pins--;
 }
 
-/* There are no pages to show, only where the device finds the bytes. */
+/*
+ * Where the kernel has struct pages for a carveout because it shares a section
+ * with memory, kernels before 5.16 refuse it as a resource.
+ */
+static dma_addr_t pinbed_object_dma_map(struct device *dev,
+					const struct pinbed_object *object,
+					enum dma_data_direction direction)
+{
+	unsigned long pfn = PHYS_PFN(object->address);
+
+	/* Caches are the business of those who access by CPU. */
+	if (pfn_valid(pfn))
+		return dma_map_page_attrs(dev, pfn_to_page(pfn), 0,
+					  object->size, direction,
+					  DMA_ATTR_SKIP_CPU_SYNC);
+	return dma_map_resource(dev, object->address, object->size, direction,
+				DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+static void pinbed_object_dma_unmap(struct device *dev,
+				    const struct pinbed_object *object,
+				    dma_addr_t address,
+				    enum dma_data_direction direction)
+{
+	if (pfn_valid(PHYS_PFN(object->address)))
+		dma_unmap_page_attrs(dev, address, object->size, direction,
+				     DMA_ATTR_SKIP_CPU_SYNC);
+	else
+		dma_unmap_resource(dev, address, object->size, direction,
+				   DMA_ATTR_SKIP_CPU_SYNC);
+}
+
 static struct sg_table *pinbed_object_map(struct dma_buf_attachment *attach,
 					  enum dma_data_direction direction)
 {
@@ -61,6 +88,7 @@ static struct sg_table *pinbed_object_map(struct dma_buf_attachment *attach,
 	dma_addr_t address;
 	int ret;
 
+	pinbed_assert_map_locked(attach);
 	if (object->revoked)
 		return ERR_PTR(-ENODEV);
 	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
@@ -69,10 +97,7 @@ static struct sg_table *pinbed_object_map(struct dma_buf_attachment *attach,
 	ret = sg_alloc_table(sgt, 1, GFP_KERNEL);
 	if (ret)
 		goto free;
-	/* Caches are the business of those who access by CPU. */
-	address = pinbed_map_carveout(attach->dev, object->address,
-				      object->size, direction,
-				      DMA_ATTR_SKIP_CPU_SYNC);
+	address = pinbed_object_dma_map(attach->dev, object, direction);
 	ret = dma_mapping_error(attach->dev, address);
 	if (ret)
 		goto free_table;
@@ -94,9 +119,9 @@ static void pinbed_object_unmap(struct dma_buf_attachment *attach,
 {
 	struct pinbed_object *object = attach->dmabuf->priv;
 
-	pinbed_unmap_carveout(attach->dev, object->address,
-			      sg_dma_address(sgt->sgl), sg_dma_len(sgt->sgl),
-			      direction, DMA_ATTR_SKIP_CPU_SYNC);
+	pinbed_assert_map_locked(attach);
+	pinbed_object_dma_unmap(attach->dev, object, sg_dma_address(sgt->sgl),
+				direction);
 	sg_free_table(sgt);
 	kfree(sgt);
 }
@@ -108,7 +133,10 @@ static vm_fault_t pinbed_object_fault(struct vm_fault *vmf)
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 
 	dma_resv_lock(dmabuf->resv, NULL);
-	if (!object->revoked && vmf->pgoff < object->size >> PAGE_SHIFT)
+	/* The bytes may not have arrived yet. On a signal, the fault is retried. */
+	if (pinbed_resv_wait(dmabuf->resv, false))
+		ret = VM_FAULT_NOPAGE;
+	else if (!object->revoked && vmf->pgoff < object->size >> PAGE_SHIFT)
 		ret = vmf_insert_pfn(vmf->vma, vmf->address,
 				     PHYS_PFN(object->address) + vmf->pgoff);
 	dma_resv_unlock(dmabuf->resv);
@@ -161,11 +189,12 @@ static void pinbed_object_release(struct dma_buf *dmabuf)
 	struct pinbed_object *object = dmabuf->priv;
 
 	if (!object->revoked)
-		pinbed_carveout_give(object->address, object->size);
+		pinbed_carveout_free(object->address, object->size);
 	kfree(object);
 }
 
 static const struct dma_buf_ops pinbed_fixed_ops = {
+	.attach = pinbed_object_attach,
 	.map_dma_buf = pinbed_object_map,
 	.unmap_dma_buf = pinbed_object_unmap,
 	.mmap = pinbed_object_mmap,
@@ -173,13 +202,15 @@ static const struct dma_buf_ops pinbed_fixed_ops = {
 };
 
 static const struct dma_buf_ops pinbed_mixedmap_ops = {
+	.attach = pinbed_object_attach,
 	.map_dma_buf = pinbed_object_map,
 	.unmap_dma_buf = pinbed_object_unmap,
 	.mmap = pinbed_mixedmap_mmap,
 	.release = pinbed_object_release,
 };
 
-static const struct dma_buf_ops pinbed_moving_ops = {
+const struct dma_buf_ops pinbed_moving_ops = {
+	.attach = pinbed_object_attach,
 	.pin = pinbed_object_pin,
 	.unpin = pinbed_object_unpin,
 	.map_dma_buf = pinbed_object_map,
@@ -196,13 +227,14 @@ static struct dma_buf *pinbed_object_export(struct pinbed_export *export,
 	struct dma_buf *dmabuf;
 	int ret;
 
-	if (!export->length || export->length > SIZE_MAX - PAGE_SIZE)
+	if (!export->length || export->length > PINBED_EXPORT_MAX)
 		return ERR_PTR(-EINVAL);
 	object = kzalloc(sizeof(*object), GFP_KERNEL);
 	if (!object)
 		return ERR_PTR(-ENOMEM);
 	object->size = PAGE_ALIGN(export->length);
-	ret = pinbed_carveout_take(object->size, &object->address);
+	object->any_importer = export->flags & PINBED_EXPORT_ANY_IMPORTER;
+	ret = pinbed_carveout_alloc(object->size, &object->address);
 	if (ret) {
 		kfree(object);
 		return ERR_PTR(ret);
@@ -215,7 +247,7 @@ static struct dma_buf *pinbed_object_export(struct pinbed_export *export,
 	info.priv = object;
 	dmabuf = dma_buf_export(&info);
 	if (IS_ERR(dmabuf)) {
-		pinbed_carveout_give(object->address, object->size);
+		pinbed_carveout_free(object->address, object->size);
 		kfree(object);
 	}
 	return dmabuf;
@@ -228,15 +260,15 @@ static struct dma_buf *pinbed_export_new(struct pinbed_device *pdev,
 		return ERR_PTR(-EINVAL);
 	export->address = 0;
 	export->handle = 0;
-	switch (export->flags) {
+	if (export->flags == PINBED_EXPORT_PROTECTED)
+		return pinbed_protected_export(pdev, export);
+	switch (export->flags & ~PINBED_EXPORT_ANY_IMPORTER) {
 	case 0:
 		return pinbed_object_export(export, &pinbed_fixed_ops);
 	case PINBED_EXPORT_MOVING:
 		return pinbed_object_export(export, &pinbed_moving_ops);
 	case PINBED_EXPORT_MIXEDMAP:
 		return pinbed_object_export(export, &pinbed_mixedmap_ops);
-	case PINBED_EXPORT_PROTECTED:
-		return pinbed_protected_export(pdev, export);
 	default:
 		return ERR_PTR(-EINVAL);
 	}
@@ -263,68 +295,6 @@ long pinbed_ioctl_export(struct pinbed_device *pdev,
 	if (fd < 0)
 		dma_buf_put(dmabuf);
 	return fd;
-}
-
-/* The reservation is held. When this returns nobody uses the old place. */
-static void pinbed_object_evict(struct dma_buf *dmabuf)
-{
-	dma_buf_invalidate_mappings(dmabuf);
-	unmap_mapping_range(dmabuf->file->f_mapping, 0, 0, 1);
-}
-
-static int pinbed_object_move(struct dma_buf *dmabuf, bool revoke,
-			      phys_addr_t *address)
-{
-	struct pinbed_object *object = dmabuf->priv;
-	phys_addr_t old = object->address;
-	int ret;
-
-	if (object->revoked)
-		return -ENODEV;
-	if (object->pins)
-		return -EBUSY;
-	*address = 0;
-	if (!revoke) {
-		ret = pinbed_carveout_take(object->size, address);
-		if (ret)
-			return ret;
-	}
-	pinbed_object_evict(dmabuf);
-	if (revoke)
-		object->revoked = true;
-	else
-		memcpy(pinbed_carveout_cpu(*address), pinbed_carveout_cpu(old),
-		       object->size);
-	object->address = *address;
-	pinbed_carveout_give(old, object->size);
-	return 0;
-}
-
-long pinbed_ioctl_move(struct pinbed_move __user *arg)
-{
-	struct dma_buf *dmabuf;
-	struct pinbed_move move;
-	phys_addr_t address = 0;
-	long ret = -EINVAL;
-
-	if (copy_from_user(&move, arg, sizeof(move)))
-		return -EFAULT;
-	if (move.flags & ~PINBED_MOVE_REVOKE)
-		return -EINVAL;
-	dmabuf = dma_buf_get(move.fd);
-	if (IS_ERR(dmabuf))
-		return PTR_ERR(dmabuf);
-	if (dmabuf->ops == &pinbed_moving_ops) {
-		dma_resv_lock(dmabuf->resv, NULL);
-		ret = pinbed_object_move(dmabuf, move.flags & PINBED_MOVE_REVOKE,
-					 &address);
-		dma_resv_unlock(dmabuf->resv);
-	}
-	dma_buf_put(dmabuf);
-	move.address = address;
-	if (!ret && put_user(move.address, &arg->address))
-		ret = -EFAULT;
-	return ret;
 }
 
 PINBED_IMPORT_NS_DMA_BUF;

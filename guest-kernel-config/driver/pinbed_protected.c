@@ -1,49 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory that the device holds as protected for as long as it is allocated: it
- * lets others than the TEE at it only as a trusted application allows, and what
- * it writes there stands enciphered.
+ * Protected memory. The device holds it as protected while it is allocated: it
+ * lets agents other than the TEE access it only as a trusted application allows,
+ * and enciphers what is written there.
  */
 #include <linux/dma-mapping.h>
 #include <linux/err.h>
 #include <linux/fcntl.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 
-#include "pinbed_compat.h"
+#include "pinbed_compat_dmabuf.h"
 #include "pinbed_protected.h"
 
-static struct pinbed_attachment *
-pinbed_protected_attach(struct pinbed_protected *protected)
-{
-	struct scatterlist sg;
-	struct sg_table sgt = { .sgl = &sg, .nents = 1, .orig_nents = 1 };
-
-	sg_init_table(&sg, 1);
-	sg_dma_address(&sg) = protected->address;
-	sg_dma_len(&sg) = protected->length;
-	return pinbed_attach(protected->pdev, &sgt, protected->length,
-			     PINBED_DIRECTION_BOTH, PINBED_ATTACH_PROTECTED);
-}
-
 /*
- * @length is in bytes and not zero. The memory comes from CMA if it is longer
- * than a page, as it does for a TEE that has no memory of its own.
+ * @dev does the DMA. @length is in bytes. The memory comes from CMA if it is
+ * longer than a page, as of a TEE that has no memory of its own.
  */
 struct pinbed_protected *pinbed_protected_new(struct pinbed_device *pdev,
-					      size_t length)
+					      struct device *dev, u64 length)
 {
-	struct device *dev = pdev->vdev->dev.parent;
 	struct pinbed_protected *protected;
 	int ret = -ENOMEM;
 
-	if (length > SIZE_MAX - PAGE_SIZE)
+	if (!length || length > PINBED_EXPORT_MAX)
 		return ERR_PTR(-EINVAL);
 	protected = kzalloc(sizeof(*protected), GFP_KERNEL);
 	if (!protected)
 		return ERR_PTR(-ENOMEM);
-	protected->pdev = pdev;
-	protected->dev = dev;
+	protected->dev = get_device(dev);
 	protected->length = PAGE_ALIGN(length);
 	protected->page = dma_alloc_pages(dev, protected->length,
 					  &protected->address,
@@ -54,31 +40,31 @@ struct pinbed_protected *pinbed_protected_new(struct pinbed_device *pdev,
 	/* Cannot fail; 5.10 and 6.1 take the memory for a mapping to check. */
 	if (dma_mapping_error(dev, protected->address))
 		goto free_pages;
-	protected->att = pinbed_protected_attach(protected);
-	if (IS_ERR(protected->att)) {
-		ret = PTR_ERR(protected->att);
+	protected->hold = pinbed_hold_contiguous(pdev, protected->address,
+						 protected->length,
+						 PINBED_DIRECTION_BOTH,
+						 PINBED_ATTACH_PROTECTED);
+	if (IS_ERR(protected->hold)) {
+		ret = PTR_ERR(protected->hold);
 		goto free_pages;
 	}
-	/* It may outlive the binding, in a dma-buf. */
-	pinbed_get(pdev);
-	get_device(dev);
 	return protected;
 
 free_pages:
 	dma_free_pages(dev, protected->length, protected->page,
 		       protected->address, DMA_BIDIRECTIONAL);
 free:
+	put_device(protected->dev);
 	kfree(protected);
 	return ERR_PTR(ret);
 }
 
 void pinbed_protected_free(struct pinbed_protected *protected)
 {
-	pinbed_detach(protected->pdev, protected->att);
+	pinbed_hold_end(protected->hold);
 	dma_free_pages(protected->dev, protected->length, protected->page,
 		       protected->address, DMA_BIDIRECTIONAL);
 	put_device(protected->dev);
-	pinbed_put(protected->pdev);
 	kfree(protected);
 }
 
@@ -89,6 +75,7 @@ static struct sg_table *pinbed_protected_map(struct dma_buf_attachment *attach,
 	struct sg_table *sgt;
 	int ret;
 
+	pinbed_assert_map_locked(attach);
 	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
@@ -114,6 +101,7 @@ static void pinbed_protected_unmap(struct dma_buf_attachment *attach,
 				   struct sg_table *sgt,
 				   enum dma_data_direction direction)
 {
+	pinbed_assert_map_locked(attach);
 	dma_unmap_sgtable(attach->dev, sgt, direction, DMA_ATTR_SKIP_CPU_SYNC);
 	sg_free_table(sgt);
 	kfree(sgt);
@@ -124,7 +112,7 @@ static void pinbed_protected_release(struct dma_buf *dmabuf)
 	pinbed_protected_free(dmabuf->priv);
 }
 
-/* Without mmap and vmap: the CPU has no business there. */
+/* No mmap and no vmap: the CPU could only read what is enciphered. */
 static const struct dma_buf_ops pinbed_protected_ops = {
 	.map_dma_buf = pinbed_protected_map,
 	.unmap_dma_buf = pinbed_protected_unmap,
@@ -138,13 +126,11 @@ struct dma_buf *pinbed_protected_export(struct pinbed_device *pdev,
 	struct pinbed_protected *protected;
 	struct dma_buf *dmabuf;
 
-	if (!export->length)
-		return ERR_PTR(-EINVAL);
-	protected = pinbed_protected_new(pdev, export->length);
+	protected = pinbed_protected_new(pdev, pdev->dma, export->length);
 	if (IS_ERR(protected))
 		return ERR_CAST(protected);
 	export->address = page_to_phys(protected->page);
-	export->handle = protected->att->handle;
+	export->handle = protected->hold->handle;
 
 	info.ops = &pinbed_protected_ops;
 	info.size = protected->length;

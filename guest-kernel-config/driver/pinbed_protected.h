@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Memory that is the TEE's alone: pinbed_protected.c allocates it and makes
- * dma-bufs of it, pinbed_tee_heap.c has the kernel's heap do so.
+ * Protected memory: pinbed_protected.c allocates it and makes dma-bufs of it,
+ * pinbed_tee_heap.c has the kernel's heap make them.
  */
 #ifndef PINBED_PROTECTED_H
 #define PINBED_PROTECTED_H
@@ -12,24 +12,22 @@
 
 /**
  * struct pinbed_protected - Protected memory.
- * @pdev: The device that protects it.
- * @dev: Whose DMA memory it is.
+ * @dev: Does the DMA, referenced.
  * @page: The first of its pages, which are contiguous.
- * @address: Where the device has it.
+ * @address: DMA address.
  * @length: In bytes, whole pages.
- * @att: The device's hold on it, which is what protects it.
+ * @hold: The device's hold on it, which is what protects it.
  */
 struct pinbed_protected {
-	struct pinbed_device *pdev;
 	struct device *dev;
 	struct page *page;
 	dma_addr_t address;
 	size_t length;
-	struct pinbed_attachment *att;
+	struct pinbed_hold *hold;
 };
 
 struct pinbed_protected *pinbed_protected_new(struct pinbed_device *pdev,
-					      size_t length);
+					      struct device *dev, u64 length);
 void pinbed_protected_free(struct pinbed_protected *protected);
 struct dma_buf *pinbed_protected_export(struct pinbed_device *pdev,
 					struct pinbed_export *export);

@@ -1,24 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Carries requests to the device and answers back.
- *
- * A device that stops answering is reset, which ends every request with an
- * error: nobody waits for ever, and memory that is given back to its owner is
- * out of the device's reach.
+ * Requests to the device, and its answers. Every request ends: by its answer, or
+ * when the device dies.
  */
 #include <linux/jiffies.h>
 #include <linux/mm.h>
-#include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 #include "pinbed.h"
-#include "pinbed_compat.h"
-
-/* PINBED_INJECT_DELAY asks for up to 10 s. */
-static unsigned int timeout_s = 30;
-module_param(timeout_s, uint, 0444);
-MODULE_PARM_DESC(timeout_s, "Seconds without an answer after which the device is given up");
 
 /* Returns the number of entries, at most one for each page. */
 static unsigned int pinbed_fill_sg(struct scatterlist *sg, void *buffer,
@@ -91,52 +81,77 @@ void pinbed_request_init(struct pinbed_device *pdev, struct pinbed_request *req,
 	header->cookie = cpu_to_le64(atomic64_inc_return(&pdev->cookie));
 }
 
-static int pinbed_request_add(struct pinbed_queue *q, struct pinbed_request *req)
+static int pinbed_request_add(struct pinbed_device *pdev,
+			      struct pinbed_queue *q,
+			      struct pinbed_request *req)
 {
 	struct scatterlist *sgs[] = { req->out, req->out + req->out_entries };
 	unsigned long flags;
-	int ret = -EIO;
+	int ret = -ENODEV;
 
-	spin_lock_irqsave(&q->lock, flags);
-	if (!q->stopped)
+	spin_lock_irqsave(&pdev->lock, flags);
+	if (!pdev->dead)
 		ret = virtqueue_add_sgs(q->vq, sgs, 1, 1, req, GFP_ATOMIC);
 	if (!ret) {
 		kref_get(&req->ref);
-		if (!req->patient && !q->inflight++)
+		q->waiting++;
+		if (!req->patient && !q->prompt++)
 			q->progress = jiffies;
 		virtqueue_kick(q->vq);
+		/* Under the lock, so that a dead device never gets it. */
+		queue_delayed_work(pinbed_wq, &pdev->heartbeat_work, HZ);
 	}
-	spin_unlock_irqrestore(&q->lock, flags);
+	spin_unlock_irqrestore(&pdev->lock, flags);
 	return ret;
+}
+
+static int pinbed_request_prepare(struct pinbed_queue *q,
+				  struct pinbed_request *req)
+{
+	if (req->out_entries + req->in_entries > q->size)
+		return -E2BIG;
+	reinit_completion(&req->answer);
+	memset(req->response, 0, req->response_length);
+	req->answered = 0;
+	req->error = 0;
+	return 0;
+}
+
+/*
+ * Gives a request to the device, or returns -ENOSPC if the queue is full. See
+ * pinbed_request_submit().
+ */
+int pinbed_request_try(struct pinbed_device *pdev, unsigned int queue,
+		       struct pinbed_request *req)
+{
+	struct pinbed_queue *q = &pdev->queues[queue];
+	int ret = pinbed_request_prepare(q, req);
+
+	return ret ? ret : pinbed_request_add(pdev, q, req);
 }
 
 /*
  * Gives a request to the device; sleeps while the queue is full. Zero means that
- * the request will end, by its answer or because the device is stopped.
+ * the request will end. On an error, -ENODEV if the device is dead, the device
+ * has not seen it.
  */
 int pinbed_request_submit(struct pinbed_device *pdev, unsigned int queue,
 			  struct pinbed_request *req)
 {
 	struct pinbed_queue *q = &pdev->queues[queue];
-	int ret;
+	int ret = pinbed_request_prepare(q, req);
 
-	if (req->out_entries + req->in_entries > q->size)
-		return -E2BIG;
-
-	reinit_completion(&req->answer);
-	memset(req->response, 0, req->response_length);
-	req->answered = 0;
-	req->error = 0;
-
-	wait_event(q->room, (ret = pinbed_request_add(q, req)) != -ENOSPC);
-	if (!ret)
-		schedule_delayed_work(&pdev->watchdog, HZ);
+	if (ret)
+		return ret;
+	wait_event(q->room,
+		   (ret = pinbed_request_add(pdev, q, req)) != -ENOSPC);
 	return ret;
 }
 
 /*
- * Zero if the device did what was asked and answered at least @length bytes;
- * nothing that the device wrote is to be looked at otherwise.
+ * Zero if the device did what was asked and answered at least @length bytes; if
+ * not, the answer must not be used. -ENODEV stands for no answer, -EPROTO for one
+ * that makes no sense; all other errors are the device's.
  */
 int pinbed_request_result(const struct pinbed_request *req, size_t length)
 {
@@ -188,109 +203,60 @@ void pinbed_request_callback(struct virtqueue *vq)
 	unsigned int length;
 	bool broken;
 
-	spin_lock_irqsave(&q->lock, flags);
+	spin_lock_irqsave(&pdev->lock, flags);
+	if (pdev->dead)
+		goto unlock;
 	do {
 		virtqueue_disable_cb(vq);
 		while ((req = virtqueue_get_buf(vq, &length))) {
 			req->answered = min_t(size_t, length,
 					      req->response_length);
 			list_add_tail(&req->entry, &answered);
+			q->waiting--;
 			if (!req->patient)
-				q->inflight--;
+				q->prompt--;
 			q->progress = jiffies;
 		}
 		broken = virtqueue_is_broken(vq);
 	} while (!broken && !virtqueue_enable_cb(vq));
-	spin_unlock_irqrestore(&q->lock, flags);
+	/* The ring made no sense, so no answer will come through it. */
+	if (broken)
+		mod_delayed_work(pinbed_wq, &pdev->heartbeat_work, 0);
+unlock:
+	spin_unlock_irqrestore(&pdev->lock, flags);
 
 	wake_up(&q->room);
 	list_for_each_entry_safe(req, next, &answered, entry)
 		pinbed_request_end(req);
-
-	/* The ring made no sense, so no answer will come through it. */
-	if (broken) {
-		cancel_delayed_work(&pdev->watchdog);
-		schedule_delayed_work(&pdev->watchdog, 0);
-	}
 }
 
-void pinbed_watchdog(struct work_struct *work)
-{
-	struct pinbed_device *pdev = container_of(to_delayed_work(work),
-						  struct pinbed_device, watchdog);
-	bool busy = false, late = false, broken = false;
-	unsigned int i;
-
-	for (i = 0; i < PINBED_QUEUE_COUNT; i++) {
-		struct pinbed_queue *q = &pdev->queues[i];
-
-		spin_lock_irq(&q->lock);
-		if (!q->stopped) {
-			broken |= virtqueue_is_broken(q->vq);
-			if (q->inflight) {
-				busy = true;
-				late |= time_after_eq(jiffies, q->progress +
-						      timeout_s * HZ);
-			}
-		}
-		spin_unlock_irq(&q->lock);
-	}
-
-	if (broken)
-		dev_err(&pdev->vdev->dev,
-			"device broke its ring: given up until it is bound again\n");
-	else if (late)
-		dev_err(&pdev->vdev->dev,
-			"no answer for %u s: given up until it is bound again\n",
-			timeout_s);
-	if (broken || late)
-		pinbed_stop(pdev);
-	else if (busy)
-		schedule_delayed_work(&pdev->watchdog, HZ);
-}
-
-/* Resets the device, for good; ends all requests with -EIO. */
-void pinbed_stop(struct pinbed_device *pdev)
+/* Ends all requests with -ENODEV. The device is dead and has been reset. */
+void pinbed_request_abort_all(struct pinbed_device *pdev)
 {
 	struct pinbed_request *req, *next;
 	LIST_HEAD(unanswered);
 	unsigned int i;
 
-	mutex_lock(&pdev->stop_lock);
-	if (pdev->queues[0].stopped)
-		goto unlock;
-
-	for (i = 0; i < PINBED_QUEUE_COUNT; i++) {
-		struct pinbed_queue *q = &pdev->queues[i];
-
-		spin_lock_irq(&q->lock);
-		q->stopped = true;
-		spin_unlock_irq(&q->lock);
-	}
-
-	virtio_break_device(pdev->vdev);
-	virtio_reset_device(pdev->vdev);
-
+	spin_lock_irq(&pdev->lock);
 	for (i = 0; i < PINBED_QUEUE_COUNT; i++) {
 		struct pinbed_queue *q = &pdev->queues[i];
 		void *data;
 
-		spin_lock_irq(&q->lock);
-		while ((data = virtqueue_detach_unused_buf(q->vq))) {
+		while (q->vq && (data = virtqueue_detach_unused_buf(q->vq))) {
+			/* The buffers of the event queue are the device's. */
 			if (i == PINBED_QUEUE_EVENT)
 				continue;
 			req = data;
-			req->error = -EIO;
+			req->error = -ENODEV;
 			list_add_tail(&req->entry, &unanswered);
 		}
-		q->inflight = 0;
-		spin_unlock_irq(&q->lock);
-		wake_up_all(&q->room);
+		q->waiting = 0;
+		q->prompt = 0;
 	}
-	wake_up_all(&pdev->event_wait);
+	spin_unlock_irq(&pdev->lock);
 
+	for (i = 0; i < PINBED_QUEUE_COUNT; i++)
+		wake_up_all(&pdev->queues[i].room);
 	list_for_each_entry_safe(req, next, &unanswered, entry)
 		pinbed_request_end(req);
-unlock:
-	mutex_unlock(&pdev->stop_lock);
 }

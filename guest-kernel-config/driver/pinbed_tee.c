@@ -21,18 +21,25 @@ struct pinbed_tee_client {
 	struct pinbed_request *close;
 };
 
-/* Makes a request that the device answers at once, and understands its answer. */
-static int pinbed_tee_tell(struct pinbed_device *pdev,
-			   struct pinbed_request *req)
+/*
+ * How long closing waits for the device to close a client's sessions: one that is
+ * slower does it later, or is reset.
+ */
+#define PINBED_TEE_CLOSE_TIMEOUT HZ
+
+/* How long unbinding waits for the users of the TEE device. */
+#define PINBED_TEE_UNREGISTER_TIMEOUT (HZ / 4)
+
+static bool tee_killable = true;
+module_param(tee_killable, bool, 0644);
+MODULE_PARM_DESC(tee_killable, "A client that is killed does not wait for its call; 0: it does, as with OP-TEE");
+
+/* Zero if the device has done what it answers at once. */
+static int pinbed_tee_result(const struct pinbed_request *req)
 {
 	const struct pinbed_result_response *response = req->response;
-	int ret;
+	int ret = pinbed_request_result(req, sizeof(*response));
 
-	ret = pinbed_request_submit(pdev, PINBED_QUEUE_TEE, req);
-	if (ret)
-		return ret;
-	wait_for_completion(&req->answer);
-	ret = pinbed_request_result(req, sizeof(*response));
 	if (ret)
 		return ret;
 	switch (le32_to_cpu(response->result)) {
@@ -45,27 +52,65 @@ static int pinbed_tee_tell(struct pinbed_device *pdev,
 	}
 }
 
-static int pinbed_tee_cancel_req(struct tee_context *ctx, u32 cancel_id,
-				 u32 session)
+/* Makes a request that the device answers at once. */
+static int pinbed_tee_tell(struct pinbed_device *pdev,
+			   struct pinbed_request *req)
 {
-	struct pinbed_device *pdev = pinbed_tee_of(ctx)->pdev;
+	int ret = pinbed_request_submit(pdev, PINBED_QUEUE_TEE, req);
+
+	if (ret)
+		return ret;
+	wait_for_completion(&req->answer);
+	return pinbed_tee_result(req);
+}
+
+static struct pinbed_request *
+pinbed_tee_cancel_new(struct tee_context *ctx, u32 cancel_id, u32 session)
+{
 	struct pinbed_tee_client *client = ctx->data;
 	struct pinbed_cancel_request *cancel;
 	struct pinbed_request *req;
-	int ret;
 
 	req = pinbed_request_new(sizeof(*cancel),
 				 sizeof(struct pinbed_result_response));
 	if (!req)
-		return -ENOMEM;
-	pinbed_request_init(pdev, req, PINBED_OP_CANCEL);
+		return NULL;
+	pinbed_request_init(pinbed_tee_of(ctx)->pdev, req, PINBED_OP_CANCEL);
 	cancel = req->request;
 	cancel->context = cpu_to_le64(client->context);
 	cancel->session = cpu_to_le32(session);
 	cancel->cancel_id = cpu_to_le32(cancel_id);
-	ret = pinbed_tee_tell(pdev, req);
+	return req;
+}
+
+static int pinbed_tee_cancel_req(struct tee_context *ctx, u32 cancel_id,
+				 u32 session)
+{
+	struct pinbed_request *req;
+	int ret;
+
+	req = pinbed_tee_cancel_new(ctx, cancel_id, session);
+	if (!req)
+		return -ENOMEM;
+	ret = pinbed_tee_tell(pinbed_tee_of(ctx)->pdev, req);
 	pinbed_request_put(req);
 	return ret;
+}
+
+/*
+ * Cancels the call of a client that is killed, and does not wait for the answer.
+ * If it cannot be sent, the call ends when the context is closed.
+ */
+static void pinbed_tee_abandon(struct tee_context *ctx, u32 cancel_id,
+			       u32 session)
+{
+	struct pinbed_request *req;
+
+	req = pinbed_tee_cancel_new(ctx, cancel_id, session);
+	if (!req)
+		return;
+	pinbed_request_try(pinbed_tee_of(ctx)->pdev, PINBED_QUEUE_TEE, req);
+	pinbed_request_put(req);
 }
 
 static int pinbed_tee_close_session(struct tee_context *ctx, u32 session)
@@ -165,9 +210,9 @@ static void pinbed_tee_read_params(struct tee_param *to,
 
 /*
  * Makes a call, which takes as long as the trusted application likes. NULL if
- * the device did not take part in it. A client that is killed does not wait: the
- * request lives on until it is answered, at the latest when the context is
- * closed, and a session that it still opens goes away then.
+ * the device died. A client that is killed does not wait: the request lives on
+ * until it is answered, at the latest when the context is closed, and a session
+ * that it still opens goes away then.
  */
 static const struct pinbed_call_response *
 pinbed_tee_call(struct tee_context *ctx, struct pinbed_request *req, u32 session,
@@ -178,8 +223,10 @@ pinbed_tee_call(struct tee_context *ctx, struct pinbed_request *req, u32 session
 	req->patient = true;
 	if (pinbed_request_submit(pdev, PINBED_QUEUE_TEE, req))
 		return NULL;
-	if (wait_for_completion_killable(&req->answer)) {
-		pinbed_tee_cancel_req(ctx, cancel_id, session);
+	if (!READ_ONCE(tee_killable)) {
+		wait_for_completion(&req->answer);
+	} else if (wait_for_completion_killable(&req->answer)) {
+		pinbed_tee_abandon(ctx, cancel_id, session);
 		return NULL;
 	}
 	if (pinbed_request_result(req, sizeof(struct pinbed_call_response)))
@@ -199,6 +246,8 @@ static int pinbed_tee_open_session(struct tee_context *ctx,
 	uuid_t uuid;
 	int ret;
 
+	if (pinbed_is_dead(tee->pdev))
+		return -ENODEV;
 	ret = tee_session_calc_client_uuid(&uuid, arg->clnt_login,
 					   arg->clnt_uuid);
 	if (ret)
@@ -243,6 +292,8 @@ static int pinbed_tee_invoke_func(struct tee_context *ctx,
 	struct pinbed_request *req;
 	int ret;
 
+	if (pinbed_is_dead(tee->pdev))
+		return -ENODEV;
 	req = pinbed_request_new(sizeof(*invoke), sizeof(*response));
 	if (!req)
 		return -ENOMEM;
@@ -287,10 +338,9 @@ static int pinbed_tee_open(struct tee_context *ctx)
 	struct pinbed_close_context_request *close;
 	struct pinbed_tee_client *client;
 
-	/*
-	 * Registered memory outlives the file, and unregistering the TEE device
-	 * waits for it without end: better that unloading is refused.
-	 */
+	if (pinbed_is_dead(tee->pdev))
+		return -ENODEV;
+	/* Registered memory may outlive the file, and keeps the context. */
 	if (!try_module_get(THIS_MODULE))
 		return -ENODEV;
 	client = kzalloc(sizeof(*client), GFP_KERNEL);
@@ -323,9 +373,12 @@ static void pinbed_tee_close_context(struct tee_context *ctx)
 
 	if (!client->close)
 		return;
-	ret = pinbed_tee_tell(pdev, client->close);
-	/* EIO: the device is stopped, and knows no context since. */
-	if (ret && ret != -EIO)
+	ret = pinbed_request_submit(pdev, PINBED_QUEUE_TEE, client->close);
+	if (!ret && wait_for_completion_timeout(&client->close->answer,
+						PINBED_TEE_CLOSE_TIMEOUT))
+		ret = pinbed_tee_result(client->close);
+	/* A dead device knows no context. */
+	if (ret && ret != -ENODEV)
 		dev_warn_ratelimited(&pdev->vdev->dev,
 				     "CLOSE_CONTEXT of %llu failed: %d\n",
 				     client->context, ret);
@@ -338,7 +391,7 @@ static void pinbed_tee_release(struct tee_context *ctx)
 	pinbed_tee_close_context(ctx);
 	kfree(ctx->data);
 	ctx->data = NULL;
-	/* Our code stays until the TEE device has no users, of whom we are one. */
+	/* Module exit waits for the TEE device's last user, and this is one. */
 	module_put(THIS_MODULE);
 }
 
@@ -361,28 +414,77 @@ static const struct tee_desc pinbed_tee_desc = {
 	.owner = THIS_MODULE,
 };
 
-int pinbed_tee_register(struct pinbed_device *pdev)
+static void pinbed_tee_free(struct pinbed_tee *tee)
+{
+	tee_shm_pool_free(tee->pool);
+	xa_destroy(&tee->memories);
+	pinbed_dma_device_unregister(tee->dma);
+	put_device(tee->dma);
+	pinbed_device_put(tee->pdev);
+	kfree(tee);
+}
+
+/*
+ * The TEE subsystem takes the device's node away, and then waits until nobody
+ * has the TEE device open, memory registered with it or protected by it.
+ */
+static void pinbed_tee_unregister_work(struct work_struct *work)
+{
+	struct pinbed_tee *tee = container_of(work, struct pinbed_tee,
+					      unregister);
+	struct pinbed_device *pdev = pinbed_device_get(tee->pdev);
+
+	tee_device_unregister(tee->teedev);
+	pinbed_tee_free(tee);
+	complete(&pdev->tee_gone);
+	pinbed_device_put(pdev);
+}
+
+static struct pinbed_tee *pinbed_tee_new(struct pinbed_device *pdev)
 {
 	struct pinbed_tee *tee;
 	int ret;
 
 	tee = kzalloc(sizeof(*tee), GFP_KERNEL);
 	if (!tee)
-		return -ENOMEM;
-	tee->pdev = pdev;
+		return ERR_PTR(-ENOMEM);
+	INIT_WORK(&tee->unregister, pinbed_tee_unregister_work);
+	xa_init(&tee->memories);
 	tee->manager.ops = &pinbed_tee_pool_ops;
 	tee->manager.private_data = tee;
-	xa_init(&tee->memories);
 	tee->pool = pinbed_tee_pool_new(&tee->manager);
 	if (IS_ERR(tee->pool)) {
 		ret = PTR_ERR(tee->pool);
 		goto free;
 	}
-	tee->teedev = tee_device_alloc(&pinbed_tee_desc, &pdev->vdev->dev,
-				       tee->pool, tee);
+	/* No child of the virtio device: it may outlive the binding. */
+	tee->dma = pinbed_dma_device_new(pdev, NULL, "pinbed-tee");
+	if (IS_ERR(tee->dma)) {
+		ret = PTR_ERR(tee->dma);
+		goto free_pool;
+	}
+	tee->pdev = pinbed_device_get(pdev);
+	return tee;
+
+free_pool:
+	tee_shm_pool_free(tee->pool);
+free:
+	kfree(tee);
+	return ERR_PTR(ret);
+}
+
+int pinbed_tee_register(struct pinbed_device *pdev)
+{
+	struct pinbed_tee *tee = pinbed_tee_new(pdev);
+	int ret;
+
+	if (IS_ERR(tee))
+		return PTR_ERR(tee);
+	tee->teedev = tee_device_alloc(&pinbed_tee_desc, tee->dma, tee->pool,
+				       tee);
 	if (IS_ERR(tee->teedev)) {
 		ret = PTR_ERR(tee->teedev);
-		goto free_pool;
+		goto free;
 	}
 	ret = tee_device_register(tee->teedev);
 	if (ret)
@@ -395,23 +497,18 @@ int pinbed_tee_register(struct pinbed_device *pdev)
 
 unregister:
 	tee_device_unregister(tee->teedev);
-free_pool:
-	tee_shm_pool_free(tee->pool);
 free:
-	kfree(tee);
+	pinbed_tee_free(tee);
 	return ret;
 }
 
 /*
- * Waits until nobody has the TEE device open, memory shared with it or protected
- * by it; so nothing is left in the arrays.
+ * If nobody uses the TEE device, it is gone when this returns. Else its calls
+ * fail from now on, and it goes with its last user.
  */
 void pinbed_tee_unregister(struct pinbed_device *pdev)
 {
-	struct pinbed_tee *tee = pdev->tee;
-
-	tee_device_unregister(tee->teedev);
-	tee_shm_pool_free(tee->pool);
-	xa_destroy(&tee->memories);
-	kfree(tee);
+	queue_work(pinbed_wq, &pdev->tee->unregister);
+	wait_for_completion_timeout(&pdev->tee_gone, PINBED_TEE_UNREGISTER_TIMEOUT);
+	pdev->tee = NULL;
 }

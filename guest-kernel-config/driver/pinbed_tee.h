@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the parts of the TEE device share: pinbed_tee.c has clients and their
- * calls, pinbed_tee_shm.c the memory that they share with the device, and
- * pinbed_tee_heap.c memory that they do not get to see.
+ * calls, pinbed_tee_shm.c memory that they share with the TEE, and
+ * pinbed_tee_heap.c protected memory.
  */
 #ifndef PINBED_TEE_H
 #define PINBED_TEE_H
@@ -14,23 +14,27 @@
 
 /**
  * struct pinbed_tee - The TEE device.
- * @pdev: The device behind it.
- * @teedev: What the TEE subsystem makes of it.
+ * @pdev: The device, referenced.
+ * @dma: Does the DMA of its memory, referenced.
+ * @teedev: The TEE subsystem's device.
  * @manager: Allocates for @pool.
- * @pool: Where the subsystem has memory from that clients do not bring along.
- * @contexts: How many clients there were, which is the last one's number.
- * @memories: What pinbed_tee_shm.c has for each struct tee_shm, by its address:
- * older kernels have no room for that in it.
+ * @pool: Memory that the subsystem allocates for clients.
+ * @contexts: Number of the last client.
+ * @memories: Memory shared with the TEE, by the address of its struct tee_shm:
+ * older kernels have no room for it there.
+ * @unregister: Waits for the last user.
  * @heap: Protected memory for the kernel's heap, on kernels that have one.
  * @protected: The heap's buffers by their first page frame.
  */
 struct pinbed_tee {
 	struct pinbed_device *pdev;
+	struct device *dma;
 	struct tee_device *teedev;
 	struct pinbed_tee_pool manager;
 	struct tee_shm_pool *pool;
 	atomic64_t contexts;
 	struct xarray memories;
+	struct work_struct unregister;
 #if IS_ENABLED(CONFIG_TEE_DMABUF_HEAPS)
 	struct tee_protmem_pool heap;
 	struct xarray protected;

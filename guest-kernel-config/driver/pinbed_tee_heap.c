@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The kernel's heap for protected memory, /dev/dma_heap/protected,secure-video:
- * its dma-bufs can be registered with the TEE and imported by the video nodes.
+ * The kernel's heap of protected memory, /dev/dma_heap/protected,secure-video.
+ * Its dma-bufs can be registered with the TEE and imported by the video nodes.
  */
 #include <linux/err.h>
 #include <linux/io.h>
@@ -28,13 +28,10 @@ static int pinbed_heap_alloc(struct tee_protmem_pool *pool,
 	struct pinbed_protected *protected;
 	int ret;
 
-	/*
-	 * The dma-buf is the subsystem's, and unregistering the TEE device waits
-	 * for it without end: better that unloading is refused.
-	 */
+	/* The dma-buf is the subsystem's, so it does not pin this module. */
 	if (!try_module_get(THIS_MODULE))
 		return -ENODEV;
-	protected = pinbed_protected_new(tee->pdev, size);
+	protected = pinbed_protected_new(tee->pdev, tee->dma, size);
 	if (IS_ERR(protected)) {
 		ret = PTR_ERR(protected);
 		goto put_module;
@@ -66,7 +63,7 @@ static void pinbed_heap_free(struct tee_protmem_pool *pool,
 
 	pinbed_protected_free(xa_erase(&tee->protected, pinbed_heap_key(sgt)));
 	sg_free_table(sgt);
-	/* Our code stays until the heap has no buffers, of which this is one. */
+	/* Module exit waits for the heap's last buffer, and this is one. */
 	module_put(THIS_MODULE);
 }
 
@@ -92,13 +89,17 @@ static const struct tee_protmem_pool_ops pinbed_heap_ops = {
 	.destroy_pool = pinbed_heap_destroy,
 };
 
+/* The kernel has one such heap: no error if a former binding still uses it. */
 int pinbed_tee_heap_register(struct pinbed_tee *tee)
 {
+	int ret;
+
 	tee->heap.ops = &pinbed_heap_ops;
 	xa_init(&tee->protected);
-	return tee_device_register_dma_heap(tee->teedev,
-					    TEE_DMA_HEAP_SECURE_VIDEO_PLAY,
-					    &tee->heap);
+	ret = tee_device_register_dma_heap(tee->teedev,
+					   TEE_DMA_HEAP_SECURE_VIDEO_PLAY,
+					   &tee->heap);
+	return ret == -EBUSY ? 0 : ret;
 }
 
 /* The device's name for a registered dma-buf, which the caller holds on to. */
@@ -112,6 +113,6 @@ int pinbed_tee_heap_handle(struct pinbed_tee *tee, struct tee_shm *shm,
 	protected = xa_load(&tee->protected, PHYS_PFN(shm->paddr));
 	if (!protected)
 		return -EINVAL;
-	*handle = protected->att->handle;
+	*handle = protected->hold->handle;
 	return 0;
 }

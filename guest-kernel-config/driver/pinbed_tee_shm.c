@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory that the TEE's clients share with it: the device holds it for exactly
- * as long as the kernel does.
+ * Memory that clients share with the TEE. The device holds it for as long as the
+ * kernel keeps it.
  */
 #include <linux/dma-mapping.h>
 #include <linux/err.h>
 #include <linux/slab.h>
 
+#include "pinbed_compat_mm.h"
 #include "pinbed_tee.h"
 
 /*
@@ -17,95 +18,77 @@
 
 /**
  * struct pinbed_tee_memory - Memory shared with the TEE.
- * @sgt: Its pages, mapped for the device.
- * @att: The device's hold on it.
+ * @sgt: Its pages.
+ * @hold: The device's hold on it.
  */
 struct pinbed_tee_memory {
 	struct sg_table sgt;
-	struct pinbed_attachment *att;
+	struct pinbed_hold *hold;
 };
 
-/* Maps what is in @memory->sgt and has the device hold it. */
-static int pinbed_tee_give(struct pinbed_tee *tee, struct tee_shm *shm,
-			   struct pinbed_tee_memory *memory)
+/* Takes over @memory->sgt, also on error. */
+static int pinbed_tee_share(struct pinbed_tee *tee, struct tee_shm *shm,
+			    struct pinbed_tee_memory *memory)
 {
-	struct device *parent = tee->pdev->vdev->dev.parent;
 	int ret;
 
-	ret = dma_map_sgtable(parent, &memory->sgt, DMA_BIDIRECTIONAL,
-			      PINBED_TEE_DMA_ATTRS);
-	if (ret)
-		return ret;
-	memory->att = pinbed_attach(tee->pdev, &memory->sgt, shm->size,
-				    PINBED_DIRECTION_BOTH, 0);
-	if (IS_ERR(memory->att)) {
-		ret = PTR_ERR(memory->att);
-		goto unmap;
+	memory->hold = pinbed_hold_map(tee->pdev, tee->dma, &memory->sgt,
+				       shm->size, PINBED_DIRECTION_BOTH,
+				       PINBED_TEE_DMA_ATTRS);
+	if (IS_ERR(memory->hold)) {
+		ret = PTR_ERR(memory->hold);
+		goto free_table;
 	}
 	ret = xa_err(xa_store(&tee->memories, (unsigned long)shm, memory,
 			      GFP_KERNEL));
 	if (ret)
-		goto detach;
+		goto end_hold;
 	return 0;
 
-detach:
-	pinbed_detach(tee->pdev, memory->att);
-unmap:
-	dma_unmap_sgtable(parent, &memory->sgt, DMA_BIDIRECTIONAL,
-			  PINBED_TEE_DMA_ATTRS);
+end_hold:
+	pinbed_hold_end(memory->hold);
+free_table:
+	sg_free_table(&memory->sgt);
 	return ret;
 }
 
-static void pinbed_tee_take_back(struct pinbed_tee *tee, struct tee_shm *shm)
+static void pinbed_tee_unshare(struct pinbed_tee *tee, struct tee_shm *shm)
 {
-	struct device *parent = tee->pdev->vdev->dev.parent;
 	struct pinbed_tee_memory *memory;
 
 	memory = xa_erase(&tee->memories, (unsigned long)shm);
-	pinbed_detach(tee->pdev, memory->att);
-	dma_unmap_sgtable(parent, &memory->sgt, DMA_BIDIRECTIONAL,
-			  PINBED_TEE_DMA_ATTRS);
+	pinbed_hold_end(memory->hold);
 	sg_free_table(&memory->sgt);
 	kfree(memory);
-}
-
-static int pinbed_tee_share(struct pinbed_tee *tee, struct tee_shm *shm,
-			    struct page **pages, size_t count)
-{
-	struct pinbed_tee_memory *memory;
-	int ret;
-
-	if (!shm->size)
-		return -EINVAL;
-	memory = kzalloc(sizeof(*memory), GFP_KERNEL);
-	if (!memory)
-		return -ENOMEM;
-	ret = sg_alloc_table_from_pages(&memory->sgt, pages, count, shm->offset,
-					shm->size, GFP_KERNEL);
-	if (ret)
-		goto free;
-	ret = pinbed_tee_give(tee, shm, memory);
-	if (ret)
-		goto free_table;
-	return 0;
-
-free_table:
-	sg_free_table(&memory->sgt);
-free:
-	kfree(memory);
-	return ret;
 }
 
 int pinbed_tee_shm_register(struct tee_context *ctx, struct tee_shm *shm,
 			    struct page **pages, size_t num_pages,
 			    unsigned long start)
 {
-	return pinbed_tee_share(pinbed_tee_of(ctx), shm, pages, num_pages);
+	struct pinbed_tee *tee = pinbed_tee_of(ctx);
+	struct pinbed_tee_memory *memory;
+	int ret;
+
+	if (!shm->size)
+		return -EINVAL;
+	if (num_pages > UINT_MAX)
+		return -E2BIG;
+	memory = kzalloc(sizeof(*memory), GFP_KERNEL);
+	if (!memory)
+		return -ENOMEM;
+	ret = pinbed_sg_from_pages(&memory->sgt, pages, num_pages, shm->offset,
+				   shm->size, pinbed_max_segment(tee->dma));
+	if (!ret)
+		ret = pinbed_tee_share(tee, shm, memory);
+	if (ret)
+		kfree(memory);
+	return ret;
 }
 
 int pinbed_tee_shm_unregister(struct tee_context *ctx, struct tee_shm *shm)
 {
-	pinbed_tee_take_back(pinbed_tee_of(ctx), shm);
+	pinbed_tee_unshare(pinbed_tee_of(ctx), shm);
 	return 0;
 }
 
@@ -118,49 +101,71 @@ int pinbed_tee_shm_handle(struct pinbed_tee *tee, struct tee_shm *shm,
 	memory = xa_load(&tee->memories, (unsigned long)shm);
 	if (!memory)
 		return pinbed_tee_heap_handle(tee, shm, handle);
-	*handle = memory->att->handle;
+	*handle = memory->hold->handle;
+	return 0;
+}
+
+/* The scatterlist of contiguous pages, in segments that the DMA device takes. */
+static int pinbed_tee_sg_contiguous(struct sg_table *sgt, void *vaddr,
+				    size_t length, unsigned int max_segment)
+{
+	struct scatterlist *sg;
+	unsigned int i;
+	int ret;
+
+	ret = sg_alloc_table(sgt, DIV_ROUND_UP(length, max_segment), GFP_KERNEL);
+	if (ret)
+		return ret;
+	for_each_sgtable_sg(sgt, sg, i) {
+		size_t piece = min_t(size_t, length, max_segment);
+
+		sg_set_buf(sg, vaddr, piece);
+		vaddr += piece;
+		length -= piece;
+	}
 	return 0;
 }
 
 static int pinbed_tee_pool_alloc(struct pinbed_tee_pool *manager,
 				 struct tee_shm *shm, PINBED_TEE_POOL_SIZE)
 {
-	size_t i, count = DIV_ROUND_UP(size, PAGE_SIZE);
-	struct page **pages;
-	void *vaddr;
-	int ret;
+	struct pinbed_tee *tee = manager->private_data;
+	struct pinbed_tee_memory *memory;
+	int ret = -ENOMEM;
 
-	if (!count)
+	if (!size)
 		return -EINVAL;
-	/* A client may ask for any size. */
-	pages = kvmalloc_array(count, sizeof(*pages),
-			       GFP_KERNEL | __GFP_NOWARN);
-	if (!pages)
+	/* A client may ask for any size; more than this cannot be contiguous. */
+	if (size > INT_MAX)
 		return -ENOMEM;
-	vaddr = alloc_pages_exact(count * PAGE_SIZE,
-				  GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
-	if (!vaddr) {
-		ret = -ENOMEM;
-		goto free_pages;
-	}
-	for (i = 0; i < count; i++)
-		pages[i] = virt_to_page(vaddr + i * PAGE_SIZE);
-
-	shm->kaddr = vaddr;
-	shm->paddr = virt_to_phys(vaddr);
-	shm->size = count * PAGE_SIZE;
-	ret = pinbed_tee_share(manager->private_data, shm, pages, count);
+	memory = kzalloc(sizeof(*memory), GFP_KERNEL);
+	if (!memory)
+		return -ENOMEM;
+	shm->size = PAGE_ALIGN(size);
+	shm->kaddr = alloc_pages_exact(shm->size,
+				       GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
+	if (!shm->kaddr)
+		goto free;
+	shm->paddr = virt_to_phys(shm->kaddr);
+	ret = pinbed_tee_sg_contiguous(&memory->sgt, shm->kaddr, shm->size,
+				       pinbed_max_segment(tee->dma));
+	if (!ret)
+		ret = pinbed_tee_share(tee, shm, memory);
 	if (ret)
-		free_pages_exact(vaddr, shm->size);
+		goto free_pages;
+	return 0;
+
 free_pages:
-	kvfree(pages);
+	free_pages_exact(shm->kaddr, shm->size);
+free:
+	kfree(memory);
 	return ret;
 }
 
 static void pinbed_tee_pool_free(struct pinbed_tee_pool *manager,
 				 struct tee_shm *shm)
 {
-	pinbed_tee_take_back(manager->private_data, shm);
+	pinbed_tee_unshare(manager->private_data, shm);
 	free_pages_exact(shm->kaddr, shm->size);
 }
 

@@ -2,6 +2,8 @@
 /*
  * A V4L2 memory-to-memory node and its files.
  */
+#include <linux/compat.h>
+#include <linux/err.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/slab.h>
@@ -31,6 +33,7 @@ static int pinbed_querycap(struct file *file, void *priv,
 
 static int pinbed_describe(struct pinbed_ctx *ctx, struct pinbed_buffer *buffer)
 {
+	const struct pinbed_plane *plane;
 	struct pinbed_report *report;
 	struct vb2_queue *vq;
 	struct pinbed_vb *pvb;
@@ -49,10 +52,11 @@ static int pinbed_describe(struct pinbed_ctx *ctx, struct pinbed_buffer *buffer)
 		.kind = buffer->kind,
 		.index = buffer->index,
 	};
-	if (pvb->att) {
+	plane = pvb->planes[0];
+	if (plane) {
 		buffer->flags |= PINBED_BUFFER_ATTACHED;
-		buffer->handle = pvb->att->handle;
-		if (pvb->att->bounce)
+		buffer->handle = plane->hold->handle;
+		if (plane->bounce)
 			buffer->flags |= PINBED_BUFFER_BOUNCE;
 	}
 	report = &pvb->report;
@@ -127,6 +131,8 @@ static int pinbed_video_open(struct file *file)
 	struct v4l2_m2m_ctx *m2m_ctx;
 	struct pinbed_ctx *ctx;
 
+	if (pinbed_is_dead(node->pdev))
+		return -ENODEV;
 	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL);
 	if (!ctx)
 		return -ENOMEM;
@@ -141,7 +147,7 @@ static int pinbed_video_open(struct file *file)
 	ctx->node = node;
 	mutex_init(&ctx->lock);
 	spin_lock_init(&ctx->report_lock);
-	INIT_LIST_HEAD(&ctx->attachments);
+	INIT_LIST_HEAD(&ctx->planes);
 	pinbed_format_init(ctx);
 	v4l2_fh_init(&ctx->fh, &node->vfd);
 
@@ -170,10 +176,19 @@ static int pinbed_video_close(struct file *file)
 	mutex_unlock(&node->lock);
 
 	v4l2_m2m_ctx_release(ctx->fh.m2m_ctx);
-	pinbed_detach_leftovers(ctx);
+	pinbed_release_leftovers(ctx);
 	pinbed_ctx_free(ctx);
 	return 0;
 }
+
+#ifdef CONFIG_COMPAT
+/* V4L2 asks for ioctls of the driver's own; theirs are laid out alike. */
+static long pinbed_video_compat_ioctl(struct file *file, unsigned int cmd,
+				      unsigned long arg)
+{
+	return video_ioctl2(file, cmd, (unsigned long)compat_ptr(arg));
+}
+#endif
 
 static const struct v4l2_file_operations pinbed_video_fops = {
 	.owner = THIS_MODULE,
@@ -181,6 +196,9 @@ static const struct v4l2_file_operations pinbed_video_fops = {
 	.release = pinbed_video_close,
 	.poll = v4l2_m2m_fop_poll,
 	.unlocked_ioctl = video_ioctl2,
+#ifdef CONFIG_COMPAT
+	.compat_ioctl32 = pinbed_video_compat_ioctl,
+#endif
 	.mmap = v4l2_m2m_fop_mmap,
 };
 
@@ -194,16 +212,17 @@ static void pinbed_node_release(struct v4l2_device *v4l2_dev)
 						v4l2_dev);
 
 	v4l2_m2m_release(node->m2m_dev);
-	pinbed_put(node->pdev);
+	put_device(node->dma);
+	pinbed_device_put(node->pdev);
 	mutex_destroy(&node->lock);
 	kfree(node);
 }
 
-static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
-						const struct pinbed_memop *memop)
+static struct pinbed_node *pinbed_node_new(struct pinbed_device *pdev,
+					   const struct pinbed_memop *memop)
 {
 	struct pinbed_node *node;
-	struct video_device *vfd;
+	char name[32];
 	int ret;
 
 	node = kzalloc(sizeof(*node), GFP_KERNEL);
@@ -217,12 +236,47 @@ static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
 		ret = PTR_ERR(node->m2m_dev);
 		goto free;
 	}
+	snprintf(name, sizeof(name), "%s-%s", KBUILD_MODNAME, memop->name);
+	node->dma = pinbed_dma_device_new(pdev, &pdev->vdev->dev, name);
+	if (IS_ERR(node->dma)) {
+		ret = PTR_ERR(node->dma);
+		goto release_m2m;
+	}
 	ret = v4l2_device_register(&pdev->vdev->dev, &node->v4l2_dev);
 	if (ret)
-		goto release_m2m;
+		goto unregister_dma;
 	node->v4l2_dev.release = pinbed_node_release;
-	node->pdev = pinbed_get(pdev);
+	node->pdev = pinbed_device_get(pdev);
+	return node;
 
+unregister_dma:
+	pinbed_dma_device_unregister(node->dma);
+	put_device(node->dma);
+release_m2m:
+	v4l2_m2m_release(node->m2m_dev);
+free:
+	mutex_destroy(&node->lock);
+	kfree(node);
+	return ERR_PTR(ret);
+}
+
+/* The node is freed when its last file is closed. */
+static void pinbed_node_put(struct pinbed_node *node)
+{
+	pinbed_dma_device_unregister(node->dma);
+	v4l2_device_disconnect(&node->v4l2_dev);
+	v4l2_device_put(&node->v4l2_dev);
+}
+
+static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
+						const struct pinbed_memop *memop)
+{
+	struct pinbed_node *node = pinbed_node_new(pdev, memop);
+	struct video_device *vfd;
+	int ret;
+
+	if (IS_ERR(node))
+		return node;
 	vfd = &node->vfd;
 	snprintf(vfd->name, sizeof(vfd->name), "%s-%s", KBUILD_MODNAME,
 		 memop->name);
@@ -235,76 +289,64 @@ static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
 	video_set_drvdata(vfd, node);
 	ret = video_register_device(vfd, VFL_TYPE_VIDEO, -1);
 	if (ret) {
-		v4l2_device_disconnect(&node->v4l2_dev);
-		v4l2_device_put(&node->v4l2_dev);
+		pinbed_node_put(node);
 		return ERR_PTR(ret);
 	}
 	return node;
-
-release_m2m:
-	v4l2_m2m_release(node->m2m_dev);
-free:
-	mutex_destroy(&node->lock);
-	kfree(node);
-	return ERR_PTR(ret);
 }
 
-/* Gives the memory of an open file back, whose ioctls are dead by now. */
-static void pinbed_ctx_drop(struct pinbed_ctx *ctx)
-{
-	static const u32 types[] = {
-		V4L2_BUF_TYPE_VIDEO_OUTPUT, V4L2_BUF_TYPE_VIDEO_CAPTURE,
-	};
-	unsigned int i;
-
-	mutex_lock(&ctx->lock);
-	for (i = 0; i < ARRAY_SIZE(types); i++) {
-		struct vb2_queue *vq = v4l2_m2m_get_vq(ctx->fh.m2m_ctx, types[i]);
-		struct v4l2_requestbuffers none = {
-			.type = types[i],
-			.memory = vq->memory,
-		};
-
-		v4l2_m2m_streamoff(NULL, ctx->fh.m2m_ctx, types[i]);
-		vb2_reqbufs(vq, &none);
-	}
-	mutex_unlock(&ctx->lock);
-}
-
-static void pinbed_node_unregister(struct pinbed_node *node)
-{
-	struct pinbed_ctx *ctx;
-
-	video_unregister_device(&node->vfd);
-	mutex_lock(&node->lock);
-	list_for_each_entry(ctx, &node->ctxs, entry)
-		pinbed_ctx_drop(ctx);
-	mutex_unlock(&node->lock);
-	v4l2_device_disconnect(&node->v4l2_dev);
-	v4l2_device_put(&node->v4l2_dev);
-}
-
+/* On failure, pinbed_video_unregister() takes back what was registered. */
 int pinbed_video_register(struct pinbed_device *pdev)
 {
 	unsigned int i;
 
-	for (i = 0; i < PINBED_MEMOPS; i++) {
+	for (i = 0; i < PINBED_NODES; i++) {
 		struct pinbed_node *node = pinbed_node_register(pdev,
 								&pinbed_memops[i]);
 
-		if (IS_ERR(node)) {
-			pinbed_video_unregister(pdev);
+		if (IS_ERR(node))
 			return PTR_ERR(node);
-		}
-		pdev->video[i] = node;
+		WRITE_ONCE(pdev->video[i], node);
 	}
 	return 0;
 }
 
+/* Wakes those who wait for a buffer: the device is dead. */
+static void pinbed_node_fail(struct pinbed_node *node)
+{
+	struct pinbed_ctx *ctx;
+
+	mutex_lock(&node->lock);
+	list_for_each_entry(ctx, &node->ctxs, entry) {
+		vb2_queue_error(v4l2_m2m_get_src_vq(ctx->fh.m2m_ctx));
+		vb2_queue_error(v4l2_m2m_get_dst_vq(ctx->fh.m2m_ctx));
+	}
+	mutex_unlock(&node->lock);
+}
+
+void pinbed_video_fail(struct pinbed_device *pdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < PINBED_NODES; i++) {
+		struct pinbed_node *node = READ_ONCE(pdev->video[i]);
+
+		if (node)
+			pinbed_node_fail(node);
+	}
+}
+
+/* Files that are open keep their buffers until they are closed. */
 void pinbed_video_unregister(struct pinbed_device *pdev)
 {
 	unsigned int i;
 
-	for (i = 0; i < PINBED_MEMOPS && pdev->video[i]; i++)
-		pinbed_node_unregister(pdev->video[i]);
+	for (i = 0; i < PINBED_NODES && pdev->video[i]; i++) {
+		struct pinbed_node *node = pdev->video[i];
+
+		video_unregister_device(&node->vfd);
+		pinbed_node_fail(node);
+		WRITE_ONCE(pdev->video[i], NULL);
+		pinbed_node_put(node);
+	}
 }

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the parts of the video node share: pinbed_video.c is the node and its
- * files, pinbed_video_format.c their formats, pinbed_video_queue.c their
- * buffers, pinbed_video_memop.c how the device comes by their memory and
- * pinbed_video_job.c what it does with it.
+ * What the parts of the video nodes share: pinbed_video.c has the nodes and their
+ * files, pinbed_video_format.c their formats, pinbed_video_queue.c their buffers,
+ * pinbed_video_memop.c the buffers' memory and pinbed_video_job.c the jobs.
  */
 #ifndef PINBED_VIDEO_H
 #define PINBED_VIDEO_H
@@ -15,7 +14,7 @@
 #include <media/videobuf2-v4l2.h>
 
 #include "pinbed.h"
-#include "pinbed_compat.h"
+#include "pinbed_compat_media.h"
 
 /**
  * struct pinbed_pixfmt - A pixel format.
@@ -34,16 +33,28 @@ struct pinbed_pixfmt {
 };
 
 /**
- * struct pinbed_memop - A way for vb2 to get at memory.
+ * struct pinbed_plane - What the device holds of a plane of a buffer.
+ * @entry: In the file's list.
+ * @bounce: What it holds in place of the plane, or NULL.
+ * @hold: The hold, which is @bounce's if there is one.
+ */
+struct pinbed_plane {
+	struct list_head entry;
+	struct pinbed_bounce *bounce;
+	struct pinbed_hold *hold;
+};
+
+/**
+ * struct pinbed_memop - An allocator of vb2.
  * @name: As in the node's name.
  * @ops: vb2's operations.
- * @attach: Gives the device a buffer that vb2 has mapped.
+ * @hold: Has the device hold a plane that vb2 has mapped, or a bounce buffer.
  */
 struct pinbed_memop {
 	const char *name;
 	const struct vb2_mem_ops *ops;
-	struct pinbed_attachment *(*attach)(struct pinbed_device *pdev,
-					    struct vb2_buffer *vb);
+	int (*hold)(struct pinbed_node *node, struct vb2_buffer *vb,
+		    unsigned int index, struct pinbed_plane *plane);
 };
 
 /**
@@ -51,9 +62,10 @@ struct pinbed_memop {
  * @v4l2_dev: Its last reference frees the node.
  * @vfd: The node as V4L2 knows it.
  * @m2m_dev: Runs one job at a time.
- * @pdev: The device.
- * @memop: How its buffers are made.
- * @lock: Protects @ctxs.
+ * @pdev: The device, referenced.
+ * @dma: Does the DMA of its buffers, referenced.
+ * @memop: Its allocator.
+ * @lock: See below.
  * @ctxs: Open files.
  */
 struct pinbed_node {
@@ -61,7 +73,9 @@ struct pinbed_node {
 	struct video_device vfd;
 	struct v4l2_m2m_dev *m2m_dev;
 	struct pinbed_device *pdev;
+	struct device *dma;
 	const struct pinbed_memop *memop;
+	/* Protects @ctxs. */
 	struct mutex lock;
 	struct list_head ctxs;
 };
@@ -83,7 +97,7 @@ struct pinbed_image {
  * @fh: V4L2's part.
  * @node: The node.
  * @entry: In the node's list.
- * @lock: Lock of both queues; protects the formats too.
+ * @lock: See below.
  * @out: Format of the OUTPUT queue.
  * @cap: Format of the CAPTURE queue; width and height are always those of @out.
  * @out_sequence: Number of the next frame of the OUTPUT queue.
@@ -92,14 +106,15 @@ struct pinbed_image {
  * @xfer_func: As @colorspace.
  * @ycbcr_enc: As @colorspace.
  * @quantization: As @colorspace.
- * @attachments: What the device holds for this file.
+ * @planes: What the device holds for this file.
  * @job: The request of the running job.
- * @report_lock: Protects the buffers' reports.
+ * @report_lock: See below.
  */
 struct pinbed_ctx {
 	struct v4l2_fh fh;
 	struct pinbed_node *node;
 	struct list_head entry;
+	/* Lock of both queues; protects the formats and @planes, too. */
 	struct mutex lock;
 	struct pinbed_image out;
 	struct pinbed_image cap;
@@ -109,14 +124,15 @@ struct pinbed_ctx {
 	u32 xfer_func;
 	u32 ycbcr_enc;
 	u32 quantization;
-	struct list_head attachments;
+	struct list_head planes;
 	struct pinbed_request *job;
+	/* Protects the buffers' reports. */
 	spinlock_t report_lock;
 };
 
 /**
  * struct pinbed_report - What the last job did in a buffer.
- * @valid: There was one since the buffer was attached.
+ * @valid: There was one since the device holds the buffer.
  * @status: PINBED_STATUS_*.
  * @crc: CRC32C of the bytes moved.
  * @cookie: The job's cookie.
@@ -133,12 +149,12 @@ struct pinbed_report {
 /**
  * struct pinbed_vb - A buffer.
  * @m2m: The buffer as V4L2 knows it; must be first.
- * @att: What the device holds of it.
+ * @planes: What the device holds of it, by plane.
  * @report: The last job.
  */
 struct pinbed_vb {
 	struct v4l2_m2m_buffer m2m;
-	struct pinbed_attachment *att;
+	struct pinbed_plane *planes[VIDEO_MAX_PLANES];
 	struct pinbed_report report;
 };
 
@@ -181,11 +197,11 @@ int pinbed_s_fmt_out(struct file *file, void *priv, struct v4l2_format *f);
 /* pinbed_video_queue.c */
 
 int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst);
-void pinbed_detach_leftovers(struct pinbed_ctx *ctx);
+void pinbed_release_leftovers(struct pinbed_ctx *ctx);
 
 /* pinbed_video_memop.c */
 
-extern const struct pinbed_memop pinbed_memops[PINBED_MEMOPS];
+extern const struct pinbed_memop pinbed_memops[PINBED_NODES];
 
 /* pinbed_video_job.c */
 

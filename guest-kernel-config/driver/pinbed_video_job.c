@@ -77,7 +77,7 @@ void pinbed_job_done(struct pinbed_request *req)
 		break;
 	}
 	/* A status that is not the device's own stands for having none. */
-	if (ret == -EIO || ret == -EPROTO)
+	if (ret == -ENODEV || ret == -EPROTO)
 		pinbed_job_finish(ctx, PINBED_STATUS_ERROR, NULL);
 	else
 		pinbed_job_finish(ctx, le32_to_cpu(response->header.status), NULL);
@@ -95,7 +95,7 @@ static void pinbed_wire_format(struct pinbed_format *format,
 static void pinbed_wire_range(struct pinbed_range *range, struct vb2_buffer *vb,
 			      u64 length)
 {
-	range->handle = cpu_to_le64(to_pinbed_vb(vb)->att->handle);
+	range->handle = cpu_to_le64(to_pinbed_vb(vb)->planes[0]->hold->handle);
 	range->offset = 0;
 	range->length = cpu_to_le64(length);
 }
@@ -127,7 +127,7 @@ static void pinbed_device_run(void *priv)
 		pinbed_wire_format(&job->src_format, &ctx->out);
 		pinbed_wire_format(&job->dst_format, &ctx->cap);
 	}
-	bounce = to_pinbed_vb(src)->att->bounce;
+	bounce = to_pinbed_vb(src)->planes[0]->bounce;
 	if (bounce)
 		pinbed_bounce_fill(bounce, vb2_plane_vaddr(src, 0), src_length);
 	if (pinbed_request_submit(pdev, PINBED_QUEUE_VIDEO, ctx->job))

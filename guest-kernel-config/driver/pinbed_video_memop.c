@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The ways in which vb2 gets at a buffer's memory, and what of it the device is
- * given for each.
+ * The allocators of vb2, and what the device holds of their buffers.
  */
 #include <linux/err.h>
 #include <media/videobuf2-dma-contig.h>
@@ -16,52 +15,45 @@ static u32 pinbed_direction(struct vb2_buffer *vb)
 					       PINBED_DIRECTION_WRITE;
 }
 
-static struct pinbed_attachment *
-pinbed_attach_dma_sg(struct pinbed_device *pdev, struct vb2_buffer *vb)
+static int pinbed_hold_dma_sg(struct pinbed_node *node, struct vb2_buffer *vb,
+			      unsigned int index, struct pinbed_plane *plane)
 {
-	return pinbed_attach(pdev, vb2_dma_sg_plane_desc(vb, 0),
-			     vb2_plane_size(vb, 0), pinbed_direction(vb), 0);
+	plane->hold = pinbed_hold_begin(node->pdev,
+					vb2_dma_sg_plane_desc(vb, index),
+					vb2_plane_size(vb, index),
+					pinbed_direction(vb), 0);
+	return PTR_ERR_OR_ZERO(plane->hold);
 }
 
-static struct pinbed_attachment *
-pinbed_attach_dma_contig(struct pinbed_device *pdev, struct vb2_buffer *vb)
+static int pinbed_hold_dma_contig(struct pinbed_node *node,
+				  struct vb2_buffer *vb, unsigned int index,
+				  struct pinbed_plane *plane)
 {
-	struct scatterlist sg;
-	struct sg_table sgt = { .sgl = &sg, .nents = 1, .orig_nents = 1 };
+	dma_addr_t address = vb2_dma_contig_plane_dma_addr(vb, index);
 
-	/* vb2 has mapped it; this only says where. */
-	sg_init_table(&sg, 1);
-	sg_dma_address(&sg) = vb2_dma_contig_plane_dma_addr(vb, 0);
-	sg_dma_len(&sg) = vb2_plane_size(vb, 0);
-	return pinbed_attach(pdev, &sgt, vb2_plane_size(vb, 0),
-			     pinbed_direction(vb), 0);
+	plane->hold = pinbed_hold_contiguous(node->pdev, address,
+					     vb2_plane_size(vb, index),
+					     pinbed_direction(vb), 0);
+	return PTR_ERR_OR_ZERO(plane->hold);
 }
 
-static struct pinbed_attachment *
-pinbed_attach_vmalloc(struct pinbed_device *pdev, struct vb2_buffer *vb)
+static int pinbed_hold_vmalloc(struct pinbed_node *node, struct vb2_buffer *vb,
+			       unsigned int index, struct pinbed_plane *plane)
 {
-	enum dma_data_direction direction = V4L2_TYPE_IS_OUTPUT(vb->type) ?
-					    DMA_TO_DEVICE : DMA_FROM_DEVICE;
-	struct pinbed_attachment *att;
-	struct pinbed_bounce *bounce;
-
 	/* No kernel mapping, as of a dma-buf whose exporter has none. */
-	if (!vb2_plane_vaddr(vb, 0))
-		return ERR_PTR(-EFAULT);
-	bounce = pinbed_bounce_new(pdev, vb2_plane_size(vb, 0), direction);
-	if (IS_ERR(bounce))
-		return ERR_CAST(bounce);
-	att = pinbed_attach(pdev, &bounce->sgt, bounce->length,
-			    pinbed_direction(vb), 0);
-	if (IS_ERR(att))
-		pinbed_bounce_free(bounce);
-	else
-		att->bounce = bounce;
-	return att;
+	if (!vb2_plane_vaddr(vb, index))
+		return -EFAULT;
+	plane->bounce = pinbed_bounce_new(node->pdev, node->dma,
+					  vb2_plane_size(vb, index),
+					  pinbed_direction(vb));
+	if (IS_ERR(plane->bounce))
+		return PTR_ERR(plane->bounce);
+	plane->hold = plane->bounce->hold;
+	return 0;
 }
 
-const struct pinbed_memop pinbed_memops[PINBED_MEMOPS] = {
-	{ "dma-sg", &vb2_dma_sg_memops, pinbed_attach_dma_sg },
-	{ "dma-contig", &vb2_dma_contig_memops, pinbed_attach_dma_contig },
-	{ "vmalloc", &vb2_vmalloc_memops, pinbed_attach_vmalloc },
+const struct pinbed_memop pinbed_memops[PINBED_NODES] = {
+	{ "dma-sg", &vb2_dma_sg_memops, pinbed_hold_dma_sg },
+	{ "dma-contig", &vb2_dma_contig_memops, pinbed_hold_dma_contig },
+	{ "vmalloc", &vb2_vmalloc_memops, pinbed_hold_vmalloc },
 };

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The buffers of a video node's files, which are attached to the device for as
- * long as vb2 holds their memory.
+ * The buffers of a video node's files. The device holds each for as long as vb2
+ * keeps its memory.
  */
 #include <linux/err.h>
+#include <linux/slab.h>
 #include <linux/videodev2.h>
 
 #include "pinbed_video.h"
@@ -22,42 +23,71 @@ static int pinbed_queue_setup(struct vb2_queue *vq, unsigned int *buffers,
 	return 0;
 }
 
-static void pinbed_buf_detach(struct pinbed_ctx *ctx, struct pinbed_vb *pvb)
+static struct pinbed_plane *pinbed_plane_new(struct pinbed_ctx *ctx,
+					     struct vb2_buffer *vb,
+					     unsigned int index)
 {
-	if (!pvb->att)
-		return;
-	list_del(&pvb->att->entry);
-	pinbed_detach(ctx->node->pdev, pvb->att);
-	pvb->att = NULL;
+	struct pinbed_plane *plane = kzalloc(sizeof(*plane), GFP_KERNEL);
+	int ret;
+
+	if (!plane)
+		return ERR_PTR(-ENOMEM);
+	ret = ctx->node->memop->hold(ctx->node, vb, index, plane);
+	if (ret) {
+		kfree(plane);
+		return ERR_PTR(ret);
+	}
+	list_add(&plane->entry, &ctx->planes);
+	return plane;
+}
+
+static void pinbed_plane_free(struct pinbed_plane *plane)
+{
+	list_del(&plane->entry);
+	if (plane->bounce)
+		pinbed_bounce_free(plane->bounce);
+	else
+		pinbed_hold_end(plane->hold);
+	kfree(plane);
+}
+
+/* vb2 is about to unmap and unpin the memory. */
+static void pinbed_buf_cleanup(struct vb2_buffer *vb)
+{
+	struct pinbed_vb *pvb = to_pinbed_vb(vb);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pvb->planes); i++) {
+		if (pvb->planes[i])
+			pinbed_plane_free(pvb->planes[i]);
+		pvb->planes[i] = NULL;
+	}
 }
 
 /* vb2 has just pinned and mapped the memory. */
 static int pinbed_buf_init(struct vb2_buffer *vb)
 {
 	struct pinbed_ctx *ctx = vb2_get_drv_priv(vb->vb2_queue);
-	struct pinbed_node *node = ctx->node;
 	struct pinbed_vb *pvb = to_pinbed_vb(vb);
-	struct pinbed_attachment *att;
+	unsigned int i;
 
 	/*
 	 * Where vb2 refuses a QBUF(USERPTR) for its length, it lets go of the
 	 * buffer's previous memory without buf_cleanup.
 	 */
-	pinbed_buf_detach(ctx, pvb);
+	pinbed_buf_cleanup(vb);
 
-	att = node->memop->attach(node->pdev, vb);
-	if (IS_ERR(att))
-		return PTR_ERR(att);
-	list_add(&att->entry, &ctx->attachments);
-	pvb->att = att;
+	for (i = 0; i < vb->num_planes; i++) {
+		struct pinbed_plane *plane = pinbed_plane_new(ctx, vb, i);
+
+		if (IS_ERR(plane)) {
+			pinbed_buf_cleanup(vb);
+			return PTR_ERR(plane);
+		}
+		pvb->planes[i] = plane;
+	}
 	pvb->report.valid = false;
 	return 0;
-}
-
-/* vb2 is about to unmap and unpin the memory. */
-static void pinbed_buf_cleanup(struct vb2_buffer *vb)
-{
-	pinbed_buf_detach(vb2_get_drv_priv(vb->vb2_queue), to_pinbed_vb(vb));
 }
 
 static int pinbed_buf_out_validate(struct vb2_buffer *vb)
@@ -81,11 +111,11 @@ static int pinbed_buf_prepare(struct vb2_buffer *vb)
 /* The process is about to have the buffer back. */
 static void pinbed_buf_finish(struct vb2_buffer *vb)
 {
-	struct pinbed_attachment *att = to_pinbed_vb(vb)->att;
+	struct pinbed_plane *plane = to_pinbed_vb(vb)->planes[0];
 
-	if (att && att->bounce && !V4L2_TYPE_IS_OUTPUT(vb->type) &&
+	if (plane && plane->bounce && !V4L2_TYPE_IS_OUTPUT(vb->type) &&
 	    vb->state == VB2_BUF_STATE_DONE)
-		pinbed_bounce_drain(att->bounce, vb2_plane_vaddr(vb, 0),
+		pinbed_bounce_drain(plane->bounce, vb2_plane_vaddr(vb, 0),
 				    vb2_get_plane_payload(vb, 0));
 }
 
@@ -96,19 +126,8 @@ static void pinbed_buf_queue(struct vb2_buffer *vb)
 	v4l2_m2m_buf_queue(ctx->fh.m2m_ctx, to_vb2_v4l2_buffer(vb));
 }
 
-static int pinbed_start_streaming(struct vb2_queue *vq, unsigned int count)
-{
-	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
-
-	if (V4L2_TYPE_IS_OUTPUT(vq->type))
-		ctx->out_sequence = 0;
-	else
-		ctx->cap_sequence = 0;
-	return 0;
-}
-
-/* V4L2 has waited for the running job, so nothing is at the device. */
-static void pinbed_stop_streaming(struct vb2_queue *vq)
+static void pinbed_return_buffers(struct vb2_queue *vq,
+				  enum vb2_buffer_state state)
 {
 	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
 	struct vb2_v4l2_buffer *vbuf;
@@ -120,8 +139,29 @@ static void pinbed_stop_streaming(struct vb2_queue *vq)
 			vbuf = v4l2_m2m_dst_buf_remove(ctx->fh.m2m_ctx);
 		if (!vbuf)
 			break;
-		v4l2_m2m_buf_done(vbuf, VB2_BUF_STATE_ERROR);
+		v4l2_m2m_buf_done(vbuf, state);
 	}
+}
+
+static int pinbed_start_streaming(struct vb2_queue *vq, unsigned int count)
+{
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
+
+	if (pinbed_is_dead(ctx->node->pdev)) {
+		pinbed_return_buffers(vq, VB2_BUF_STATE_QUEUED);
+		return -ENODEV;
+	}
+	if (V4L2_TYPE_IS_OUTPUT(vq->type))
+		ctx->out_sequence = 0;
+	else
+		ctx->cap_sequence = 0;
+	return 0;
+}
+
+/* V4L2 has waited for the running job, so nothing is at the device. */
+static void pinbed_stop_streaming(struct vb2_queue *vq)
+{
+	pinbed_return_buffers(vq, VB2_BUF_STATE_ERROR);
 }
 
 static const struct vb2_ops pinbed_vb2_ops = {
@@ -148,8 +188,7 @@ static int pinbed_init_queue(struct pinbed_ctx *ctx, struct vb2_queue *vq,
 	vq->mem_ops = ctx->node->memop->ops;
 	vq->timestamp_flags = V4L2_BUF_FLAG_TIMESTAMP_COPY;
 	vq->lock = &ctx->lock;
-	/* Its transport's device is the one that does DMA. */
-	vq->dev = ctx->node->pdev->vdev->dev.parent;
+	vq->dev = ctx->node->dma;
 	return vb2_queue_init(vq);
 }
 
@@ -162,11 +201,11 @@ int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst)
 	return pinbed_init_queue(priv, dst, V4L2_BUF_TYPE_VIDEO_CAPTURE);
 }
 
-/* For the end, when vb2 has let go of all; see pinbed_buf_init(). */
-void pinbed_detach_leftovers(struct pinbed_ctx *ctx)
+/* When vb2 has let go of all buffers; see pinbed_buf_init(). */
+void pinbed_release_leftovers(struct pinbed_ctx *ctx)
 {
-	struct pinbed_attachment *att, *next;
+	struct pinbed_plane *plane, *next;
 
-	list_for_each_entry_safe(att, next, &ctx->attachments, entry)
-		pinbed_detach(ctx->node->pdev, att);
+	list_for_each_entry_safe(plane, next, &ctx->planes, entry)
+		pinbed_plane_free(plane);
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The driver's own ioctls, for tests. Everything else it offers is stock V4L2.
 //!
+//! Once the device is dead (unbound, or reset because it did not do what it was asked) every call fails with ENODEV. What a file
+//! holds is freed when the file is closed.
+//!
 //! Host-endian, naturally aligned, without padding. The ioctl type is [`IOC_MAGIC`] on `/dev/pinbed`;
 //! [`NR_BUFFER`] is a V4L2 private ioctl (type `V`) on the video nodes.
 //!
@@ -13,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const IOC_MAGIC: u32 = 0xb7;
 /// `_IOWR(IOC_MAGIC, 0, Exec)` on `/dev/pinbed`: send one raw request and wait for its answer.
 pub const NR_EXEC: u32 = 0;
-/// `_IOWR(IOC_MAGIC, 1, Ballast)` on `/dev/pinbed`: take memory out of the way.
+/// `_IOWR(IOC_MAGIC, 1, Ballast)` on `/dev/pinbed`: allocate unmovable memory until little is free.
 pub const NR_BALLAST: u32 = 1;
 /// `_IOWR(IOC_MAGIC, 2, Export)` on `/dev/pinbed`: make a dma-buf of carveout or protected memory; returns its descriptor.
 pub const NR_EXPORT: u32 = 2;
@@ -27,8 +30,9 @@ pub const NR_BUFFER: u32 = 192;
 /// Largest request or answer of [`Exec`] in bytes.
 pub const EXEC_MAX: u32 = 65536;
 
-/// [`NR_EXEC`]. Errors: EINVAL for a queue that takes no requests, for lengths of zero or beyond [`EXEC_MAX`]; EIO when the
-/// device is broken or gone. The request is sent as it is: this is how tests speak to the device behind the driver's back.
+/// [`NR_EXEC`]. Errors: EPERM without CAP_SYS_RAWIO, since a request may name any memory; EINVAL for a queue that takes no requests,
+/// for lengths of zero or beyond [`EXEC_MAX`]. The request is sent as it is: this is how tests speak to the device behind the
+/// driver's back.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Exec {
@@ -62,14 +66,20 @@ pub struct Ballast {
 pub const EXPORT_MOVING: u32 = 1;
 /// [`Export::flags`]: the memory does not move, and its mapping is VM_MIXEDMAP with special entries, not VM_PFNMAP.
 pub const EXPORT_MIXEDMAP: u32 = 2;
+/// [`Export::flags`], with or without those above: importers that do not say that they can do without struct pages (`peer2peer`), as
+/// videobuf2 does not, may attach all the same. Vendors' exporters of carveouts do so; the dma-buf documentation forbids it.
+pub const EXPORT_ANY_IMPORTER: u32 = 8;
 /// [`Export::flags`], alone: the memory is not the carveout's but the kernel's, contiguous and so from CMA where it is longer than a
 /// page, and the device holds it as [`crate::wire::ATTACH_PROTECTED`] for as long as the dma-buf lives. The CPU cannot map it. It is
 /// what a kernel's own heap for protected memory has, for kernels that have none.
 pub const EXPORT_PROTECTED: u32 = 4;
 
-/// [`NR_EXPORT`]: the carveout is memory without struct pages, which the driver's parameter `carveout` names. Errors: ENODEV
-/// without a carveout, ENOMEM when it is full (or when the kernel has no such memory to protect), EINVAL for a length of zero or
-/// unknown flags.
+/// Largest [`Export::length`] in bytes: 1 GiB.
+pub const EXPORT_MAX: u32 = 0x4000_0000;
+
+/// [`NR_EXPORT`]: the carveout is memory without struct pages, which the driver's parameter `carveout` names. Needs CAP_SYS_ADMIN.
+/// Errors: ENODEV without a carveout, ENOMEM when it is full (or when the kernel has no such memory to protect), EINVAL for a length
+/// of zero or beyond [`EXPORT_MAX`], or unknown flags.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Export {
@@ -88,8 +98,15 @@ pub struct Export {
 /// [`Move::flags`]: the memory goes away for good.
 pub const MOVE_REVOKE: u32 = 1;
 
+/// [`Move::flags`]: the bytes arrive at the new place [`MOVE_FENCE_MS`] ms after the call has returned. A fence of the dma-buf's
+/// reservation (DMA_RESV_USAGE_KERNEL) says when, as where a DMA engine copies them.
+pub const MOVE_FENCED: u32 = 2;
+/// How long [`MOVE_FENCED`] takes, in milliseconds.
+pub const MOVE_FENCE_MS: u32 = 200;
+
 /// [`NR_MOVE`]: importers let go of the old place and mappings of it are taken away before this returns; the bytes are at a new
-/// place then, or nowhere, and the old place holds other bytes. Errors: EBUSY while an importer pins the memory, ENODEV when it was
+/// place then, or nowhere, and the old place holds other bytes. It waits for
+/// all fences of the dma-buf's reservation. Needs CAP_SYS_ADMIN. Errors: EBUSY while an importer pins the memory, ENODEV when it was
 /// revoked, EINVAL for a dma-buf without [`EXPORT_MOVING`].
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -104,7 +121,8 @@ pub struct Move {
 
 /// [`NR_IMPORT`]: imports all of a dma-buf without pinning it, until the file is closed or another one is imported. While the
 /// exporter moves it the device holds nothing; asked again, with the same dma-buf and direction, the device holds the new place.
-/// Errors: ENODEV for a dma-buf that was revoked, EINVAL for an unknown direction.
+/// It waits for fences that say the bytes are still on their way. Errors: ENODEV for a dma-buf that was revoked, EINVAL for an unknown
+/// direction, E2BIG for a dma-buf that exceeds the device's limits.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Import {

@@ -43,10 +43,10 @@ pub const TESTS: &[Test] = &[
         "Whatever the order in which buffers are imported, pinned, moved, revoked, closed and used by jobs, good and stale ones: the device holds them where they are, and no byte elsewhere changes."),
 ];
 
-/// A carveout buffer for a FRAME, filled; where it is.
+/// A carveout buffer for a FRAME, filled, that V4L2 may import; where it is.
 fn exported(t: &mut Ctx, device: &Device, flags: u32) -> TestResult<(Area, u64)> {
     let pages = FRAME.size().next_multiple_of(PAGE);
-    let (fd, address) = device.export(pages, flags)?;
+    let (fd, address) = device.export(pages, flags | uapi::EXPORT_ANY_IMPORTER)?;
     let mut area = Area::dmabuf(fd, pages, FRAME.size())?;
     area.fill(t)?;
     Ok((area, address))

@@ -182,7 +182,9 @@ impl World {
     }
 
     fn export(&mut self, t: &mut Ctx) -> TestResult {
-        let (dmabuf, address) = self.hub.export(SIZE, uapi::EXPORT_MOVING)?;
+        let (dmabuf, address) = self
+            .hub
+            .export(SIZE, uapi::EXPORT_MOVING | uapi::EXPORT_ANY_IMPORTER)?;
         let mut area = Area::dmabuf(dmabuf, SIZE, SIZE)?;
         area.fill(t)?;
         let contents = area.written().to_vec();

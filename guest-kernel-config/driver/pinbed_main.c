@@ -1,39 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Binds the virtio device and brings its parts up and down.
+ * Binds and unbinds the virtio device.
  */
 #include <linux/bitops.h>
-#include <linux/dma-mapping.h>
+#include <linux/device.h>
+#include <linux/iommu.h>
 #include <linux/module.h>
-#include <linux/slab.h>
-#include <linux/virtio_config.h>
+#include <linux/workqueue.h>
 
 #include "pinbed.h"
-#include "pinbed_compat.h"
+#include "pinbed_compat_virtio.h"
 #include "pinbed_export.h"
 
-/* /dev/pinbed has one name, so one device can have it. */
+struct workqueue_struct *pinbed_wq;
+
+/* There is one /dev/pinbed, so one device can be bound. */
 static unsigned long pinbed_bound;
-
-static void pinbed_release(struct kref *ref)
-{
-	struct pinbed_device *pdev = container_of(ref, struct pinbed_device, ref);
-
-	put_device(&pdev->vdev->dev);
-	kfree(pdev->event_buffers);
-	kfree(pdev);
-}
-
-struct pinbed_device *pinbed_get(struct pinbed_device *pdev)
-{
-	kref_get(&pdev->ref);
-	return pdev;
-}
-
-void pinbed_put(struct pinbed_device *pdev)
-{
-	kref_put(&pdev->ref, pinbed_release);
-}
 
 static int pinbed_validate(struct virtio_device *vdev)
 {
@@ -46,6 +28,21 @@ static int pinbed_validate(struct virtio_device *vdev)
 		return -EINVAL;
 	}
 	return 0;
+}
+
+/* The device takes addresses for physical ones unless it says otherwise. */
+static int pinbed_check_iommu(struct virtio_device *vdev)
+{
+	struct iommu_domain *domain;
+
+	if (virtio_has_feature(vdev, VIRTIO_F_ACCESS_PLATFORM))
+		return 0;
+	domain = iommu_get_domain_for_dev(vdev->dev.parent);
+	if (!domain || domain->type == IOMMU_DOMAIN_IDENTITY)
+		return 0;
+	dev_err(&vdev->dev,
+		"an IOMMU translates DMA, but the device uses physical addresses: boot with iommu=pt, or give the device iommu_platform=on\n");
+	return -EOPNOTSUPP;
 }
 
 static int pinbed_read_config(struct pinbed_device *pdev)
@@ -94,32 +91,28 @@ static int pinbed_find_queues(struct pinbed_device *pdev)
 	return 0;
 }
 
-static void pinbed_drop_queues(struct pinbed_device *pdev)
+/*
+ * Sees to it that the device is alive while it has requests, and that those who
+ * wait in the video nodes learn of its death.
+ */
+static void pinbed_heartbeat_work(struct work_struct *work)
 {
-	pinbed_stop(pdev);
-	cancel_delayed_work_sync(&pdev->watchdog);
-	pdev->vdev->config->del_vqs(pdev->vdev);
+	struct pinbed_device *pdev = container_of(to_delayed_work(work),
+						  struct pinbed_device,
+						  heartbeat_work);
+
+	if (pinbed_device_is_late(pdev))
+		pinbed_device_kill(pdev);
+	if (pinbed_is_dead(pdev))
+		pinbed_video_fail(pdev);
 }
 
-static struct pinbed_device *pinbed_new(struct virtio_device *vdev)
+/* When this returns the device is dead and no work refers to its binding. */
+static void pinbed_stop(struct pinbed_device *pdev)
 {
-	struct pinbed_device *pdev;
-	unsigned int i;
-
-	pdev = kzalloc(sizeof(*pdev), GFP_KERNEL);
-	if (!pdev)
-		return NULL;
-	kref_init(&pdev->ref);
-	get_device(&vdev->dev);
-	pdev->vdev = vdev;
-	for (i = 0; i < PINBED_QUEUE_COUNT; i++) {
-		spin_lock_init(&pdev->queues[i].lock);
-		init_waitqueue_head(&pdev->queues[i].room);
-	}
-	INIT_DELAYED_WORK(&pdev->watchdog, pinbed_watchdog);
-	mutex_init(&pdev->stop_lock);
-	init_waitqueue_head(&pdev->event_wait);
-	return pdev;
+	pinbed_device_kill(pdev);
+	/* A dead device is not given this work again. */
+	cancel_delayed_work_sync(&pdev->heartbeat_work);
 }
 
 static int pinbed_probe(struct virtio_device *vdev)
@@ -127,28 +120,25 @@ static int pinbed_probe(struct virtio_device *vdev)
 	struct pinbed_device *pdev;
 	int ret;
 
+	ret = pinbed_check_iommu(vdev);
+	if (ret)
+		return ret;
 	if (test_and_set_bit(0, &pinbed_bound)) {
 		dev_err(&vdev->dev, "another pinbed device is bound already\n");
 		return -EBUSY;
 	}
 
-	pdev = pinbed_new(vdev);
+	pdev = pinbed_device_new(vdev);
 	if (!pdev) {
 		ret = -ENOMEM;
 		goto unbind;
 	}
+	INIT_DELAYED_WORK(&pdev->heartbeat_work, pinbed_heartbeat_work);
 	vdev->priv = pdev;
 
 	ret = pinbed_read_config(pdev);
 	if (ret)
 		goto put;
-
-	/*
-	 * Segments have 64 bits of length. DMA is the parent's affair, which
-	 * has its mask from the transport.
-	 */
-	dma_set_max_seg_size(vdev->dev.parent, UINT_MAX);
-
 	ret = pinbed_find_queues(pdev);
 	if (ret)
 		goto put;
@@ -156,42 +146,46 @@ static int pinbed_probe(struct virtio_device *vdev)
 	virtio_device_ready(vdev);
 	ret = pinbed_events_start(pdev);
 	if (ret)
-		goto drop_queues;
-
+		goto stop;
 	ret = pinbed_ctl_register(pdev);
 	if (ret)
-		goto drop_queues;
+		goto stop;
 	ret = pinbed_video_register(pdev);
 	if (ret)
-		goto unregister_ctl;
+		goto unregister_video;
 	ret = pinbed_tee_register(pdev);
 	if (ret)
 		goto unregister_video;
 	return 0;
 
 unregister_video:
+	pinbed_stop(pdev);
 	pinbed_video_unregister(pdev);
-unregister_ctl:
 	pinbed_ctl_unregister(pdev);
-drop_queues:
-	pinbed_drop_queues(pdev);
+stop:
+	pinbed_stop(pdev);
+	vdev->config->del_vqs(vdev);
 put:
-	pinbed_put(pdev);
+	pinbed_device_put(pdev);
 unbind:
 	clear_bit(0, &pinbed_bound);
 	return ret;
 }
 
+/*
+ * Everybody who waits for the device is told that it is dead; from then on every
+ * call fails with -ENODEV. Memory is freed when the files are closed.
+ */
 static void pinbed_remove(struct virtio_device *vdev)
 {
 	struct pinbed_device *pdev = vdev->priv;
 
-	/* While the device can still be told to let go. */
+	pinbed_stop(pdev);
 	pinbed_tee_unregister(pdev);
 	pinbed_video_unregister(pdev);
 	pinbed_ctl_unregister(pdev);
-	pinbed_drop_queues(pdev);
-	pinbed_put(pdev);
+	vdev->config->del_vqs(vdev);
+	pinbed_device_put(pdev);
 	clear_bit(0, &pinbed_bound);
 }
 
@@ -209,15 +203,26 @@ static struct virtio_driver pinbed_driver = {
 	.probe = pinbed_probe,
 	.remove = pinbed_remove,
 };
+
 static int __init pinbed_init(void)
 {
-	int ret = pinbed_carveout_init();
+	int ret;
 
+	pinbed_wq = alloc_workqueue("pinbed", WQ_UNBOUND, 0);
+	if (!pinbed_wq)
+		return -ENOMEM;
+	ret = pinbed_carveout_init();
 	if (ret)
-		return ret;
+		goto destroy;
 	ret = register_virtio_driver(&pinbed_driver);
 	if (ret)
-		pinbed_carveout_exit();
+		goto exit_carveout;
+	return 0;
+
+exit_carveout:
+	pinbed_carveout_exit();
+destroy:
+	destroy_workqueue(pinbed_wq);
 	return ret;
 }
 module_init(pinbed_init);
@@ -225,6 +230,8 @@ module_init(pinbed_init);
 static void __exit pinbed_exit(void)
 {
 	unregister_virtio_driver(&pinbed_driver);
+	/* Nobody has a file open, so what is left of the work does not wait. */
+	destroy_workqueue(pinbed_wq);
 	pinbed_carveout_exit();
 }
 module_exit(pinbed_exit);
