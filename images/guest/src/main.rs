@@ -48,6 +48,8 @@ fn run(name: &str) -> ExitCode {
             text: format!("the test itself is wrong: {panic}"),
         };
         tell_from_anywhere(&Progress::Finding(finding));
+        // Of whatever thread or child it is: nothing that comes after would be a result.
+        std::process::abort();
     }));
     let mut t = Ctx::new(name);
     t.tell(&Progress::Begin {

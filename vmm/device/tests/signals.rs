@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! SIGTERM and SIGINT end [`pinbed_device::serve`] cleanly, with a front end and without.
+//! SIGTERM and SIGINT end the device's program cleanly.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,17 +11,11 @@ use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn main() {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "--serve") {
-        let socket = arguments.next().expect("a socket path");
-        pinbed_device::serve(Path::new(&socket)).expect("serve");
-        return;
-    }
+#[test]
+fn a_signal_ends_it_with_and_without_a_front_end() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         for connected in [false, true] {
             ends_on(signal, connected);
-            println!("test ends_on({signal}, connected: {connected}) ... ok");
         }
     }
 }
@@ -30,8 +23,8 @@ fn main() {
 fn ends_on(signal: Signal, connected: bool) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("device");
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .arg("--serve")
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pinbed-device"))
+        .arg("--socket-path")
         .arg(&socket)
         .spawn()
         .unwrap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The subcommands, a file each.
 
+pub mod device;
 pub mod list;
 pub mod matrix;
 pub mod run;
@@ -29,9 +30,7 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
         Command::Matrix => matrix::matrix(),
         Command::Shell(args) => shell::shell(args),
         Command::Setup(args) => setup::setup(args),
-        Command::Device(args) => pinbed_device::serve(&args.socket_path)
-            .map(|()| Exit::Green)
-            .map_err(Into::into),
+        Command::Device(args) => device::device(args),
     }
 }
 

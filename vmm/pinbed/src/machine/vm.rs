@@ -35,6 +35,8 @@ const MOVABLE: u64 = 128;
 /// What a machine is made of.
 #[derive(Debug)]
 pub struct Machine {
+    /// The device's program.
+    pub device: PathBuf,
     /// bzImage, or vmlinux with a PVH entry.
     pub kernel: PathBuf,
     /// The guest's root.
@@ -121,7 +123,7 @@ pub struct Vm {
 /// # Errors
 /// When one of them cannot be started, or the device does not come to listen.
 pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
-    let device = start_device(files)?;
+    let device = start_device(&machine.device, files)?;
     let (report, qemu_report) = UnixStream::pair()?;
     let (qmp, qemu_qmp) = UnixStream::pair()?;
     let (console, qemu_console) = UnixStream::pair()?;
@@ -163,17 +165,16 @@ pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm,
     Ok((Vm { qemu, device }, sources))
 }
 
-fn start_device(files: &Files) -> Result<Process> {
+fn start_device(program: &Path, files: &Files) -> Result<Process> {
     let socket = files.socket();
-    let mut command =
-        Command::new(std::env::current_exe().context("cannot find the program that runs")?);
-    command.args(["device", "--socket-path"]).arg(&socket);
+    let mut command = Command::new(program);
+    command.arg("--socket-path").arg(&socket);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(create(&files.device_log())?);
     let mut device = Process::spawn(&mut command, vec![], Terminal::Apart)
-        .context("cannot start the device process")?;
+        .with_context(|| format!("cannot start the device ({})", program.display()))?;
     let begin = Instant::now();
     // The socket's file appears when the device listens.
     while !socket.exists() {

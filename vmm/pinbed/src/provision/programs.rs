@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's programs: built by cargo, which knows when there is nothing to do, and asked for their list of tests.
+//! The device and the guest's programs: built by cargo, which knows when there is nothing to do. The tests' program lists its tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,22 +9,43 @@ use pinbed_abi::report::TestInfo;
 
 use crate::provision::{self, interrupt};
 
-/// The one target that guests are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
+/// The one target that they are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The guest's programs, statically linked.
+/// The device and the guest's programs, statically linked.
 #[derive(Debug)]
 pub struct Programs {
+    /// The device, for the host.
+    pub device: PathBuf,
     /// PID 1.
     pub init: PathBuf,
     /// The tests.
     pub tests: PathBuf,
 }
 
-/// Cargo cannot build the guest's programs. It has said why.
+/// Cargo cannot build the programs. It has said why.
 #[derive(Debug, thiserror::Error)]
-#[error("the guest's programs cannot be built; cargo's messages above say why")]
+#[error("the device and the guest's programs cannot be built; cargo's messages above say why")]
 pub struct BuildFailed;
+
+/// The device's program: built from the checkout, so that an edit counts; where there is none, the one that is installed beside the
+/// command.
+///
+/// # Errors
+/// When there is neither, or those of [`build`].
+pub fn device() -> Result<PathBuf> {
+    let command = std::env::current_exe().context("cannot find the program that runs")?;
+    device_of(provision::workspace(), &command)
+}
+
+fn device_of(workspace: Result<PathBuf, provision::Error>, command: &Path) -> Result<PathBuf> {
+    let beside = command.with_file_name("pinbed-device");
+    match workspace {
+        Ok(workspace) => Ok(build(&workspace)?.device),
+        Err(_) if beside.exists() => Ok(beside),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Builds the programs from the workspace at `workspace`. Cargo's messages go to standard error: its progress the first time, which
 /// takes a minute, and later what is wrong.
@@ -33,15 +54,17 @@ pub struct BuildFailed;
 /// [`BuildFailed`], or when cargo cannot be started.
 pub fn build(workspace: &Path) -> Result<Programs> {
     let cache = provision::cache::Cache::of_user()?;
-    let target = provision::target(workspace, &cache).join("guest");
-    let built = target.join(TARGET).join("guest");
+    let target = provision::target(workspace, &cache);
+    let built = target.join(TARGET).join("release");
     let programs = Programs {
+        device: built.join("pinbed-device"),
         init: built.join("pinbed-init"),
         tests: built.join("pinbed-guest"),
     };
     let quiet = programs.tests.exists().then_some("--quiet");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--locked", "--profile", "guest", "--target", TARGET, "-p", "pinbed-init", "-p", "pinbed-guest"])
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        .args(["-p", "pinbed-device", "-p", "pinbed-init", "-p", "pinbed-guest"])
         .args(quiet)
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", &target)
@@ -52,7 +75,7 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()
-        .context("cannot start cargo, which builds the guest's programs; install Rust, or put cargo into PATH")?;
+        .context("cannot start cargo, which builds the device and the guest's programs; install Rust, or put cargo into PATH")?;
     if interrupt::requested() {
         // It reached cargo, too.
         return Err(provision::Error::Interrupted.into());
@@ -80,4 +103,23 @@ pub fn list(programs: &Programs) -> Result<Vec<TestInfo>> {
     );
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{program} list does not print a list of tests"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_checkout_the_device_is_the_one_beside_the_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let command = directory.path().join("pinbed");
+        let find = || {
+            let built_from = directory.path().join("gone");
+            device_of(Err(provision::Error::NoCheckout { built_from }), &command)
+        };
+        assert!(find().unwrap_err().is::<provision::Error>());
+        let device = directory.path().join("pinbed-device");
+        std::fs::write(&device, "").unwrap();
+        assert_eq!(find().unwrap(), device);
+    }
 }

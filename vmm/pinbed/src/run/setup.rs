@@ -32,7 +32,7 @@ const DIRECTORY_MAX: usize = 80;
 pub struct Host {
     /// QEMU.
     pub qemu: Qemu,
-    /// The guest's programs.
+    /// The device and the guest's programs.
     pub programs: Programs,
     /// The kernels there are.
     pub manifest: Manifest,
@@ -230,6 +230,7 @@ impl<'a> Setup<'a> {
         let initramfs = files.initramfs();
         initramfs::write(&initramfs, &entries).context("cannot write the guest's initramfs")?;
         Ok(Machine {
+            device: self.host.programs.device.clone(),
             kernel: self.kernel.vmlinux.clone(),
             initramfs,
             accel: self.accel,
