@@ -22,6 +22,7 @@ use super::{Kernel, Request};
 use crate::provision::answers;
 use crate::provision::cache::{Cache, Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
+use crate::provision::inventory::Check;
 use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
 
@@ -146,8 +147,6 @@ fn build(
     wish: &Wish,
     place: &Locked,
 ) -> Result<String, Error> {
-    let suffix = request.suffix();
-    let kernel = format!("{}{suffix}", source.version);
     let _source = Held::new(context, source, &request.patches)?;
     let objects = place.dir().join("objects");
     if !objects.exists() {
@@ -156,7 +155,41 @@ fn build(
             .cache
             .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
     }
+    // What a killed build was writing may look whole to make.
+    let unfinished = place.dir().join("unfinished");
+    let is_suspect = unfinished.exists();
     create_dir(&objects)?;
+    fs::write(&unfinished, "").map_err(|e| Error::io("write", &unfinished, e))?;
+    let made = make_all(context, request, source, wish, place);
+    let made = match made {
+        Err(Error::Command { lines, .. })
+            if is_suspect && lines.iter().any(|line| is_of_object(line)) =>
+        {
+            let what = "an earlier build was cut off; building from the beginning";
+            context.progress.say(what);
+            place.fresh("objects")?;
+            make_all(context, request, source, wish, place)
+        }
+        made => made,
+    };
+    // An interrupted one has been cut off, too.
+    if !matches!(made, Err(Error::Interrupted)) {
+        fs::remove_file(&unfinished).map_err(|e| Error::io("delete", &unfinished, e))?;
+    }
+    made
+}
+
+/// Runs make for the configuration and for everything else. Returns the kernel's release.
+fn make_all(
+    context: &Context,
+    request: &Request,
+    source: &Source,
+    wish: &Wish,
+    place: &Locked,
+) -> Result<String, Error> {
+    let suffix = request.suffix();
+    let kernel = format!("{}{suffix}", source.version);
+    let objects = place.dir().join("objects");
     configure(source, wish, &objects)?;
 
     let log = place.dir().join("build.log");
@@ -211,7 +244,7 @@ fn keep(context: &Context, place: &Locked, entry: &Entry, built: Built) -> Resul
         };
         copied.map_err(|e| Error::io("write", &target, e))?;
     }
-    work.publish(&built)?;
+    work.publish(&built, Check::EachUse, &[])?;
     Ok(built)
 }
 
@@ -321,6 +354,19 @@ fn is_step(line: &str) -> bool {
 /// Whether make says that a step has failed; the rest of it, which may take minutes, is then in vain.
 fn is_fatal(line: &str) -> bool {
     line.contains("*** [") && line.contains("Error ")
+}
+
+/// Whether a line complains of an object file: of one that is cut off, if an earlier build was.
+fn is_of_object(line: &str) -> bool {
+    let complaints = [
+        "truncated",
+        "not recognized",
+        "malformed",
+        "corrupt",
+        "undefined reference",
+        "unterminated",
+    ];
+    complaints.iter().any(|what| line.contains(what))
 }
 
 /// Whether a line says what is wrong.

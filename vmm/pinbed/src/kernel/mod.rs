@@ -130,6 +130,17 @@ impl Request {
     }
 }
 
+/// Sees whether a failed build is the fault of a source in the cache that has lost files. If so, the next attempt fetches it again.
+///
+/// # Errors
+/// When the damaged entry cannot be locked or changed.
+pub fn heal(context: &Context, request: &Request) -> Result<bool, Error> {
+    match request.tree {
+        Some(_) => Ok(false),
+        None => source::heal(context, &request.recipe),
+    }
+}
+
 /// Finds the kernel in the cache or builds it. `guest_kernel_config` is the checkout's directory of that name.
 pub fn provide(
     context: &Context,

@@ -13,6 +13,7 @@ use super::build::{is_error, make, prefixed};
 use super::patch::Held;
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
+use crate::provision::inventory::Check;
 use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
 
@@ -136,7 +137,11 @@ fn build(
         .checked(|_| task.tick())?;
     let (from, to) = (dir.join(MODULE), work.dir().join(MODULE));
     fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
-    work.publish(&Built { fingerprint })?;
+    work.publish(
+        &Built { fingerprint },
+        Check::EachUse,
+        &["source", "build.log"],
+    )?;
     task.finish(&format!("built {MODULE} for kernel {}", kernel.release));
     Ok(())
 }

@@ -14,6 +14,7 @@ use super::Recipe;
 use crate::provision::apt::{self, Apt};
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
+use crate::provision::inventory::{Check, Depth};
 use crate::provision::progress::Unit;
 use crate::provision::{Context, Error};
 
@@ -91,6 +92,20 @@ impl Source {
             entry: None,
         })
     }
+}
+
+/// Takes a source away that has lost files, so that it is fetched again. Whether it has.
+pub fn heal(context: &Context, recipe: &Recipe) -> Result<bool, Error> {
+    let entry = context.cache.entry("source", &recipe.name);
+    let Some(why) = entry.damage(Depth::Sizes) else {
+        return Ok(false);
+    };
+    context.progress.say(&format!(
+        "{} is damaged: {why}; fetching it again",
+        entry.dir().display()
+    ));
+    entry.lock(&context.progress)?.retract()?;
+    Ok(true)
 }
 
 /// Names, sizes and times of all files: tells an edited tree from an unedited one in a fraction of a second.
@@ -178,7 +193,11 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
         version: deb.version,
         sha256: deb.sha256,
     };
-    work.publish(&unpacked)?;
+    work.publish(
+        &unpacked,
+        Check::OnFailure,
+        &["package", "originals", "patching"],
+    )?;
     task.finish(&format!("unpacked {what}"));
     // Only now: an unpacking that is interrupted must not cost the download again.
     fs::remove_dir_all(&package).map_err(|e| Error::io("delete", &package, e))?;
@@ -191,6 +210,9 @@ fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Manifest;
+    use crate::provision::cache::Cache;
+    use crate::provision::progress::Progress;
 
     fn tree() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -243,5 +265,32 @@ mod tests {
         assert_eq!(Source::of_user(dir.path()).unwrap().identity, before);
         fs::write(dir.path().join("mm/gup.c"), "x").unwrap();
         assert_ne!(Source::of_user(dir.path()).unwrap().identity, before);
+    }
+
+    #[test]
+    fn a_source_that_lost_a_file_is_fetched_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let context = Context {
+            cache: Cache::at(directory.path().to_owned()),
+            progress: Progress::new(),
+        };
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-kernel-config");
+        let manifest = Manifest::read(&config.join("kernels.toml")).unwrap();
+        let recipe = manifest.default().unwrap();
+        let entry = context.cache.entry("source", &recipe.name);
+        let work = entry.lock(&context.progress).unwrap();
+        let header = work.fresh("tree").unwrap().join("mm.h");
+        fs::write(&header, "").unwrap();
+        work.publish(&"", Check::OnFailure, &[]).unwrap();
+        drop(work);
+        assert!(!heal(&context, recipe).unwrap());
+        assert!(entry.record::<String>().is_some());
+        fs::remove_file(header).unwrap();
+        assert!(
+            entry.record::<String>().is_some(),
+            "it is not checked on use"
+        );
+        assert!(heal(&context, recipe).unwrap());
+        assert!(entry.record::<String>().is_none());
     }
 }

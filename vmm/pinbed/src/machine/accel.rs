@@ -14,11 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::Kernel;
 use crate::machine::watch::{End, Limits};
+use crate::provision::cache::Cache;
 use crate::provision::qemu::Qemu;
-use crate::provision::{self, Context};
+use crate::provision::{self, Context, answers};
 
 /// How long the trial's guest may take to report in. Under KVM a kernel of ours takes well under a second, under TCG two.
 const TRIAL_BOOT: Duration = Duration::from_secs(6);
+/// How long it may take under TCG, on a host of any load, to show that the kernel comes up at all.
+const CONTROL_BOOT: Duration = Duration::from_secs(30);
 /// How long anything else in the trial may take.
 const TRIAL_STEP: Duration = Duration::from_secs(10);
 
@@ -79,90 +82,138 @@ pub enum Kvm {
     Fails(String),
 }
 
-/// What a trial showed, and what that holds for.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
-    /// The host's boot.
-    boot: String,
-    /// QEMU's path and version.
-    qemu: String,
-    /// The kernel's fingerprint, where the kernel itself may be to blame.
-    kernel: Option<String>,
-    kvm: Kvm,
-}
-
-/// Finds out whether KVM runs this kernel. `trial` boots it under KVM with nothing to do.
+/// Finds out whether KVM runs this kernel. `trial` boots it with nothing to do.
 ///
 /// # Errors
-/// When the trial cannot be started, or is interrupted.
+/// When a trial cannot be started, or is interrupted.
 pub fn probe(
     qemu: &Qemu,
     kernel: &Kernel,
     context: &Context,
-    trial: impl FnOnce(Limits) -> Result<End>,
+    trial: impl Fn(Accel, Limits) -> Result<End>,
 ) -> Result<Kvm> {
-    if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+    if let Err(why) = opens() {
         // Not remembered: a new group or a loaded module shows at once.
-        return Ok(Kvm::Fails(match error.kind() {
+        return Ok(Kvm::Fails(why));
+    }
+    Memory::of(context, qemu).known_or_tried(&kernel.fingerprint, context, trial)
+}
+
+/// What is known of KVM here without a trial; for `pinbed doctor`.
+#[allow(dead_code, reason = "for the command doctor")]
+pub fn known(qemu: &Qemu, context: &Context) -> Option<Kvm> {
+    match opens() {
+        Err(why) => Some(Kvm::Fails(why)),
+        Ok(()) => Memory::of(context, qemu).recall(None),
+    }
+}
+
+/// Whether /dev/kvm opens, or why not.
+fn opens() -> Result<(), String> {
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.kind() {
             ErrorKind::NotFound => "there is no /dev/kvm".to_owned(),
             ErrorKind::PermissionDenied => {
                 "you may not open /dev/kvm; join the group kvm".to_owned()
             }
             _ => format!("/dev/kvm does not open: {error}"),
-        }));
+        }),
     }
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let identity = format!("{} {}", qemu.program.display(), qemu.version);
-    let entry = context.cache.entry("kvm", "trial");
-    if let Some(known) = entry.record::<Remembered>()
-        && (&known.boot, &known.qemu) == (&boot, &identity)
-        && known
-            .kernel
-            .as_ref()
-            .is_none_or(|kernel_then| *kernel_then == kernel.fingerprint)
-    {
-        return Ok(known.kvm);
-    }
-    context.progress.say("trying whether KVM works here");
-    let limits = Limits {
-        boot: TRIAL_BOOT,
+}
+
+fn limits(boot: Duration) -> Limits {
+    Limits {
+        boot,
         between: TRIAL_STEP,
         test: TRIAL_STEP,
         slow_tests: [].into(),
         power_off: TRIAL_STEP,
         settle: Duration::from_secs(2),
-    };
-    let (kvm, certain) = judge(trial(limits)?)?;
-    let kernel = (!certain).then(|| kernel.fingerprint.clone());
-    let remembered = Remembered {
-        boot,
-        qemu: identity,
-        kernel,
-        kvm,
-    };
-    if let Err(error) = entry
-        .lock(&context.progress)
-        .and_then(|entry| entry.publish(&remembered))
-    {
-        log::warn!("cannot remember whether KVM works: {error}");
     }
-    Ok(remembered.kvm)
 }
 
-/// What a trial's end says of KVM, and whether that is certain for other kernels, too.
-fn judge(end: End) -> Result<(Kvm, bool), provision::Error> {
+/// What trials showed since the host booted, with this QEMU.
+struct Memory<'a> {
+    cache: &'a Cache,
+    stamp: String,
+}
+
+impl<'a> Memory<'a> {
+    fn of(context: &'a Context, qemu: &Qemu) -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let (program, version) = (qemu.program.display(), &qemu.version);
+        Memory {
+            cache: &context.cache,
+            stamp: format!("{} {program} {version}", boot.trim()),
+        }
+    }
+
+    fn known_or_tried(
+        &self,
+        kernel: &str,
+        context: &Context,
+        trial: impl Fn(Accel, Limits) -> Result<End>,
+    ) -> Result<Kvm> {
+        if let Some(known) = self.recall(None).or_else(|| self.recall(Some(kernel))) {
+            return Ok(known);
+        }
+        context.progress.say("trying whether KVM works here");
+        let (kvm, blame) = judge(trial(Accel::Kvm, limits(TRIAL_BOOT))?)?;
+        let of_host = match blame {
+            Blame::Host => true,
+            Blame::Kernel => false,
+            // If it comes up without KVM, the kernel is sound.
+            Blame::Either => {
+                let (without, _) = judge(trial(Accel::Tcg, limits(CONTROL_BOOT))?)?;
+                without == Kvm::Works
+            }
+        };
+        self.keep((!of_host).then_some(kernel), &kvm);
+        Ok(kvm)
+    }
+
+    /// Of this kernel, or of any.
+    fn recall(&self, kernel: Option<&str>) -> Option<Kvm> {
+        answers::recall(self.cache, &Memory::question(kernel), &self.stamp)
+    }
+
+    fn keep(&self, kernel: Option<&str>, kvm: &Kvm) {
+        answers::keep(self.cache, &Memory::question(kernel), &self.stamp, kvm);
+    }
+
+    fn question(kernel: Option<&str>) -> String {
+        format!("does KVM run {}", kernel.unwrap_or("guests"))
+    }
+}
+
+/// Whose a trial's outcome is: of which other kernels it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// The host's: of all.
+    Host,
+    /// The kernel's: of none.
+    Kernel,
+    /// Not known.
+    Either,
+}
+
+/// What a trial's end says of KVM.
+fn judge(end: End) -> Result<(Kvm, Blame), provision::Error> {
     let fails = |why: String| Kvm::Fails(format!("/dev/kvm opens, but {why}"));
     Ok(match end {
         End::Interrupted { .. } => return Err(provision::Error::Interrupted),
-        End::Done => (Kvm::Works, true),
+        End::Done => (Kvm::Works, Blame::Host),
         End::AccelBroken => (
             fails("KVM stops the guest with an internal error".to_owned()),
-            true,
+            Blame::Host,
         ),
-        End::QemuDied { status, .. } => (fails(format!("QEMU dies with it ({status})")), true),
+        End::QemuDied { status, .. } => {
+            (fails(format!("QEMU dies with it ({status})")), Blame::Host)
+        }
         End::NeverUp { reason } => (
             fails(format!("a guest under it does not come up: {reason}")),
-            false,
+            Blame::Either,
         ),
         // KVM ran the guest up to there; what is wrong with it will show.
         End::NotProvided { .. }
@@ -170,41 +221,74 @@ fn judge(end: End) -> Result<(Kvm, bool), provision::Error> {
         | End::Panic { .. }
         | End::Hang { .. }
         | End::DeviceDied { .. }
-        | End::Unexpected { .. } => (Kvm::Works, false),
+        | End::Unexpected { .. } => (Kvm::Works, Blame::Kernel),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provision::progress::Progress;
 
     #[test]
     fn kvm_works_only_if_a_guest_got_somewhere() {
-        assert_eq!(judge(End::Done).unwrap(), (Kvm::Works, true));
+        assert_eq!(judge(End::Done).unwrap(), (Kvm::Works, Blame::Host));
         let panic = End::Panic {
             line: String::new(),
             test: None,
         };
-        assert_eq!(judge(panic).unwrap(), (Kvm::Works, false));
-        for (end, certain) in [
-            (End::AccelBroken, true),
-            (
-                End::QemuDied {
-                    status: String::new(),
-                    test: None,
-                },
-                true,
-            ),
-            (
-                End::NeverUp {
-                    reason: String::new(),
-                },
-                false,
-            ),
+        assert_eq!(judge(panic).unwrap(), (Kvm::Works, Blame::Kernel));
+        let died = End::QemuDied {
+            status: String::new(),
+            test: None,
+        };
+        for (end, whose) in [
+            (End::AccelBroken, Blame::Host),
+            (died, Blame::Host),
+            (never_up(), Blame::Either),
         ] {
-            let (kvm, sure) = judge(end.clone()).unwrap();
-            assert!(matches!(kvm, Kvm::Fails(_)) && sure == certain, "{end:?}");
+            let (kvm, blame) = judge(end.clone()).unwrap();
+            assert!(matches!(kvm, Kvm::Fails(_)) && blame == whose, "{end:?}");
         }
         assert!(judge(End::Interrupted { signal: 2 }).is_err());
+    }
+
+    fn never_up() -> End {
+        End::NeverUp {
+            reason: String::new(),
+        }
+    }
+
+    /// How many trials two kernels take after each other, each asked for twice, where under KVM no guest comes up and under TCG they end so.
+    fn trials(under_tcg: &End) -> usize {
+        let directory = tempfile::tempdir().unwrap();
+        let context = Context {
+            cache: Cache::at(directory.path().to_owned()),
+            progress: Progress::new(),
+        };
+        let memory = Memory {
+            cache: &context.cache,
+            stamp: "boot".to_owned(),
+        };
+        let count = std::cell::Cell::new(0);
+        for kernel in ["one", "two", "one", "two"] {
+            let trial = |accel, _: Limits| {
+                count.set(count.get() + 1);
+                Ok(match accel {
+                    Accel::Kvm => never_up(),
+                    Accel::Tcg => under_tcg.clone(),
+                })
+            };
+            let kvm = memory.known_or_tried(kernel, &context, trial).unwrap();
+            assert!(matches!(kvm, Kvm::Fails(_)));
+        }
+        count.get()
+    }
+
+    #[test]
+    fn a_failure_of_the_host_is_remembered_for_every_kernel() {
+        assert_eq!(trials(&End::Done), 2, "one under each, and no more");
+        // Where the kernel may be to blame, each has its own.
+        assert_eq!(trials(&never_up()), 4);
     }
 }

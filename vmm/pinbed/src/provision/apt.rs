@@ -5,17 +5,14 @@
 //! and the configuration here refuses what is unsigned whatever the host's says. The SHA-256 of each file is checked once more,
 //! since a file may lie in the cache for a while before it is unpacked.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest, Sha256};
-
-use super::cache::{Locked, hex};
+use super::cache::Locked;
 use super::child::{Event, Run};
 use super::sources::Mirrors;
-use super::{Context, Error};
+use super::{Context, Error, inventory};
 use crate::provision::progress::Unit;
 
 const ETC: &str = "/etc/apt";
@@ -354,19 +351,12 @@ fn check(deb: &Deb, path: &Path) -> Result<(), Error> {
 /// What keeps a file from being the package that the index tells of.
 fn difference(deb: &Deb, path: &Path) -> Result<Option<String>, Error> {
     let read = |e| Error::io("read", path, e);
-    let mut file = File::open(path).map_err(read)?;
-    let size = file.metadata().map_err(read)?.len();
+    let size = path.metadata().map_err(read)?.len();
     if size != deb.size {
         return Ok(Some(format!("{size} bytes instead of {}", deb.size)));
     }
-    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut chunk).map_err(read)? {
-            0 => break,
-            count => hash.update(&chunk[..count]),
-        }
-    }
-    Ok((hex(&hash.finalize()) != deb.sha256).then(|| "its SHA-256 differs".to_owned()))
+    let (_, sum) = inventory::sum(path).map_err(read)?;
+    Ok((sum != deb.sha256).then(|| "its SHA-256 differs".to_owned()))
 }
 
 /// Fetches packages, the newest that `suite` allows, and all that they need to run, and unpacks them below a directory that is empty.

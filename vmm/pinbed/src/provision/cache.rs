@@ -4,6 +4,8 @@
 //! An entry exists when its record does: the record is a small JSON file that is renamed into place last, when all else of the
 //! entry is on disk. So an interrupted build leaves no entry, only a directory that the next run goes on from or clears.
 //! A lock per entry keeps two pinbeds from building the same thing; readers take none.
+//!
+//! A complete entry has a list of its files. One that is damaged later counts as one that is not there, and is made anew.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -20,10 +22,13 @@ use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use super::interrupt;
+use super::inventory::{self, Check, Depth};
 use crate::provision::progress::Progress;
 
 /// The record's name in an entry.
 const RECORD: &str = "entry.json";
+/// Its name until it is whole.
+const TEMPORARY: &str = "entry.json.new";
 
 /// The cache directory.
 #[derive(Clone, Debug)]
@@ -124,10 +129,25 @@ impl Entry {
         &self.dir
     }
 
-    /// The record, if the entry is complete and what it says can be read by this pinbed.
+    /// The record, if the entry is complete, what it says can be read by this pinbed, and its files have their sizes.
     pub fn record<T: DeserializeOwned>(&self) -> Option<T> {
         let bytes = fs::read(self.dir.join(RECORD)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        let record = serde_json::from_slice(&bytes).ok()?;
+        if inventory::is_checked_on_use(&self.dir)
+            && let Some(why) = self.damage(Depth::Sizes)
+        {
+            eprintln!(
+                "pinbed: {} is damaged: {why}; making it anew",
+                self.dir.display()
+            );
+            return None;
+        }
+        Some(record)
+    }
+
+    /// What is wrong with a complete entry's files: the first that differs from what was published.
+    pub fn damage(&self, depth: Depth) -> Option<String> {
+        inventory::difference(&self.dir, depth)
     }
 
     /// Deletes the entry, unless another pinbed works on it.
@@ -229,9 +249,17 @@ impl Locked {
         Ok(path)
     }
 
-    /// Makes the entry exist: everything in it to disk, then the record, in one step.
-    pub fn publish<T: Serialize>(&self, record: &T) -> Result<(), Error> {
+    /// Makes the entry exist: everything in it to disk with a list of it, then the record, in one step. `changes` are the files and
+    /// directories at its top that are worked on later, and not on the list.
+    pub fn publish<T: Serialize>(
+        &self,
+        record: &T,
+        check: Check,
+        changes: &[&str],
+    ) -> Result<(), Error> {
         let failed = |e: io::Error| cache_error(self.dir(), e);
+        let leave_out = [&[RECORD, TEMPORARY], changes].concat();
+        inventory::write(self.dir(), &leave_out, check).map_err(failed)?;
         let directory = File::open(self.dir()).map_err(failed)?;
         // One call for the thousands of files of an entry; those of other programs on the file system ride along.
         // SAFETY: syncfs takes a descriptor, which is open, and no memory.
@@ -239,7 +267,7 @@ impl Locked {
             return Err(failed(io::Error::last_os_error()));
         }
         let text = serde_json::to_vec_pretty(record).map_err(|e| failed(e.into()))?;
-        let temporary = self.dir().join("entry.json.new");
+        let temporary = self.dir().join(TEMPORARY);
         let mut file = File::create(&temporary).map_err(failed)?;
         file.write_all(&text)
             .and_then(|()| file.sync_all())
@@ -309,17 +337,34 @@ mod tests {
         let work = locked(&cache);
         fs::write(work.dir().join("file"), "half").unwrap();
         assert_eq!(entry.record::<String>(), None, "before publish");
-        work.publish(&"done").unwrap();
+        work.publish(&"done", Check::EachUse, &[]).unwrap();
         assert_eq!(entry.record::<String>().as_deref(), Some("done"));
         work.retract().unwrap();
         assert_eq!(entry.record::<String>(), None, "after retract");
     }
 
     #[test]
+    fn an_entry_whose_files_lost_something_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let work = locked(&cache);
+        fs::write(work.dir().join("file"), "whole").unwrap();
+        work.publish(&1, Check::EachUse, &[]).unwrap();
+        assert_eq!(cache.entry("thing", "one").record(), Some(1));
+        fs::write(work.dir().join("file"), "hole").unwrap();
+        assert_eq!(cache.entry("thing", "one").record::<i32>(), None);
+        work.publish(&2, Check::EachUse, &["file"]).unwrap();
+        fs::write(work.dir().join("file"), "of work").unwrap();
+        assert_eq!(cache.entry("thing", "one").record(), Some(2));
+    }
+
+    #[test]
     fn a_record_of_another_form_is_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().to_owned());
-        locked(&cache).publish(&"text").unwrap();
+        locked(&cache)
+            .publish(&"text", Check::EachUse, &[])
+            .unwrap();
         assert_eq!(cache.entry("thing", "one").record::<u32>(), None);
     }
 
@@ -344,7 +389,7 @@ mod tests {
                 .entry("kernel", key)
                 .lock(&Progress::new())
                 .unwrap()
-                .publish(&"x")
+                .publish(&"x", Check::EachUse, &[])
                 .unwrap();
             sleep(Duration::from_millis(20));
         }

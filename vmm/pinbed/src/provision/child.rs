@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs a program to its end: its output line by line, an optional log, and no survivor after Ctrl-C. To be used from a
-//! thread that lives as long as the program: the kernel ends it with the thread that started it.
+//! Runs a program to its end: its output line by line, an optional log, and no survivor, neither after Ctrl-C nor when this process is killed
+//! outright. To be used from a thread that lives as long as the program: the kernel ends it with the thread that started it.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Pid, Uid};
@@ -163,15 +162,19 @@ impl<'a> Run<'a> {
             .stderr(theirs.try_clone().map_err(spawn_error)?)
             .stdout(theirs)
             .process_group(0);
-        // SAFETY: between fork and exec only prctl(2) runs, which is async-signal-safe and touches no memory.
-        unsafe {
-            // So that it ends even when this process is killed outright. make passes the signal on to what it started.
-            self.command
-                .pre_exec(|| Ok(set_pdeathsig(Signal::SIGTERM)?));
+        // Held by this process alone, so that its end is seen by who reads the other one.
+        let (life, alive) = io::pipe().map_err(spawn_error)?;
+        if self.on_interrupt == OnInterrupt::Kill {
+            let (life, alive) = (life.as_raw_fd(), alive.as_raw_fd());
+            // SAFETY: what runs between fork and exec is async-signal-safe: system calls alone, and no allocation.
+            unsafe {
+                self.command.pre_exec(move || watch(life, alive));
+            }
         }
         let mut group = Group {
             child: self.command.spawn().map_err(spawn_error)?,
             reaped: false,
+            _alive: alive,
         };
         // The command holds the pipe's writing end, which must be closed for the end of output to be seen.
         drop(self.command);
@@ -268,6 +271,73 @@ pub fn says_disk_full(line: &str) -> bool {
 struct Group {
     child: Child,
     reaped: bool,
+    /// Whoever watches over the group acts when this is closed.
+    _alive: io::PipeWriter,
+}
+
+/// Starts a process of the caller's group that ends the group when the other end of the pipe `life` is closed: when the [`Group`] is
+/// dropped, or this program dies of whatever. (That a leader dies with its parent is not enough: make passes the signal on to its shells,
+/// and their compilers would go on, and write where the next build is at work.)
+///
+/// Runs in a forked child of a program with threads, so it makes system calls and nothing else.
+fn watch(life: RawFd, alive: RawFd) -> io::Result<()> {
+    // SAFETY: each of these is async-signal-safe, and the forked processes leave with _exit.
+    unsafe {
+        match libc::fork() {
+            -1 => return Err(io::Error::last_os_error()),
+            // In between, so that the watcher is no child of the program, which may wait for all that it has.
+            0 => match libc::fork() {
+                0 => guard(life, alive),
+                _ => libc::_exit(0),
+            },
+            between => {
+                let mut status = 0;
+                while libc::waitpid(between, &raw mut status, 0) < 0
+                    && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+                {
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the end of the pipe, and ends the process group: first with a chance to clean up, as make does.
+///
+/// # Safety
+/// For a forked process that has nothing else to do.
+unsafe fn guard(life: RawFd, alive: RawFd) -> ! {
+    let pause = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
+    let mut byte = 0u8;
+    // SAFETY: system calls on memory of this frame.
+    unsafe {
+        // It ends last, with SIGKILL.
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        // Everything but the one end: the other one, above all, even on a kernel without close_range, and the pipes of others like this.
+        libc::close(alive);
+        let first = libc::c_uint::try_from(life).unwrap_or(0);
+        if first > 0 {
+            libc::syscall(libc::SYS_close_range, 0, first - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, first + 1, libc::c_uint::MAX, 0);
+        while libc::read(life, (&raw mut byte).cast(), 1) < 0
+            && *libc::__errno_location() == libc::EINTR
+        {}
+        libc::kill(0, libc::SIGTERM);
+        let leader = libc::getpgrp();
+        let mut left = 150;
+        while left > 0 && libc::kill(leader, 0) == 0 {
+            libc::nanosleep(&raw const pause, std::ptr::null_mut());
+            left -= 1;
+        }
+        libc::kill(0, libc::SIGKILL);
+        libc::_exit(0)
+    }
 }
 
 impl Group {
@@ -451,6 +521,7 @@ mod tests {
         drop(Group {
             child,
             reaped: false,
+            _alive: io::pipe().unwrap().1,
         });
         let grandchild = Pid::from_raw(id.trim().parse().unwrap());
         // A killed process goes when it is next scheduled, and an orphan stays visible until its new parent reaps it.
@@ -462,6 +533,61 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(5);
         while lives() {
             assert!(Instant::now() < deadline, "it is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The ids of the processes of a group that live.
+    fn group_of(leader: u32) -> Vec<u32> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let ids = processes.filter_map(|file| file.file_name().to_str()?.parse::<u32>().ok());
+        let is_member = |id: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            let mut fields = fields.split(' ');
+            let (state, group) = (fields.next(), fields.nth(1));
+            group.is_some_and(|group| group == leader.to_string()) && state != Some("Z")
+        };
+        ids.filter(is_member).collect()
+    }
+
+    /// What a build is: a leader that waits for a shell that waits for a compiler, none of which hears that pinbed has died.
+    #[test]
+    fn a_group_ends_with_a_process_that_is_killed_outright() {
+        // This test once more, in a process that may be killed.
+        const SCRIPT: &str = "PINBED_TEST_SCRIPT";
+        if let Ok(script) = std::env::var(SCRIPT) {
+            let _ = Run::new("a script", shell(&script)).ended(|_| {});
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leader");
+        let script = format!(
+            "echo $$ >{0}.new; mv {0}.new {0}; sh -c 'trap \"\" TERM; sleep 1000; true'; true",
+            path.display()
+        );
+        let name = std::thread::current().name().unwrap().to_owned();
+        let mut pinbed = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &name])
+            .env(SCRIPT, script)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "it never began");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let leader = std::fs::read_to_string(&path).unwrap();
+        let leader = leader.trim().parse().unwrap();
+        while group_of(leader).len() < 3 {
+            assert!(Instant::now() < deadline, "{:?}", group_of(leader));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        pinbed.kill().unwrap();
+        pinbed.wait().unwrap();
+        while !group_of(leader).is_empty() {
+            assert!(Instant::now() < deadline, "left: {:?}", group_of(leader));
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -12,6 +12,7 @@ use pinbed_abi::report::{
 use serde::{Deserialize, Serialize};
 
 use super::child::{Event, Run};
+use super::inventory::Check;
 use super::{Context, Error, apt};
 
 const SUITE: &str = "trixie";
@@ -46,7 +47,7 @@ pub fn provide(context: &Context) -> Result<Vec<PathBuf>, Error> {
             let packages = apt::fetch(context, COMPLIANCE_PROGRAM, &PACKAGES, SUITE, &tree)?;
             let files = gather(&tree, &work.fresh("files")?)?;
             fs::remove_dir_all(&tree).map_err(|e| Error::io("delete", &tree, e))?;
-            work.publish(&Tool { packages, files })?;
+            work.publish(&Tool { packages, files }, Check::EachUse, &[])?;
         }
     }
     let files = entry.record::<Tool>().map_or(Vec::new(), |tool| tool.files);

@@ -11,6 +11,7 @@ use flate2::write::GzEncoder;
 
 use super::cache::{Fingerprint, Locked};
 use super::child::Run;
+use super::inventory::Check;
 use super::{Context, Error, packages};
 
 /// The program that makes it.
@@ -64,7 +65,7 @@ fn make(program: &Path, work: &Locked) -> Result<(), Error> {
     let image = work.dir().join(IMAGE);
     compress(&plain, &image).map_err(|e| Error::io("compress", &plain, e))?;
     fs::remove_file(&plain).map_err(|e| Error::io("delete", &plain, e))?;
-    work.publish(&())
+    work.publish(&(), Check::EachUse, &[])
 }
 
 fn compress(from: &Path, to: &Path) -> io::Result<()> {

@@ -9,10 +9,12 @@ pub mod compliance;
 pub mod disk;
 pub mod error;
 pub mod interrupt;
+pub mod inventory;
 pub mod packages;
 pub mod programs;
 pub mod progress;
 pub mod qemu;
+pub mod scratch;
 pub mod sources;
 mod workspace;
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
 use super::child::{Event, Run};
+use super::inventory::Check;
 use super::{Context, Error, answers, apt, interrupt};
 
 /// The device. QEMU has it under this name, for users to create, from 10.2 on.
@@ -116,7 +117,7 @@ impl Qemu {
                 context.cache.require_free(SPACE)?;
                 let packages = apt::fetch(context, "QEMU", &PACKAGES, SUITE, &tree)?;
                 let version = Candidate::unpacked(&tree)?.probe(cache)?.version;
-                work.publish(&Private { version, packages })?;
+                work.publish(&Private { version, packages }, Check::EachUse, &[])?;
             }
         }
         Candidate::unpacked(&private.dir().join("tree"))?.probe(cache)

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use pinbed_abi::report::{COMPLIANCE_PATH, PLAN_PATH, Plan};
-use tempfile::TempDir;
 
 use crate::cli::{AccelArg, VmArgs};
 use crate::judge::baseline::{Baseline, Baselines};
@@ -18,6 +17,7 @@ use crate::machine::vm::{Console, Files, Machine, shell_line};
 use crate::machine::watch::{End, Limits};
 use crate::provision::programs::{self, Programs};
 use crate::provision::qemu::Qemu;
+use crate::provision::scratch::Scratch;
 use crate::provision::workspace;
 use crate::provision::{self, compliance, disk, interrupt, packages};
 use crate::report::Silent;
@@ -112,8 +112,15 @@ impl<'a> Setup<'a> {
     /// When something cannot be had or built, or on a signal.
     pub fn new(host: &'a Host, args: &VmArgs, request: &Request) -> Result<Self> {
         let context = &host.context;
-        let kernel = kernel::provide(context, &host.config, request)?;
-        let driver = kernel::module(context, &kernel, &host.config.join("driver"))?;
+        let provide = || {
+            let kernel = kernel::provide(context, &host.config, request)?;
+            let driver = kernel::module(context, &kernel, &host.config.join("driver"))?;
+            Ok((kernel, driver))
+        };
+        let (kernel, driver) = match provide() {
+            Err(provision::Error::Command { .. }) if kernel::heal(context, request)? => provide(),
+            provided => provided,
+        }?;
         let mut setup = Setup {
             host,
             kernel,
@@ -126,9 +133,10 @@ impl<'a> Setup<'a> {
             accel_reason: None,
         };
         if args.accel == AccelArg::Auto
-            && let Kvm::Fails(why) = accel::probe(&host.qemu, &setup.kernel, context, |limits| {
-                setup.trial(args, request, limits)
-            })?
+            && let Kvm::Fails(why) =
+                accel::probe(&host.qemu, &setup.kernel, context, |accel, limits| {
+                    setup.trial(args, request, accel, limits)
+                })?
         {
             setup.accel = Accel::Tcg;
             setup.accel_reason = Some(why);
@@ -137,13 +145,15 @@ impl<'a> Setup<'a> {
     }
 
     /// Boots the machine with nothing to do.
-    fn trial(&self, args: &VmArgs, request: &Request, limits: Limits) -> Result<End> {
+    fn trial(&self, args: &VmArgs, request: &Request, accel: Accel, limits: Limits) -> Result<End> {
         let directory = Directory::new(false)?;
         let plan = Plan::Tests {
             names: Vec::new(),
             timeout_s: 0,
         };
-        let machine = self.machine(args, Console::Runner, directory.files(), &plan, Vec::new())?;
+        let mut machine =
+            self.machine(args, Console::Runner, directory.files(), &plan, Vec::new())?;
+        machine.accel = accel;
         let mut silent = Silent;
         let session = Session::new(
             Vec::new(),
@@ -318,7 +328,7 @@ const LOADER: &[u8] = b"/ld-linux-x86-64.so";
 #[derive(Debug)]
 pub struct Directory {
     files: Files,
-    temporary: Option<TempDir>,
+    scratch: Scratch,
 }
 
 impl Directory {
@@ -328,31 +338,18 @@ impl Directory {
     /// When it cannot be created.
     pub fn new(keep: bool) -> Result<Self> {
         let mut parent = std::env::temp_dir();
-        if parent.as_os_str().len() + "/pinbed-123456".len() > DIRECTORY_MAX {
+        if parent.as_os_str().len() + "/pinbed-kept-123456".len() > DIRECTORY_MAX {
             parent = PathBuf::from("/tmp");
         }
-        let temporary = tempfile::Builder::new()
-            .prefix("pinbed-")
-            .tempdir_in(&parent);
-        let temporary = temporary.with_context(|| {
+        let scratch = Scratch::new(&parent, keep).with_context(|| {
             format!(
                 "cannot create a directory for the run in {}",
                 parent.display()
             )
         })?;
-        let files = Files::new(temporary.path());
-        Ok(match keep {
-            true => {
-                let _ = temporary.keep();
-                Directory {
-                    files,
-                    temporary: None,
-                }
-            }
-            false => Directory {
-                files,
-                temporary: Some(temporary),
-            },
+        Ok(Directory {
+            files: Files::new(scratch.path()),
+            scratch,
         })
     }
 
@@ -363,7 +360,7 @@ impl Directory {
 
     /// Says where the files are, if they are kept.
     pub fn tell(&self) {
-        if self.temporary.is_none() {
+        if self.scratch.is_kept() {
             eprintln!(
                 "pinbed: the run's files are kept in {}",
                 self.files.directory().display()
