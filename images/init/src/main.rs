@@ -46,6 +46,19 @@ fn main() {
         power_off();
     }));
     mounts::mount_all();
+    // The way to the runner may be among them.
+    match bounded::run(
+        "loading modules",
+        Duration::from_secs(60),
+        module::insert_listed,
+    ) {
+        Ok(failures) => {
+            for error in failures {
+                eprintln!("pinbed-init: {error}");
+            }
+        }
+        Err(Broken(reason)) => eprintln!("pinbed-init: {reason}"),
+    }
     match Port::open() {
         Ok(mut port) => {
             if let Err(Broken(reason)) = carry_out(&mut port) {

@@ -10,6 +10,11 @@ use std::vec::Vec;
 
 /// Path of the [`Plan`] in the guest.
 pub const PLAN_PATH: &str = "/etc/pinbed-plan.json";
+/// Path in the guest of the configuration of its kernel, in the form of a .config.
+pub const CONFIG_PATH: &str = "/etc/pinbed-kernel.config";
+/// Path in the guest of the list of modules to load before the driver, in order: a line for each, its path and parameters. Not there
+/// where the kernel has none.
+pub const MODULES_PATH: &str = "/etc/pinbed-modules";
 /// Name of the virtio-serial port that carries [`Message`]s.
 pub const PORT_NAME: &str = "org.pinbed.report";
 

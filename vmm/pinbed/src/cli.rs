@@ -125,15 +125,31 @@ pub struct DeviceArgs {
 #[command(next_help_heading = "Virtual machine")]
 pub struct VmArgs {
     /// The kernel to test, one of guest-kernel-config/kernels.toml, or all of them, one after the other (may be repeated); 6.12+PATCH is
-    /// 6.12 with a patch of guest-kernel-config/patches/fixes
-    #[arg(long = "kernel", value_name = "VERSION")]
+    /// 6.12 with a patch of guest-kernel-config/patches/fixes; deb:SUITE is Debian's kernel as it is in the packages of a suite
+    /// (deb:trixie, deb:trixie-backports), deb:SUITE/PACKAGE another one of that suite, deb:FILE a package with its headers beside it
+    #[arg(long = "kernel", value_name = "NAME")]
     pub kernels: Vec<String>,
     /// Build and test this kernel source tree instead; it is not changed (--kernel says whose configuration fits it, if not that of the
     /// next older version)
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
-    /// Add a configuration fragment of guest-kernel-config/fragments, such as debug (may be repeated)
-    #[arg(long = "fragment", value_name = "NAME")]
+    /// Test this kernel, which is built already: a bzImage (vmlinuz), or a vmlinux with CONFIG_PVH
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "kernel_src", "fragments"])]
+    pub kernel_image: Option<PathBuf>,
+    /// The directory that kernel was built in, or its headers, to build the driver against [default: one above the image that it was
+    /// built in, else /lib/modules/RELEASE/build]
+    #[arg(long, value_name = "DIR", requires = "kernel_image")]
+    pub kernel_build: Option<PathBuf>,
+    /// Its modules, where it has any: a directory such as `make modules_install` fills [default: the directory it was built in, else
+    /// /lib/modules/RELEASE]
+    #[arg(long, value_name = "DIR", requires = "kernel_image")]
+    pub modules: Option<PathBuf>,
+    /// Build with this .config in the place of pinbed's own fragments; choices that it does not make have the kernel's defaults
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel_image")]
+    pub config: Option<PathBuf>,
+    /// Add to the configuration (may be repeated): a fragment of guest-kernel-config/fragments, such as debug, the path of one, or a
+    /// setting, CONFIG_X=y
+    #[arg(long = "fragment", value_name = "NAME|PATH|CONFIG_X=y")]
     pub fragments: Vec<String>,
     /// The QEMU to use, 10.2 or newer [default: the system's if it will do, else a private copy]
     #[arg(long, value_name = "PATH")]

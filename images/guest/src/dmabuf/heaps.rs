@@ -38,7 +38,9 @@ pub fn cma_heap(length: usize) -> Result<OwnedFd, Error> {
     }
     Err(Error::Absent {
         what: "a heap on CMA in /dev/dma_heap".into(),
-        remedy: "build the kernel with CONFIG_DMABUF_HEAPS_CMA and boot it with cma=64M".into(),
+        remedy:
+            "build the kernel with CONFIG_CMA and CONFIG_DMABUF_HEAPS_CMA, and boot it with cma=64M"
+                .into(),
     })
 }
 

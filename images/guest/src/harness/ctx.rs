@@ -2,6 +2,7 @@
 //! What every test is given: a place for findings and notes, and random data of its own.
 
 use crate::harness::error::Error;
+use crate::harness::kconfig;
 use crate::harness::progress::{FD, Progress};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -34,7 +35,13 @@ impl Stop {
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         match error {
-            Error::Absent { .. } => Self::Skip(error.to_string()),
+            Error::Absent {
+                ref what,
+                ref remedy,
+            } => Self::Skip(match kconfig::reason(remedy) {
+                Some(reason) => format!("{what} is not there: {reason}"),
+                None => error.to_string(),
+            }),
             other => Self::finding(Eye::Harness, other.to_string()),
         }
     }

@@ -48,7 +48,8 @@ pub fn largest() -> Result<Region, Error> {
 fn absent() -> Error {
     Error::Absent {
         what: format!("a CMA region in {ROOT}"),
-        remedy: "build the kernel with CONFIG_CMA_DEBUGFS and boot it with cma=64M".into(),
+        remedy: "build the kernel with CONFIG_CMA and CONFIG_CMA_DEBUGFS, and boot it with cma=64M"
+            .into(),
     }
 }
 

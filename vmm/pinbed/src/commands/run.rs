@@ -198,6 +198,14 @@ fn rerun_command(args: &RunArgs, kernel: &Request, several: bool) -> Box<dyn Fn(
             .iter()
             .map(|tree| ("--kernel-src", tree.display().to_string())),
     );
+    for (option, path) in [
+        ("--kernel-image", &vm.kernel_image),
+        ("--kernel-build", &vm.kernel_build),
+        ("--modules", &vm.modules),
+        ("--config", &vm.config),
+    ] {
+        options.extend(path.iter().map(|path| (option, path.display().to_string())));
+    }
     options.extend(
         vm.fragments
             .iter()

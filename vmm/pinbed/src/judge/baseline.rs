@@ -14,7 +14,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::judge::closest;
-use crate::kernel::{self, Manifest, Patch};
+use crate::kernel::{self, Config, Manifest, Patch};
 
 /// What is known of all kernels.
 #[derive(Debug, Default)]
@@ -23,9 +23,14 @@ pub struct Baselines {
     known: BTreeMap<String, BTreeMap<String, Known>>,
 }
 
-/// What is known of one kernel, by test.
+/// What is known of one kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Baseline(BTreeMap<String, Known>);
+pub struct Baseline {
+    /// By test.
+    known: BTreeMap<String, Known>,
+    /// Its configuration, which may lack what a test needs.
+    config: Config,
+}
 
 /// What is known of a test on a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,8 @@ pub struct Known {
     pub expected: Expected,
     /// Patches under which it passes.
     fixed_by: Vec<String>,
+    /// Symbols without which the failure is not seen.
+    seen_with: Vec<String>,
 }
 
 /// What becomes of a test that does not pass.
@@ -83,6 +90,8 @@ struct Entry {
     findings: Option<Vec<Look>>,
     #[serde(default)]
     fixed_by: Vec<String>,
+    #[serde(default)]
+    seen_with: Vec<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -224,7 +233,10 @@ impl Baselines {
 
     /// What is known of a kernel.
     pub fn of(&self, kernel: &str) -> Baseline {
-        Baseline(self.known.get(kernel).cloned().unwrap_or_default())
+        Baseline {
+            known: self.known.get(kernel).cloned().unwrap_or_default(),
+            config: Config::default(),
+        }
     }
 }
 
@@ -306,15 +318,19 @@ impl Entry {
                 }
             }
             (Word::Xfail, ..) => return Err("has no reference".to_owned()),
-            (Word::Skip, None, None) => Expected::Skip,
+            (Word::Skip, None, None) if self.seen_with.is_empty() => Expected::Skip,
             (Word::Skip, ..) => {
-                return Err("is of a skip, which has neither a reference nor findings".to_owned());
+                return Err(
+                    "is of a skip, which has neither a reference nor findings nor seen_with"
+                        .to_owned(),
+                );
             }
         };
         Ok(Known {
             reason: self.reason.clone(),
             expected,
             fixed_by: self.fixed_by.clone(),
+            seen_with: self.seen_with.clone(),
         })
     }
 }
@@ -322,12 +338,25 @@ impl Entry {
 impl Baseline {
     /// What is known of a test; nothing if it passes.
     pub fn get(&self, test: &str) -> Option<&Known> {
-        self.0.get(test)
+        self.known.get(test)
+    }
+
+    /// Whether the kernel's configuration is the reason for a skip, as the guest says.
+    pub fn explains_skip(&self, reason: &str) -> bool {
+        self.config.confirms(reason)
+    }
+
+    /// What is known of the same kernel with this configuration: failures that only an option shows are not seen without it.
+    pub fn configured(mut self, config: Config) -> Self {
+        self.known
+            .retain(|_, known| known.seen_with.iter().all(|symbol| config.has(symbol)));
+        self.config = config;
+        self
     }
 
     /// What is known of the same kernel with patches.
     pub fn patched(mut self, patches: &[String]) -> Self {
-        self.0
+        self.known
             .retain(|_, known| !known.fixed_by.iter().any(|patch| patches.contains(patch)));
         self
     }

@@ -74,9 +74,9 @@ impl Verdict {
                 },
             },
             (Outcome::Skip(reason), known) => Verdict::Skip {
-                reason,
-                expected: baseline.is_none()
+                expected: baseline.is_none_or(|baseline| baseline.explains_skip(&reason))
                     || known.is_some_and(|known| known.expected == Expected::Skip),
+                reason,
             },
         }
     }
@@ -147,6 +147,7 @@ impl std::fmt::Display for Counts {
 mod tests {
     use super::*;
     use crate::judge::baseline::tests::known_of_6_12;
+    use crate::kernel::Config;
     use pinbed_abi::report::Eye;
 
     const BASELINE: &str = r#"
@@ -253,6 +254,22 @@ mod tests {
         assert!(judge("other", skip()).differs());
         assert!(judge("any", skip()).differs());
         assert!(judge("lacking", failed(&[(Eye::Cpu, "wrong byte")])).differs());
+    }
+
+    #[test]
+    fn a_skip_is_green_if_the_configuration_lacks_what_the_guest_names() {
+        let baseline = known_of_6_12(
+            "cma.toml",
+            BASELINE,
+            &["cma::any", "cma::precise", "cma::lacking"],
+        )
+        .configured(Config::parse("CONFIG_UDMABUF=y\n# CONFIG_CMA is not set\n"));
+        let skip = |symbol| {
+            let reason = format!("a thing is not there: CONFIG_{symbol} is not set");
+            Verdict::of("cma::other", Outcome::Skip(reason), Some(&baseline))
+        };
+        assert!(!skip("CMA").differs());
+        assert!(skip("UDMABUF").differs());
     }
 
     #[test]

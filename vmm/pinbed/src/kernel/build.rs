@@ -15,12 +15,12 @@ use std::thread::available_parallelism;
 use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
-use super::config::Wish;
+use super::config::{Config, Wish};
+use super::module::{Kit, MEM2MEM};
 use super::patch::Held;
 use super::source::Source;
-use super::{Kernel, Request};
-use crate::provision::answers;
-use crate::provision::cache::{Cache, Entry, Fingerprint, Locked, create_dir};
+use super::{Kernel, SourceBuild, compiler};
+use crate::provision::cache::{Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
 use crate::provision::inventory::Check;
 use crate::provision::progress::Unit;
@@ -59,14 +59,14 @@ struct Built {
 /// Finds it in the cache, or builds it.
 pub fn provide(
     context: &Context,
-    request: &Request,
+    request: &SourceBuild,
     source: Source,
     wish: &Wish,
 ) -> Result<Kernel, Error> {
     let fingerprint = Fingerprint::default()
         .add("source", &source.identity)
         .add("configuration", wish.text())
-        .add("compiler", compiler(&context.cache)?);
+        .add("compiler", compiler::version(&context.cache)?);
     let fingerprint = request
         .patches
         .iter()
@@ -107,13 +107,22 @@ pub fn provide(
         }
     };
     let objects = entry.dir().join("objects");
+    let config = Config::read(&objects.join(".config"))?;
+    let mem2mem = (!config.has("V4L2_MEM2MEM_DEV")).then(|| source.dir.join(MEM2MEM));
     Ok(Kernel {
         name: request.recipe.name.clone(),
         patches: request.patches.clone(),
         release: built.release,
-        vmlinux: objects.join("vmlinux"),
-        objects,
-        source,
+        image: objects.join("vmlinux"),
+        config,
+        modules: wish.has_base().then(|| objects.clone()),
+        kit: Kit {
+            make: source.dir.clone(),
+            objects,
+            arguments: Vec::new(),
+            mem2mem,
+            tree: Some(source),
+        },
         fingerprint,
     })
 }
@@ -142,7 +151,7 @@ fn workplace(context: &Context, family: &str, source: &Source) -> Result<Locked,
 /// Configures and runs make. Returns the kernel's release.
 fn build(
     context: &Context,
-    request: &Request,
+    request: &SourceBuild,
     source: &Source,
     wish: &Wish,
     place: &Locked,
@@ -150,7 +159,7 @@ fn build(
     let _source = Held::new(context, source, &request.patches)?;
     let objects = place.dir().join("objects");
     if !objects.exists() {
-        let debug = wish.fragments().iter().any(|name| name == "debug");
+        let debug = wish.has_base() || wish.fragments().iter().any(|name| name == "debug");
         context
             .cache
             .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
@@ -182,7 +191,7 @@ fn build(
 /// Runs make for the configuration and for everything else. Returns the kernel's release.
 fn make_all(
     context: &Context,
-    request: &Request,
+    request: &SourceBuild,
     source: &Source,
     wish: &Wish,
     place: &Locked,
@@ -265,12 +274,21 @@ fn is_used(objects: &Path, file: &DirEntry) -> bool {
         || of_no_use.iter().any(|end| name.ends_with(end)))
 }
 
-/// Makes the choices of the wish and answers every other one "no"; then looks whether the wish came true.
+/// Makes the choices of the wish; answers every other one "no", or as its base and the kernel's defaults do; then looks whether the wish came true.
 fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> {
-    let path = objects.join("wanted.config");
+    let name = if wish.has_base() {
+        ".config"
+    } else {
+        "wanted.config"
+    };
+    let path = objects.join(name);
     fs::write(&path, wish.text()).map_err(|e| Error::io("write", &path, e))?;
     let mut command = make(&source.dir, objects);
-    command.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &path);
+    if wish.has_base() {
+        command.arg("olddefconfig");
+    } else {
+        command.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &path);
+    }
     Run::new("the kernel's configuration", command)
         .errors(is_error)
         .checked(|_| {})?;
@@ -278,7 +296,10 @@ fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> 
     let path = objects.join(".config");
     let config = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     let missing = wish.missing_in(&config);
-    if missing.is_empty() {
+    if missing.is_empty() && wish.has_base() {
+        // Now, and not when all of it is built.
+        Config::parse(&config).check("--config", true, true)
+    } else if missing.is_empty() {
         Ok(())
     } else {
         Err(Error::MissingSymbols {
@@ -291,11 +312,10 @@ fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> 
 /// make for a kernel tree, in an environment that is the same for everyone.
 pub(super) fn make(source: &Path, objects: &Path) -> Command {
     let mut command = Command::new("make");
-    command
-        .arg("-C")
-        .arg(source)
-        .arg(prefixed("O=", objects))
-        .current_dir(objects);
+    command.arg("-C").arg(source).current_dir(objects);
+    if source != objects {
+        command.arg(prefixed("O=", objects));
+    }
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("KBUILD_") || text.starts_with("KCONFIG_") || FOREIGN.contains(&&*text)
@@ -318,31 +338,6 @@ pub(super) fn prefixed(name: &str, path: &Path) -> std::ffi::OsString {
     let mut argument = std::ffi::OsString::from(name);
     argument.push(path);
     argument
-}
-
-/// Which compiler the kernel's makefiles use.
-fn compiler(cache: &Cache) -> Result<String, Error> {
-    let ask = || {
-        let mut version = String::new();
-        let mut command = Command::new("gcc");
-        command.arg("--version");
-        Run::new("gcc --version", command).checked(|event| {
-            if let Event::Line(line) = event {
-                version.push_str(line);
-            }
-        })?;
-        Ok(version)
-    };
-    // A gcc that is a link to a wrapper (ccache, distcc) says what another program is.
-    let gcc = which::which("gcc")
-        .ok()
-        .and_then(|gcc| gcc.canonicalize().ok());
-    match gcc {
-        Some(gcc) if gcc.to_string_lossy().contains("gcc-") => {
-            answers::of_program(cache, "gcc --version", &gcc, ask)
-        }
-        _ => ask(),
-    }
 }
 
 /// Whether a line of make's output is one step: "  CC      mm/gup.o".

@@ -2,80 +2,129 @@
 //! The kernel under test and the driver for it: source, configuration, build, all kept in the cache by content.
 
 mod build;
+mod compiler;
 mod config;
+mod deb;
+mod given;
+mod image;
 mod manifest;
 mod module;
+mod modules;
 mod patch;
 mod source;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+pub use config::Config;
 pub use manifest::{Manifest, Recipe};
-pub use module::provide as module;
+pub use module::{Driver, provide as module};
+pub use modules::{Module, provide as modules};
 pub use patch::Patch;
 
 use crate::provision::{Context, Error};
+use deb::Package;
+use given::Given;
+use module::Kit;
 use source::Source;
 
 /// Where patches are that fix something, in the checkout's guest-kernel-config.
 pub const FIXES: &str = "patches/fixes";
 
+/// What the command line says of kernels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice<'a> {
+    /// `--kernel`.
+    pub names: &'a [String],
+    /// `--kernel-src`.
+    pub tree: Option<&'a Path>,
+    /// `--kernel-image`.
+    pub image: Option<&'a Path>,
+    /// `--kernel-build`.
+    pub build: Option<&'a Path>,
+    /// `--modules`.
+    pub modules: Option<&'a Path>,
+    /// `--config`.
+    pub config: Option<&'a Path>,
+    /// `--fragment`.
+    pub fragments: &'a [String],
+}
+
 /// Which kernel is wanted.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub enum Request {
+    /// One that is built from source.
+    Source(SourceBuild),
+    /// One that the user has built.
+    Given(Given),
+    /// One in a package of Debian's, or like it.
+    Package(Package),
+}
+
+/// A kernel that is built from source.
+#[derive(Clone, Debug)]
+pub struct SourceBuild {
     /// How it is made.
     recipe: Recipe,
     /// A user's own tree to build instead of Debian's source.
     tree: Option<Source>,
     /// Patches on Debian's source.
     patches: Vec<Patch>,
-    /// Fragments on top of the recipe's own.
+    /// A whole .config in the place of the recipe's fragments.
+    config: Option<PathBuf>,
+    /// Fragments on top of that.
     fragments: Vec<String>,
 }
 
-/// A kernel that is built.
+/// A kernel that can be booted, and that modules can be built for.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// The entry of kernels.toml it was built by.
+    /// The entry of kernels.toml that is nearest to it: the one it was built by, or the one whose baseline may fit.
     pub name: String,
     /// The patches that are in it.
     pub patches: Vec<Patch>,
     /// What `uname -r` says in it.
     pub release: String,
-    /// vmlinux, with symbols, and with line numbers if the debug fragment is in. QEMU boots it as it is, by PVH: with nothing
-    /// to decompress, that takes less time than a bzImage.
-    pub vmlinux: PathBuf,
-    /// The object directory, which modules are built against, with the final .config.
-    pub objects: PathBuf,
-    /// The source.
-    source: Source,
+    /// What QEMU boots. Of a kernel built here it is vmlinux, with symbols, and with line numbers if the debug fragment is in: QEMU boots
+    /// that as it is, by PVH, and with nothing to decompress that takes less time than a bzImage.
+    pub image: PathBuf,
+    /// Its final configuration.
+    pub config: Config,
+    /// The directory with its own modules, if it has any.
+    pub modules: Option<PathBuf>,
+    /// What modules for it are built against.
+    kit: Kit,
     /// Of all that went into it.
     pub fingerprint: String,
 }
 
 impl Request {
-    /// What the names on the command line ask for, in the order of kernels.toml for "all": a name of kernels.toml, and with a "+" before
-    /// each the patches on it. `guest_kernel_config` is the checkout's directory of that name, `tree` a user's own source.
+    /// What the command line asks for, in the order of kernels.toml for "all": a name of kernels.toml, and with a "+" before each the
+    /// patches on it. `guest_kernel_config` is the checkout's directory of that name.
     ///
     /// # Errors
-    /// When a name or the tree is not what it should be.
+    /// When a name, a tree or an image is not what it should be.
     pub fn all(
         guest_kernel_config: &Path,
         manifest: &Manifest,
-        names: &[String],
-        tree: Option<&Path>,
-        fragments: &[String],
+        choice: &Choice<'_>,
     ) -> Result<Vec<Self>, Error> {
-        let tree = tree.map(Source::of_user).transpose()?;
-        let request = |recipe: &Recipe, patches| Request {
-            recipe: recipe.clone(),
-            tree: tree.clone(),
-            patches,
-            fragments: fragments.to_vec(),
+        if let Some(image) = choice.image {
+            let given = Given::find(manifest, image, choice.build, choice.modules)?;
+            return Ok(vec![Request::Given(given)]);
+        }
+        let tree = choice.tree.map(Source::of_user).transpose()?;
+        let request = |recipe: &Recipe, patches| {
+            Request::Source(SourceBuild {
+                recipe: recipe.clone(),
+                tree: tree.clone(),
+                patches,
+                config: choice.config.map(Path::to_owned),
+                fragments: choice.fragments.to_vec(),
+            })
         };
         let mut requests: Vec<Request> = Vec::new();
-        for name in names {
+        for name in choice.names {
             if name == "all" {
                 requests.extend(
                     manifest
@@ -83,6 +132,17 @@ impl Request {
                         .iter()
                         .map(|recipe| request(recipe, Vec::new())),
                 );
+                continue;
+            }
+            if let Some(package) = Package::parse(name) {
+                let package = package?;
+                if tree.is_some() || choice.config.is_some() || !choice.fragments.is_empty() {
+                    return Err(Error::Argument {
+                        argument: format!("--kernel {package}"),
+                        why: "it is not built here, so none of --kernel-src, --config and --fragment goes with it".to_owned(),
+                    });
+                }
+                requests.push(Request::Package(package));
                 continue;
             }
             let mut parts = name.split('+');
@@ -111,22 +171,46 @@ impl Request {
         Ok(requests)
     }
 
-    /// What `--kernel` calls it.
+    /// What `--kernel` calls it; of a kernel that the user has built, the image.
     pub fn name(&self) -> String {
-        self.recipe.name.clone() + &self.suffix()
+        match self {
+            Request::Source(build) => build.name(),
+            Request::Given(given) => given.image.path.display().to_string(),
+            Request::Package(package) => package.to_string(),
+        }
     }
 
-    /// A user's own tree, if it is made of one.
-    pub fn tree(&self) -> Option<&Path> {
-        self.tree.as_ref().map(|tree| tree.dir.as_path())
+    /// A user's own tree or image, if it is made of one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Request::Source(build) => build.tree.as_ref().map(|tree| tree.dir.as_path()),
+            Request::Given(given) => Some(&given.image.path),
+            Request::Package(_) => None,
+        }
+    }
+}
+
+impl Kernel {
+    /// Its version and patches, as baselines name them.
+    pub fn baseline_name(&self) -> String {
+        named(&self.name, &self.patches)
+    }
+
+    /// The object directory, or the headers, that modules for it are built against.
+    pub fn objects(&self) -> &Path {
+        &self.kit.objects
+    }
+}
+
+impl SourceBuild {
+    /// What `--kernel` calls it.
+    fn name(&self) -> String {
+        named(&self.recipe.name, &self.patches)
     }
 
     /// The patches as the name has them.
     fn suffix(&self) -> String {
-        self.patches
-            .iter()
-            .map(|patch| format!("+{}", patch.name))
-            .collect()
+        named("", &self.patches)
     }
 }
 
@@ -135,22 +219,35 @@ impl Request {
 /// # Errors
 /// When the damaged entry cannot be locked or changed.
 pub fn heal(context: &Context, request: &Request) -> Result<bool, Error> {
-    match request.tree {
-        Some(_) => Ok(false),
-        None => source::heal(context, &request.recipe),
+    match request {
+        Request::Source(build) if build.tree.is_none() => source::heal(context, &build.recipe),
+        Request::Package(package) => package.heal(context),
+        _ => Ok(false),
     }
+}
+
+/// A kernel's name with its patches: "6.12+tee-longterm".
+fn named(name: &str, patches: &[Patch]) -> String {
+    let patches = patches.iter().map(|patch| format!("+{}", patch.name));
+    name.to_owned() + &patches.collect::<String>()
 }
 
 /// Finds the kernel in the cache or builds it. `guest_kernel_config` is the checkout's directory of that name.
 pub fn provide(
     context: &Context,
     guest_kernel_config: &Path,
+    manifest: &Manifest,
     request: &Request,
 ) -> Result<Kernel, Error> {
+    let request = match request {
+        Request::Source(build) => build,
+        Request::Given(given) => return given.kernel(context),
+        Request::Package(package) => return package.provide(context, manifest),
+    };
     let recipe = &request.recipe;
-    let names: Vec<&str> = recipe
-        .fragments
-        .iter()
+    let own = recipe.fragments.iter();
+    let names: Vec<&str> = own
+        .filter(|_| request.config.is_none())
         .chain(&request.fragments)
         .map(String::as_str)
         .collect();
@@ -158,6 +255,7 @@ pub fn provide(
         &guest_kernel_config.join("fragments"),
         &names,
         &recipe.lacks,
+        request.config.as_deref(),
     )?;
     let source = match &request.tree {
         Some(source) => source.clone(),
@@ -174,7 +272,14 @@ mod tests {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-kernel-config");
         let manifest = Manifest::read(&config.join("kernels.toml"))?;
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let requests = Request::all(&config, &manifest, &names, None, &[])?;
+        let requests = Request::all(
+            &config,
+            &manifest,
+            &Choice {
+                names: &names,
+                ..Choice::default()
+            },
+        )?;
         Ok(requests.iter().map(Request::name).collect())
     }
 

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Builds the driver as an external module, from a copy: nothing is written in the checkout.
+//! Builds the driver as an external module, from a copy: nothing is written in the checkout. Beside it v4l2-mem2mem is built for
+//! kernels without it, of their own source.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
 use super::Kernel;
 use super::build::{is_error, make, prefixed};
 use super::patch::Held;
+use super::source::Source;
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
 use crate::provision::inventory::Check;
@@ -20,6 +23,36 @@ use crate::provision::{Context, Error};
 /// The module's file name.
 const MODULE: &str = "pinbed.ko";
 
+/// The module of V4L2 that kernels leave out when no driver of theirs uses it.
+const MEM2MEM_KO: &str = "v4l2-mem2mem.ko";
+
+/// Its source in a kernel's tree, a file of that name alone.
+pub const MEM2MEM: &str = "drivers/media/v4l2-core/v4l2-mem2mem.c";
+
+/// What modules for a kernel are built against.
+#[derive(Clone, Debug)]
+pub struct Kit {
+    /// Where make starts: the source, or the object directory itself where its own Makefile leads there.
+    pub make: PathBuf,
+    /// The object directory, or headers in its place.
+    pub objects: PathBuf,
+    /// What else make is told.
+    pub arguments: Vec<String>,
+    /// The kernel's v4l2-mem2mem.c, if it was built without.
+    pub mem2mem: Option<PathBuf>,
+    /// The tree of the source, if it is one that patches change.
+    pub tree: Option<Source>,
+}
+
+/// What is built for a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Driver {
+    /// pinbed.ko.
+    pub module: PathBuf,
+    /// v4l2-mem2mem.ko, if the kernel itself has none.
+    pub mem2mem: Option<PathBuf>,
+}
+
 /// The record of a built module.
 #[derive(Serialize, Deserialize)]
 struct Built {
@@ -27,10 +60,12 @@ struct Built {
 }
 
 /// Finds the driver for this kernel in the cache, or builds it. `driver` is its source directory.
-///
-/// Returns the path of pinbed.ko.
-pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<PathBuf, Error> {
-    let sources = sources(driver)?;
+pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<Driver, Error> {
+    let mut sources = sources(driver)?;
+    if let Some(path) = &kernel.kit.mem2mem {
+        let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        sources.insert("v4l2-mem2mem.c".into(), text);
+    }
     let fingerprint = sources
         .iter()
         .fold(
@@ -40,7 +75,7 @@ pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<Path
         .finish();
     // One entry for each kernel and checkout, so that an edit recompiles what it must and no more.
     let place = Fingerprint::default()
-        .add("objects", kernel.objects.as_os_str().as_encoded_bytes())
+        .add("objects", kernel.kit.objects.as_os_str().as_encoded_bytes())
         .add("driver", driver.as_os_str().as_encoded_bytes())
         .finish();
     let entry = context
@@ -52,7 +87,14 @@ pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<Path
             build(context, kernel, &sources, &work, fingerprint)?;
         }
     }
-    Ok(entry.dir().join(MODULE))
+    Ok(Driver {
+        module: entry.dir().join(MODULE),
+        mem2mem: kernel
+            .kit
+            .mem2mem
+            .is_some()
+            .then(|| entry.dir().join(MEM2MEM_KO)),
+    })
 }
 
 fn found(entry: &Entry, fingerprint: &str) -> bool {
@@ -125,9 +167,18 @@ fn build(
         None,
     );
     // A patch may change headers.
-    let _source = Held::new(context, &kernel.source, &kernel.patches)?;
-    let mut command = make(&kernel.source.dir, &kernel.objects);
+    let kit = &kernel.kit;
+    let _held = match &kit.tree {
+        Some(tree) => Some(Held::new(context, tree, &kernel.patches)?),
+        None => None,
+    };
+    let mut command = make(&kit.make, &kit.objects);
     command
+        .args(&kit.arguments)
+        .arg(format!(
+            "-j{}",
+            available_parallelism().map_or(1, usize::from)
+        ))
         .arg(prefixed("M=", &dir))
         .arg("modules")
         .current_dir(&dir);
@@ -135,8 +186,13 @@ fn build(
         .log(work.dir().join("build.log"))
         .errors(is_error)
         .checked(|_| task.tick())?;
-    let (from, to) = (dir.join(MODULE), work.dir().join(MODULE));
-    fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+    for module in [MODULE]
+        .into_iter()
+        .chain(kit.mem2mem.as_ref().map(|_| MEM2MEM_KO))
+    {
+        let (from, to) = (dir.join(module), work.dir().join(module));
+        fs::copy(&from, &to).map_err(|e| Error::io("copy", &from, e))?;
+    }
     work.publish(
         &Built { fingerprint },
         Check::EachUse,

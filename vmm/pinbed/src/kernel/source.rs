@@ -97,6 +97,11 @@ impl Source {
 /// Takes a source away that has lost files, so that it is fetched again. Whether it has.
 pub fn heal(context: &Context, recipe: &Recipe) -> Result<bool, Error> {
     let entry = context.cache.entry("source", &recipe.name);
+    heal_entry(context, &entry)
+}
+
+/// Takes an entry away that has lost files. Whether it has.
+pub fn heal_entry(context: &Context, entry: &Entry) -> Result<bool, Error> {
     let Some(why) = entry.damage(Depth::Sizes) else {
         return Ok(false);
     };

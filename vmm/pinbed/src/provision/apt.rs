@@ -19,16 +19,24 @@ const ETC: &str = "/etc/apt";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where the programs come from that are not the host's own.
-const RELEASE: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"];
+pub const RELEASE: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"];
 
 /// Packages that others depend on for their installation, or for what is done with them here by the host's own tools. We only
 /// unpack, so these and all they need stay away.
-const NOT_NEEDED: [&str; 7] = [
+const NOT_NEEDED: [&str; 15] = [
     "adduser",
     "binutils",
     "bzip2",
     "coreutils",
     "debconf",
+    "gcc-10",
+    "gcc-12",
+    "gcc-14",
+    "gcc-15",
+    "initramfs-tools",
+    "kmod",
+    "linux-base",
+    "pahole",
     "passwd",
     "xz-utils",
 ];
@@ -186,6 +194,40 @@ impl<'a> Apt<'a> {
             total.div_ceil(1 << 20)
         ));
         Ok(paths)
+    }
+
+    /// Fetches packages, the newest that `suite` allows, and all that they need to run, and unpacks them below a directory that is empty.
+    /// Says what they were: name and version.
+    pub fn fetch(
+        &self,
+        what: &str,
+        packages: &[&str],
+        suite: &str,
+        tree: &Path,
+    ) -> Result<Vec<String>, Error> {
+        let debs = self.closure(packages, suite)?;
+        let files = self.download(what, &debs)?;
+        let mut task = self.context.progress.start(
+            format!("unpacking {what}"),
+            Unit::Count("packages"),
+            Some(files.len() as u64),
+        );
+        for file in &files {
+            unpack(file, tree, |event| {
+                if let Event::Tick = event {
+                    task.tick();
+                }
+            })?;
+            task.inc();
+        }
+        task.finish(&format!("unpacked {what}"));
+        for file in &files {
+            fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
+        }
+        Ok(debs
+            .into_iter()
+            .map(|deb| format!("{} {}", deb.package, deb.version))
+            .collect())
     }
 
     fn update(&self, release: &str) -> Result<(), Error> {
@@ -359,8 +401,8 @@ fn difference(deb: &Deb, path: &Path) -> Result<Option<String>, Error> {
     Ok((sum != deb.sha256).then(|| "its SHA-256 differs".to_owned()))
 }
 
-/// Fetches packages, the newest that `suite` allows, and all that they need to run, and unpacks them below a directory that is empty.
-/// Says what they were.
+/// Fetches packages of the release that the host's other packages come from, the newest that `suite` allows, and all that they need to run,
+/// and unpacks them below a directory that is empty. Says what they were.
 pub fn fetch(
     context: &Context,
     what: &str,
@@ -368,30 +410,7 @@ pub fn fetch(
     suite: &str,
     tree: &Path,
 ) -> Result<Vec<String>, Error> {
-    let apt = Apt::open(context, &RELEASE.map(str::to_owned))?;
-    let debs = apt.closure(packages, suite)?;
-    let files = apt.download(what, &debs)?;
-    let mut task = context.progress.start(
-        format!("unpacking {what}"),
-        Unit::Count("packages"),
-        Some(files.len() as u64),
-    );
-    for file in &files {
-        unpack(file, tree, |event| {
-            if let Event::Tick = event {
-                task.tick();
-            }
-        })?;
-        task.inc();
-    }
-    task.finish(&format!("unpacked {what}"));
-    for file in &files {
-        fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
-    }
-    Ok(debs
-        .into_iter()
-        .map(|deb| format!("{} {}", deb.package, deb.version))
-        .collect())
+    Apt::open(context, &RELEASE.map(str::to_owned))?.fetch(what, packages, suite, tree)
 }
 
 /// Unpacks a package's files below a directory.

@@ -304,6 +304,15 @@ pub enum Error {
         product: String,
     },
 
+    /// What the user gave cannot be used.
+    #[error("cannot use {argument}: {why}")]
+    Argument {
+        /// The file, directory or name.
+        argument: String,
+        /// Why not, and what to do instead.
+        why: String,
+    },
+
     /// There is no driver to build.
     #[error("{path} has no Kbuild file, so there is no driver to build")]
     NoDriver {
@@ -335,6 +344,7 @@ impl Error {
         match self {
             Error::Interrupted => Exit::Interrupted,
             Error::NotACheckout { .. }
+            | Error::Argument { .. }
             | Error::UnknownKernel { .. }
             | Error::UnknownFragment { .. }
             | Error::UnknownPatch { .. }

@@ -2,15 +2,15 @@
 //! What a machine needs before it can be started: QEMU, a kernel with its driver, the guest's programs, and a directory.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pinbed_abi::report::{COMPLIANCE_PATH, PLAN_PATH, Plan};
+use pinbed_abi::report::{COMPLIANCE_PATH, CONFIG_PATH, MODULES_PATH, PLAN_PATH, Plan};
 
 use crate::cli::{AccelArg, VmArgs};
 use crate::judge::baseline::{Baseline, Baselines};
-use crate::kernel::{self, Kernel, Manifest, Request};
+use crate::kernel::{self, Choice, Driver, Kernel, Manifest, Module, Request};
 use crate::machine::accel::{self, Accel, Kvm};
 use crate::machine::initramfs::{self, Content};
 use crate::machine::vm::{Console, Files, Machine, shell_line};
@@ -68,8 +68,8 @@ impl Host {
             release: None,
             version: None,
             kernel: request
-                .tree()
-                .map_or_else(|| request.name(), |tree| tree.display().to_string()),
+                .path()
+                .map_or_else(|| request.name(), |path| path.display().to_string()),
             qemu: self.qemu.version.to_string(),
             accel: None,
             accel_reason: None,
@@ -84,14 +84,16 @@ impl Host {
     /// # Errors
     /// When it asks for what is not there.
     pub fn requests(&self, args: &VmArgs) -> Result<Vec<Request>> {
-        let requests = Request::all(
-            &self.config,
-            &self.manifest,
-            &args.kernels,
-            args.kernel_src.as_deref(),
-            &args.fragments,
-        );
-        Ok(requests?)
+        let choice = Choice {
+            names: &args.kernels,
+            tree: args.kernel_src.as_deref(),
+            image: args.kernel_image.as_deref(),
+            build: args.kernel_build.as_deref(),
+            modules: args.modules.as_deref(),
+            config: args.config.as_deref(),
+            fragments: &args.fragments,
+        };
+        Ok(Request::all(&self.config, &self.manifest, &choice)?)
     }
 }
 
@@ -100,7 +102,9 @@ impl Host {
 pub struct Setup<'a> {
     host: &'a Host,
     kernel: Kernel,
-    driver: PathBuf,
+    driver: Driver,
+    /// The kernel's own modules that the guest loads, in order.
+    modules: Vec<Module>,
     accel: Accel,
     accel_reason: Option<String>,
 }
@@ -113,18 +117,30 @@ impl<'a> Setup<'a> {
     pub fn new(host: &'a Host, args: &VmArgs, request: &Request) -> Result<Self> {
         let context = &host.context;
         let provide = || {
-            let kernel = kernel::provide(context, &host.config, request)?;
+            let kernel = kernel::provide(context, &host.config, &host.manifest, request)?;
             let driver = kernel::module(context, &kernel, &host.config.join("driver"))?;
             Ok((kernel, driver))
         };
         let (kernel, driver) = match provide() {
-            Err(provision::Error::Command { .. }) if kernel::heal(context, request)? => provide(),
+            Err(provision::Error::Command { .. } | provision::Error::Io { .. })
+                if kernel::heal(context, request)? =>
+            {
+                provide()
+            }
             provided => provided,
         }?;
+        let built: Vec<_> = driver
+            .mem2mem
+            .iter()
+            .chain([&driver.module])
+            .cloned()
+            .collect();
+        let modules = kernel::modules(context, &kernel, &built)?;
         let mut setup = Setup {
             host,
             kernel,
             driver,
+            modules,
             accel: if args.accel == AccelArg::Tcg {
                 Accel::Tcg
             } else {
@@ -176,7 +192,7 @@ impl<'a> Setup<'a> {
         Environment {
             accel: Some(self.accel),
             accel_reason: self.accel_reason.clone(),
-            baseline: self.is_known().then(|| request.name()),
+            baseline: self.is_known().then(|| self.kernel.baseline_name()),
             ..self.host.environment(args, request)
         }
     }
@@ -190,14 +206,41 @@ impl<'a> Setup<'a> {
             .iter()
             .map(|patch| patch.name.clone())
             .collect();
-        self.is_known()
-            .then(|| baselines.of(&self.kernel.name).patched(&patches))
+        self.is_known().then(|| {
+            baselines
+                .of(&self.kernel.name)
+                .patched(&patches)
+                .configured(self.kernel.config.clone())
+        })
     }
 
     /// Whether the kernel is of the version that its recipe is named after.
     fn is_known(&self) -> bool {
         let rest = self.kernel.release.strip_prefix(&self.kernel.name);
         rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    }
+
+    /// The modules that PID 1 loads before the driver, and the list of them.
+    fn loaded(&self) -> Vec<(String, Content)> {
+        let mut entries = Vec::new();
+        let mut list = String::new();
+        let mut add = |name: &str, file: &Path, parameters: &str| {
+            let path = format!("lib/{name}.ko");
+            list += format!("/{path} {parameters}").trim_end();
+            list.push('\n');
+            entries.push((path, Content::File(file.to_owned())));
+        };
+        for module in &self.modules {
+            add(&module.name, &module.file, &module.parameters);
+        }
+        if let Some(file) = &self.driver.mem2mem {
+            add("v4l2_mem2mem", file, "");
+        }
+        if !entries.is_empty() {
+            let list_path = MODULES_PATH.trim_start_matches('/').to_owned();
+            entries.push((list_path, Content::Bytes(list.into_bytes())));
+        }
+        entries
     }
 
     /// A machine whose guest carries out `plan`. Writes its initramfs, with `additions` in it.
@@ -221,8 +264,12 @@ impl<'a> Setup<'a> {
                 "bin/pinbed-guest",
                 Content::Program(self.host.programs.tests.clone()),
             ),
-            ("lib/pinbed.ko", Content::File(self.driver.clone())),
+            ("lib/pinbed.ko", Content::File(self.driver.module.clone())),
             ("lib/ext4.img.gz", Content::File(self.host.disk.clone())),
+            (
+                CONFIG_PATH.trim_start_matches('/'),
+                Content::Bytes(self.kernel.config.text().into_bytes()),
+            ),
             (
                 PLAN_PATH.trim_start_matches('/'),
                 Content::Bytes(serde_json::to_vec(plan)?),
@@ -235,13 +282,14 @@ impl<'a> Setup<'a> {
             .into_iter()
             .map(|(name, content)| (name.to_owned(), content))
             .collect();
+        entries.extend(self.loaded());
         entries.extend(additions);
         entries.extend(compliance_for(plan)?);
         let initramfs = files.initramfs();
         initramfs::write(&initramfs, &entries).context("cannot write the guest's initramfs")?;
         Ok(Machine {
             device: self.host.programs.device.clone(),
-            kernel: self.kernel.vmlinux.clone(),
+            kernel: self.kernel.image.clone(),
             initramfs,
             accel: self.accel,
             memory: args.memory,
@@ -252,6 +300,11 @@ impl<'a> Setup<'a> {
     }
 }
 
+/// The names of modules.
+fn module_names(modules: &[Module]) -> Vec<&str> {
+    modules.iter().map(|module| module.name.as_str()).collect()
+}
+
 impl fmt::Display for Setup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let qemu = shell_line(&self.host.qemu.command());
@@ -260,17 +313,14 @@ impl fmt::Display for Setup<'_> {
         } else {
             "none"
         };
-        let Kernel {
-            release,
-            vmlinux,
-            objects,
-            ..
-        } = &self.kernel;
+        let Kernel { release, image, .. } = &self.kernel;
         writeln!(f, "kernel    {release}")?;
-        for file in [vmlinux, &objects.join(".config")] {
-            writeln!(f, "          {}", file.display())?;
+        writeln!(f, "          {}", image.display())?;
+        writeln!(f, "          {}", self.kernel.objects().display())?;
+        if !self.modules.is_empty() {
+            writeln!(f, "modules   {}", module_names(&self.modules).join(" "))?;
         }
-        writeln!(f, "driver    {}", self.driver.display())?;
+        writeln!(f, "driver    {}", self.driver.module.display())?;
         writeln!(
             f,
             "QEMU      {} ({})",

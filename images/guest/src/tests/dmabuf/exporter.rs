@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! dma-bufs of memory that has no struct pages: shared between consumers, and moved or taken away under them.
 
-use super::orders;
+use super::orders::{self, needs_moves};
 use crate::tests::sources::{FRAME_VEC, UNSAFE_FOLLOW_PFN};
 use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
@@ -138,6 +138,7 @@ fn carveout_is_shared_without_pages(t: &mut Ctx) -> TestResult {
 }
 
 fn importer_follows_a_move(t: &mut Ctx) -> TestResult {
+    needs_moves()?;
     let device = Device::open()?;
     let (mut area, mut address) = exported(t, &device, uapi::EXPORT_MOVING)?;
     for _ in 0..3 {
@@ -184,6 +185,7 @@ fn pinned_buffer_stays(t: &mut Ctx) -> TestResult {
 }
 
 fn mapping_follows_a_move(t: &mut Ctx) -> TestResult {
+    needs_moves()?;
     let device = Device::open()?;
     let (mut area, _) = exported(t, &device, uapi::EXPORT_MOVING)?;
     for _ in 0..3 {
@@ -224,6 +226,7 @@ fn kept_frame_number_is_stale_after_a_move(t: &mut Ctx) -> TestResult {
 const LATE_US: u64 = 500_000;
 
 fn job_at_a_moving_buffer_faults(t: &mut Ctx) -> TestResult {
+    needs_moves()?;
     let (device, other) = (Device::open()?, Device::open()?);
     let (source, _) = exported(t, &device, 0)?;
     let (sink, address) = exported(t, &other, uapi::EXPORT_MOVING)?;
@@ -262,6 +265,7 @@ fn job_at_a_moving_buffer_faults(t: &mut Ctx) -> TestResult {
 }
 
 fn revoked_buffer_is_gone_for_all(t: &mut Ctx) -> TestResult {
+    needs_moves()?;
     let device = Device::open()?;
     let (area, _) = exported(t, &device, uapi::EXPORT_MOVING)?;
     let handle = import(&device, &area, wire::DIRECTION_BOTH)?;
