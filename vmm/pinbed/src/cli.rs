@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::run::suite::Shard;
+
 /// The guest's memory in MiB unless something else is asked for.
 pub const DEFAULT_MEMORY: u64 = 512;
 /// The guest's CPUs unless something else is asked for.
@@ -39,10 +41,14 @@ pub enum Command {
     ///
     /// Exit codes: 0 every verdict is as the baseline says; 1 a verdict differs; 2 wrong usage; 3 something could not be provided or
     /// built; 4 the guest never came up; 5 kernel panic; 6 hang; 7 the device process died; 8 QEMU died; 9 internal error;
-    /// 130 interrupted.
+    /// 130 interrupted; 141 the reader of standard output has gone.
     Run(RunArgs),
     /// Show the tests, and what a correct kernel does in each
     List(ListArgs),
+    /// Show the known failures and skips of kernels, with the reasons
+    Known(KnownArgs),
+    /// List the runs that are kept, the newest first
+    Runs,
     /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
     Matrix,
     /// Boot the kernel with the driver and the device, and open a shell in it
@@ -64,22 +70,49 @@ pub struct RunArgs {
     /// Seconds one test may take, unless the test itself asks for more
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
-    /// Run the tests this many times over, in one boot
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub repeat: u32,
+    /// Leave out tests whose name contains this, or matches it where it has one of *?[ (may be repeated)
+    #[arg(long, value_name = "FILTER")]
+    pub skip: Vec<String>,
+    /// Only tests that differed from the baseline, or did not run, in the last run
+    #[arg(long)]
+    pub failed: bool,
+    /// Only the i-th of n shares of the tests, such as 1/4
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+    /// Run the tests in an order that this seed decides, or a new one
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
+    pub shuffle: Option<Option<u64>>,
+    /// Run the tests this many times over
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub repeat: Option<u32>,
+    /// Stop at the first verdict that differs from the baseline; until then run the tests over and over, at most --repeat times
+    #[arg(long)]
+    pub until_fail: bool,
+    /// Try a test that differs from the baseline again, this many times; one that then passes is reported as flaky
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100), conflicts_with = "until_fail")]
+    pub retries: u32,
+    /// Run this many guests at the same time, which share the tests
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_jobs)]
+    pub jobs: usize,
+    /// Boot a fresh guest for each test
+    #[arg(long)]
+    pub isolate: bool,
     /// Print KTAP version 1 on standard output, and nothing else there
     #[arg(long)]
     pub ktap: bool,
-    /// Write everything about the run to this file, as JSON
+    /// Write the run as JSON to this file; "-" is standard output, and the table then goes to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write the verdicts to this file, as JUnit XML
+    /// Write the verdicts as JUnit XML to this file; "-" is standard output
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// Write each event of the run to this file as it comes, a JSON object a line; "-" is standard output
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
     /// Keep the directory with the console log, the guest's report and QEMU's command line
     #[arg(long)]
     pub keep: bool,
-    /// Show the facts that each test noted, and the guest's console
+    /// Show a line for each test, the facts that it noted, the guest's console, and the reasons of known failures
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -93,6 +126,17 @@ pub struct ListArgs {
     /// As a JSON array of objects with name, correct and source
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `pinbed known`.
+#[derive(Debug, Args)]
+pub struct KnownArgs {
+    /// Only tests whose name contains this, or matches it where it has one of *?[ (several: any of them)
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// Only of this kernel of guest-kernel-config/kernels.toml (may be repeated) [default: all]
+    #[arg(long = "kernel", value_name = "VERSION")]
+    pub kernels: Vec<String>,
 }
 
 /// Arguments of `pinbed shell`.
@@ -172,6 +216,14 @@ pub struct VmArgs {
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CPUS, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub cpus: u8,
+}
+
+/// Parses a number of guests.
+fn parse_jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs @ 1..=64) => Ok(jobs),
+        _ => Err("not a number of guests from 1 to 64".to_owned()),
+    }
 }
 
 /// `--accel`.

@@ -30,6 +30,8 @@ pub enum Exit {
     Internal = 9,
     /// Stopped by Ctrl-C, SIGTERM or SIGHUP: 128 + SIGINT, as shells have it.
     Interrupted = 130,
+    /// The reader of standard output has gone: 128 + SIGPIPE, as shells have it.
+    ClosedPipe = 141,
 }
 
 impl Termination for Exit {

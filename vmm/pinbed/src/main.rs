@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod interrupt;
 mod judge;
 mod kernel;
 mod machine;
@@ -24,7 +25,7 @@ fn main() -> Exit {
     env_logger::init();
     commands::execute(&Cli::parse()).unwrap_or_else(|error| {
         if is_closed_pipe(&error) {
-            return Exit::Internal;
+            return Exit::ClosedPipe;
         }
         eprintln!(
             "{} {error:#}",

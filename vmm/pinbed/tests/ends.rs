@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pinbed_abi::report::Message;
+use serde_json::Value;
 
 /// A test that ends at once, then one that takes long enough to do things to it.
 const TESTS: [&str; 2] = [
@@ -40,6 +41,7 @@ struct Run {
     output: BufReader<std::process::ChildStdout>,
     seen: String,
     temporary: tempfile::TempDir,
+    reports: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -48,16 +50,20 @@ struct Ended {
     status: ExitStatus,
     output: String,
     took: Duration,
+    /// The JSON document.
+    json: Value,
 }
 
 impl Run {
     fn start(arguments: &[&str]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let temporary = tempfile::tempdir().unwrap();
+        let (temporary, reports) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut pinbed = Command::new(env!("CARGO_BIN_EXE_pinbed"))
-            .args(["run", "--accel", "tcg"])
+            .args(["run", "--verbose", "--accel", "tcg", "--json"])
+            .arg(reports.path().join("run.json"))
             .args(arguments)
             .env("TMPDIR", temporary.path())
+            .env("XDG_STATE_HOME", reports.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -68,6 +74,7 @@ impl Run {
             output,
             seen: String::new(),
             temporary,
+            reports,
             _turn: turn,
         }
     }
@@ -142,10 +149,12 @@ impl Run {
             let left: Vec<_> = fs::read_dir(self.temporary.path()).unwrap().collect();
             assert!(left.is_empty(), "{left:?}");
         }
+        let json = fs::read(self.reports.path().join("run.json")).unwrap_or_default();
         Ended {
             status,
             output: self.seen,
             took,
+            json: serde_json::from_slice(&json).unwrap_or_default(),
         }
     }
 }
@@ -160,6 +169,17 @@ impl Ended {
                 self.output
             );
         }
+        assert_eq!(self.json["exit"], code, "{}", self.json);
+    }
+
+    /// The verdicts of the JSON document, by test.
+    fn verdicts(&self) -> Vec<(String, String)> {
+        let tests = self.json["sessions"][0]["tests"].as_array().unwrap();
+        let field = |test: &'_ Value, name| test[name].as_str().unwrap().to_owned();
+        tests
+            .iter()
+            .map(|test| (field(test, "name"), field(test, "verdict")))
+            .collect()
     }
 }
 
@@ -260,7 +280,10 @@ fn a_qemu_that_is_killed_is_reported_at_once() {
 fn ctrl_c_ends_everything_and_shows_what_there_is() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let ended = in_the_middle().end(|run| kill(run.pid(), signal).unwrap());
-        ended.check(130, &["interrupted", "1 passed, 1 failed"]);
+        ended.check(130, &["interrupted", "1 passed, 0 failed, 1 not run"]);
+        let verdicts = [(TESTS[0], "pass"), (TESTS[1], "not_run")];
+        let verdicts = verdicts.map(|(name, verdict)| (name.to_owned(), verdict.to_owned()));
+        assert_eq!(ended.verdicts(), verdicts);
         assert!(ended.took < AT_ONCE, "{:?}", ended.took);
     }
 }
@@ -281,7 +304,7 @@ fn a_panic_at_boot_is_reported_with_its_text() {
             "the guest kernel panicked: ",
             "Attempted to kill init!",
             "the console's last lines",
-            "0 passed, 1 failed",
+            "0 passed, 0 failed, 1 not run",
         ],
     );
     assert!(ended.took < AT_ONCE, "{:?}", ended.took);
@@ -300,7 +323,11 @@ fn a_kernel_that_is_none_never_comes_up() {
     let ended = Run::start(&[&arguments[..], &PATIENT].concat()).end(|_| {});
     ended.check(
         4,
-        &["the guest never came up", "QEMU says", "0 passed, 1 failed"],
+        &[
+            "the guest never came up",
+            "QEMU says",
+            "0 passed, 0 failed, 1 not run",
+        ],
     );
     assert!(ended.took < AT_ONCE, "{:?}", ended.took);
 }
@@ -315,50 +342,156 @@ fn a_guest_without_its_device_says_so() {
     let ended = Run::start(&[TESTS[0], "--qemu", qemu.to_str().unwrap()]).end(|_| {});
     ended.check(
         3,
-        &["the guest cannot run the tests: ", "0 passed, 1 failed"],
+        &[
+            "the guest cannot run the tests: ",
+            "0 passed, 0 failed, 1 not run",
+        ],
     );
 }
 
-#[test]
-fn a_guest_that_goes_silent_is_a_hang_with_registers() {
-    let directory = tempfile::tempdir().unwrap();
-    let monitor = directory.path().join("monitor");
+/// A QEMU with a monitor of its own at the path that is returned, too.
+fn qemu_with_monitor(directory: &Path) -> (PathBuf, PathBuf) {
+    let monitor = directory.join("monitor");
     let change = format!(
         "arguments+=(-qmp unix:{},server=on,wait=off)",
         monitor.display()
     );
-    let qemu = changed_qemu(directory.path(), &change);
+    (changed_qemu(directory, &change), monitor)
+}
+
+/// Gives a monitor a command, and waits until it says `answer`.
+fn command(monitor: &Path, command: &str, answer: &str) {
+    let mut monitor = UnixStream::connect(monitor).unwrap();
+    let commands = format!("{{\"execute\":\"qmp_capabilities\"}}\n{{\"execute\":\"{command}\"}}\n");
+    monitor.write_all(commands.as_bytes()).unwrap();
+    // Not closed before it has been read.
+    let mut said = BufReader::new(monitor).lines();
+    said.find(|line| line.as_ref().unwrap().contains(answer))
+        .unwrap()
+        .unwrap();
+}
+
+#[test]
+fn a_guest_that_goes_silent_is_a_hang_with_registers_and_the_rest_runs_in_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let (qemu, monitor) = qemu_with_monitor(directory.path());
     // Not the second of TESTS, which asks for more time than this test wants to wait.
     let mut run = Run::start(&[
         TESTS[0],
         "--repeat",
-        "100",
+        "30",
         "--timeout",
-        "1",
+        "10",
         "--qemu",
         qemu.to_str().unwrap(),
     ]);
     run.wait_for(FIRST);
-    let ended = run.end(|_| {
-        let mut monitor = UnixStream::connect(&monitor).unwrap();
-        monitor
-            .write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"stop\"}\n")
-            .unwrap();
-        // Not closed before it has been read.
-        let mut said = BufReader::new(monitor).lines();
-        said.find(|line| line.as_ref().unwrap().contains("STOP"))
-            .unwrap()
-            .unwrap();
-    });
+    let ended = run.end(|_| command(&monitor, "stop", "STOP"));
     ended.check(
         6,
         &[
             "the guest hangs",
             "registers",
             "RIP=",
-            "results are missing, and count as failed",
+            "29 passed, 1 failed",
         ],
     );
+}
+
+#[test]
+fn a_panic_costs_the_test_that_ran_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (qemu, monitor) = qemu_with_monitor(directory.path());
+    let arguments = [
+        "--append",
+        "unknown_nmi_panic",
+        "--qemu",
+        qemu.to_str().unwrap(),
+        "dmabuf::",
+    ];
+    let mut run = Run::start(&[&TESTS[..], &PATIENT, &arguments].concat());
+    // The plan's order is the suite's: of dmabuf:: what comes after userptr:: and before stream::.
+    run.wait_for("dmabuf::");
+    let ended = run.end(|_| command(&monitor, "inject-nmi", "return"));
+    ended.check(5, &["Kernel panic - not syncing", " 1 failed"]);
+    let verdicts = ended.verdicts();
+    let of = |verdict: &str| verdicts.iter().filter(|(_, v)| v == verdict).count();
+    assert_eq!((of("fail"), of("not_run")), (1, 0), "{verdicts:?}");
+    let after = (TESTS[1].to_owned(), "pass".to_owned());
+    assert!(verdicts.contains(&after), "{verdicts:?}");
+    assert_eq!(
+        ended.json["sessions"][0]["boots"].as_array().unwrap().len(),
+        2
+    );
+}
+
+#[test]
+fn machines_that_share_a_plan_lose_no_result() {
+    let ended = Run::start(&["userptr::", "--jobs", "2", "--shuffle=7"]).end(|_| {});
+    ended.check(0, &["shuffled; --shuffle=7 repeats it"]);
+    let boots = ended.json["sessions"][0]["boots"].as_array().unwrap();
+    assert_eq!(boots.len(), 2);
+    let mut names: Vec<_> = ended.verdicts().into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), ended.verdicts().len());
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_run_quietly() {
+    let state = tempfile::tempdir().unwrap();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pinbed = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["run", "--accel", "tcg", "--ktap", "userptr::"])
+        .env("XDG_STATE_HOME", state.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(pinbed.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "KTAP version 1\n");
+    let output = pinbed.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(141));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panic"), "{said}");
+}
+
+#[test]
+fn json_alone_is_on_standard_output_where_it_is_asked_for() {
+    let state = tempfile::tempdir().unwrap();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["run", "--accel", "tcg", "--json", "-", TESTS[0]])
+        .env("XDG_STATE_HOME", state.path())
+        .output()
+        .unwrap();
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(run["sessions"][0]["tests"][0]["verdict"], "pass");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("1 passed, 0 failed"), "{said}");
+}
+
+#[test]
+fn a_run_that_comes_to_nothing_leaves_its_reports() {
+    let place = tempfile::tempdir().unwrap();
+    let (json, junit) = (place.path().join("a.json"), place.path().join("a.xml"));
+    let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["run", "--qemu", "/nonexistent/qemu"])
+        .args(["--json".as_ref(), json.as_os_str()])
+        .args(["--junit".as_ref(), junit.as_os_str()])
+        .env("XDG_STATE_HOME", place.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let run: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!(run["exit"], 3);
+    let error = run["error"].as_str().unwrap();
+    assert!(error.contains("/nonexistent/qemu"), "{error}");
+    let junit = fs::read_to_string(junit).unwrap();
+    assert!(junit.contains("/nonexistent/qemu"), "{junit}");
 }
 
 #[test]

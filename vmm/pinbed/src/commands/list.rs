@@ -9,7 +9,7 @@ use console::Style;
 use crate::cli::ListArgs;
 use crate::exit::Exit;
 use crate::provision::{programs, workspace};
-use crate::run::suite;
+use crate::run::suite::{self, Selection};
 
 /// Prints the chosen tests.
 ///
@@ -17,7 +17,13 @@ use crate::run::suite;
 /// When the guest's programs cannot be built, a filter matches nothing, or the output cannot be written.
 pub fn list(args: &ListArgs) -> Result<Exit> {
     let all = programs::list(&programs::build(&workspace()?)?)?;
-    let chosen = suite::select(&all, &args.filters)?;
+    let chosen = suite::select(
+        &all,
+        &Selection {
+            filters: &args.filters,
+            ..Selection::default()
+        },
+    )?;
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &chosen)?;

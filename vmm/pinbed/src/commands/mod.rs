@@ -2,9 +2,11 @@
 //! The subcommands, a file each.
 
 pub mod device;
+pub mod known;
 pub mod list;
 pub mod matrix;
 pub mod run;
+pub mod runs;
 pub mod setup;
 pub mod shell;
 
@@ -14,6 +16,7 @@ use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::judge::baseline;
 use crate::provision::{self, programs};
+use crate::report;
 use crate::run::{additions, suite};
 
 /// Carries out a subcommand.
@@ -27,6 +30,8 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::List(args) => list::list(args),
+        Command::Known(args) => known::known(args),
+        Command::Runs => runs::runs(),
         Command::Matrix => matrix::matrix(),
         Command::Shell(args) => shell::shell(args),
         Command::Setup(args) => setup::setup(args),
@@ -43,9 +48,11 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<additions::Error>()
         || error.is::<shell::SeveralKernels>()
         || error.is::<shell::NoTerminal>()
+        || error.is::<run::SharedStdout>()
+        || error.is::<run::Unwritable>()
     {
         Exit::Usage
-    } else if error.is::<programs::BuildFailed>() {
+    } else if error.is::<programs::BuildFailed>() || error.is::<report::Error>() {
         Exit::Provisioning
     } else if error.chain().any(|cause| cause.is::<std::io::Error>()) {
         // The system refuses a file, a process or space: nothing is wrong in here.

@@ -1,163 +1,271 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `pinbed run`: from the command line to the exit code.
 
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pinbed_abi::report::{Plan, TestInfo};
+use console::Term;
+use pinbed_abi::report::{Plan as GuestPlan, TestInfo};
 
 use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
 use crate::commands::exit_of;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
 use crate::kernel::Request;
-use crate::machine::vm::Console;
 use crate::machine::watch::Limits;
 use crate::provision::{programs, workspace};
-use crate::report::ktap::{self, Ktap};
-use crate::report::record::{FORMAT, Record, Records};
-use crate::report::table::{self, Table};
-use crate::report::{Output, junit};
-use crate::run::session::Session;
-use crate::run::setup::{Directory, Host, Setup};
-use crate::run::suite;
+use crate::report::event::What;
+use crate::report::file::{self, Stream, Target, Whole};
+use crate::report::ktap::Ktap;
+use crate::report::record::FORMAT;
+use crate::report::recorder::{self, Kept, Recorder};
+use crate::report::table::Table;
+use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, junit};
+use crate::run::plan::Plan;
+use crate::run::revision;
+use crate::run::session::{Options, Session};
+use crate::run::setup::{Host, Setup};
+use crate::run::suite::{self, Selection};
 
 /// Runs the tests on each kernel, one after the other.
 ///
 /// # Errors
-/// When no run comes to begin, or results cannot be written. If one of several kernels cannot be had, the others run.
+/// When no run comes to begin, or a report cannot be written. If one of several kernels cannot be had, the others run.
 pub fn run(args: &RunArgs) -> Result<Exit> {
     let began = Instant::now();
+    let mut reporters = Reporters::new(reporters(args)?, began);
+    let mut started = false;
+    let result = on_all(args, &mut reporters, &mut started);
+    if !started {
+        begin(&mut reporters, Vec::new());
+    }
+    let (exit, error) = match &result {
+        Ok(exit) => (*exit, None),
+        Err(error) => (exit_of(error), Some(format!("{error:#}"))),
+    };
+    reporters.tell(What::RunFinished {
+        exit: exit as u8,
+        error,
+    });
+    let exit = result?;
+    match reporters.finish() {
+        // It is not there to be told.
+        Ok(()) | Err(ReportError::ClosedPipe) => Ok(exit),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tells of the run's beginning.
+fn begin(reporters: &mut Reporters, kernels: Vec<String>) {
+    reporters.tell(What::RunStarted {
+        format: FORMAT,
+        pinbed: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: workspace().ok().and_then(|top| revision::of(&top)),
+        command: std::env::args_os()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
+        kernels,
+    });
+}
+
+/// Runs all sessions; says by `started` whether it has told of the run's beginning.
+fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Result<Exit> {
     let host = Host::new(&args.vm)?;
     let kernels = host.requests(&args.vm)?;
     let top = workspace()?;
     let all = programs::list(&host.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");
-    let run = Run {
-        args,
-        chosen: suite::select(&all, &args.filters)?,
-        baselines: Baselines::of_checkout(&top, &Names::of_checkout(&top, &host.manifest, &all))?,
-        host,
-        several: kernels.len() > 1,
-        began,
+    let kept = recorder::directory().map_or_else(Vec::new, |place| Kept::all(&place));
+    let selection = Selection {
+        filters: &args.filters,
+        skip: &args.skip,
+        failed: match args.failed {
+            true => Some(suite::failed_in(&kept)?),
+            false => None,
+        },
+        shard: args.shard,
+        shuffle: args.shuffle.map(|seed| seed.unwrap_or_else(suite::seed)),
     };
-    // Opened now, so that a path that does not work costs no run.
-    let json = create(args.json.as_ref())?;
-    let junit = create(args.junit.as_ref())?;
+    let chosen = suite::select(&all, &selection)?;
+    let baselines = Baselines::of_checkout(&top, &Names::of_checkout(&top, &host.manifest, &all))?;
+    begin(reporters, kernels.iter().map(|k| name(k)).collect());
+    *started = true;
 
-    if run.several && args.ktap {
-        ktap::begin_all(&mut io::stdout(), kernels.len())?;
-    }
-    let mut records = Vec::new();
     let mut worst = Exit::Green;
-    for kernel in &kernels {
-        let (record, exit) = run.on(kernel)?;
-        records.push(record);
-        worst = worst.max(exit);
-        if run.several && args.ktap {
-            ktap::end_one(
-                &mut io::stdout(),
-                records.len(),
-                &records[records.len() - 1],
-            )?;
-        }
-        if exit == Exit::Interrupted {
-            break;
-        }
-    }
-    if run.several && !args.ktap {
-        table::summary(&mut io::stdout(), &records)?;
-    }
-
-    if let Some(file) = json {
-        let written = match (records.as_slice(), run.several) {
-            ([record], false) => serde_json::to_writer_pretty(file, record),
-            (runs, _) => serde_json::to_writer_pretty(
-                file,
-                &Records {
-                    format: FORMAT,
-                    pinbed: env!("CARGO_PKG_VERSION"),
-                    exit: worst as u8,
-                    runs,
-                },
+    for (session, kernel) in kernels.iter().enumerate() {
+        let setup = match Setup::new(&host, &args.vm, kernel) {
+            Err(error) if kernels.len() > 1 && exit_of(&error) == Exit::Provisioning => Err(error),
+            setup => Ok(setup?),
+        };
+        let repetitions = match (args.until_fail, args.repeat) {
+            (true, None) => u32::MAX,
+            (_, repeat) => repeat.unwrap_or(1),
+        };
+        // One machine runs all of them anyway.
+        let durations = match args.jobs {
+            1 => BTreeMap::new(),
+            _ => durations(&kept, &name(kernel)),
+        };
+        let plan = Plan::new(chosen.clone(), repetitions, durations);
+        let options = Options {
+            jobs: args.jobs,
+            retries: args.retries,
+            isolate: args.isolate,
+            until_fail: args.until_fail,
+        };
+        // What is shown counts to what is known to come.
+        let shown = (0..if repetitions == u32::MAX {
+            1
+        } else {
+            repetitions
+        })
+            .flat_map(|_| chosen.iter().cloned())
+            .collect();
+        let exit = match setup {
+            Ok(setup) => {
+                let mut environment = setup.environment(&args.vm, kernel);
+                environment.shuffle = selection.shuffle;
+                let baseline = setup.baseline(&baselines);
+                let guests = |names: &[String]| {
+                    let plan = GuestPlan::Tests {
+                        names: names.to_vec(),
+                        timeout_s: args.timeout,
+                    };
+                    setup.guest(&args.vm, &plan, args.keep)
+                };
+                let limits = limits(args.timeout, &chosen);
+                Session::new(session, plan, baseline, options, reporters).run(
+                    environment,
+                    shown,
+                    &guests,
+                    &limits,
+                )?
+            }
+            Err(error) => Session::new(session, plan, None, options, reporters).without_kernel(
+                host.environment(&args.vm, kernel),
+                shown,
+                format!("{error:#}"),
             ),
         };
-        written.context("cannot write the JSON file")?;
-    }
-    if let Some(file) = junit {
-        io::Write::write_all(&mut &file, junit::document(&records)?.as_bytes())
-            .context("cannot write the JUnit file")?;
+        worst = worst.max(exit);
+        if matches!(exit, Exit::Interrupted | Exit::ClosedPipe) {
+            break;
+        }
     }
     Ok(worst)
 }
 
-/// What is to be done on each kernel.
-struct Run<'a> {
-    args: &'a RunArgs,
-    host: Host,
-    chosen: Vec<TestInfo>,
-    baselines: Baselines,
-    several: bool,
-    began: Instant,
+/// What a kernel is called in reports.
+fn name(kernel: &Request) -> String {
+    kernel
+        .path()
+        .map_or_else(|| kernel.name(), |tree| tree.display().to_string())
 }
 
-impl Run<'_> {
-    fn on(&self, kernel: &Request) -> Result<(Record, Exit)> {
-        let args = self.args;
-        let setup = match Setup::new(&self.host, &args.vm, kernel) {
-            Err(error) if self.several && exit_of(&error) == Exit::Provisioning => Err(error),
-            setup => Ok(setup?),
-        };
-        let tests: Vec<TestInfo> = (0..args.repeat)
-            .flat_map(|_| self.chosen.iter().cloned())
-            .collect();
-        let plan = Plan::Tests {
-            names: tests.iter().map(|test| test.name.clone()).collect(),
-            timeout_s: args.timeout,
-        };
-        let (baseline, environment) = match &setup {
-            Ok(setup) => (
-                setup.baseline(&self.baselines),
-                setup.environment(&args.vm, kernel),
-            ),
-            Err(_) => (None, self.host.environment(&args.vm, kernel)),
-        };
-        let mut output = self.output(kernel);
-        let session = Session::new(tests, baseline, environment, output.as_mut(), self.began);
-        let setup = match setup {
-            Ok(setup) => setup,
-            Err(error) => return session.without_kernel(format!("{error:#}")),
-        };
-        let directory = Directory::new(args.keep)?;
-        let machine = setup.machine(
-            &args.vm,
-            Console::Runner,
-            directory.files(),
-            &plan,
-            Vec::new(),
-        )?;
-        let ended = session.run(
-            &machine,
-            self.host.qemu.command(),
-            directory.files(),
-            limits(args.timeout, &self.chosen),
-        )?;
-        directory.tell();
-        Ok(ended)
-    }
-
-    /// Who is told of the run on a kernel.
-    fn output(&self, kernel: &Request) -> Box<dyn Output> {
-        let rerun = rerun_command(self.args, kernel, self.several);
-        if self.args.ktap {
-            return Box::new(Ktap::new(io::stdout(), self.several, rerun));
+/// Everybody who is to hear of the run.
+fn reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
+    let rerun = rerun_command(args);
+    let target = |path: &PathBuf| Target::from(path.clone());
+    let files = [
+        ("--json", &args.json),
+        ("--junit", &args.junit),
+        ("--events", &args.events),
+    ];
+    let mut on_stdout: Vec<&str> = files
+        .iter()
+        .filter(|(_, path)| path.as_ref().map(target) == Some(Target::Stdout))
+        .map(|(option, _)| *option)
+        .collect();
+    on_stdout.extend(args.ktap.then_some("--ktap"));
+    ensure!(on_stdout.len() < 2, SharedStdout(on_stdout.join(" and ")));
+    for (option, path) in files {
+        if let Some(path) = path {
+            target(path).check().map_err(|why| Unwritable {
+                option,
+                path: path.clone(),
+                why,
+            })?;
         }
-        let names = self.chosen.iter().map(|test| test.name.as_str());
-        Box::new(Table::new(io::stdout(), names, self.args.verbose, rerun))
     }
+    // Files first: they are told of what happened before anybody sees it.
+    let mut all: Vec<Box<dyn Reporter>> = Vec::new();
+    if let Some(place) = recorder::directory() {
+        all.push(Box::new(Recorder::new(place)));
+    }
+    if let Some(path) = &args.events {
+        let stream = Stream::new(target(path))
+            .with_context(|| format!("cannot create {}", path.display()))?;
+        all.push(Box::new(stream));
+    }
+    if let Some(path) = &args.json {
+        all.push(Box::new(Whole::new(
+            "the JSON report",
+            target(path),
+            file::json,
+        )));
+    }
+    if let Some(path) = &args.junit {
+        all.push(Box::new(Whole::new(
+            "the JUnit report",
+            target(path),
+            junit::document,
+        )));
+    }
+    all.push(match (args.ktap, on_stdout.is_empty()) {
+        (true, _) => Box::new(Ktap::new(io::stdout(), rerun)),
+        (false, true) => Box::new(Table::new(
+            io::stdout(),
+            &Term::stdout(),
+            args.verbose,
+            rerun,
+        )),
+        (false, false) => Box::new(Table::new(
+            io::stderr(),
+            &Term::stderr(),
+            args.verbose,
+            rerun,
+        )),
+    });
+    Ok(all)
+}
+
+/// Two reports cannot share standard output.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} both write to standard output; give all but one of them a file")]
+pub struct SharedStdout(String);
+
+/// A report cannot be written where it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{option} {}: cannot be written ({why}); give another path", path.display())]
+pub struct Unwritable {
+    option: &'static str,
+    path: PathBuf,
+    why: io::Error,
+}
+
+/// How long each test took when it last ran on a kernel, as far as the newest runs that are kept know.
+fn durations(kept: &[Kept], kernel: &str) -> BTreeMap<String, Duration> {
+    let mut durations = BTreeMap::new();
+    for run in kept.iter().take(5).filter_map(Kept::run) {
+        for session in run
+            .sessions
+            .iter()
+            .filter(|s| s.environment.kernel == kernel)
+        {
+            for judged in &session.tests {
+                if let Some(ms) = judged.duration_ms {
+                    durations
+                        .entry(judged.test.name.clone())
+                        .or_insert(Duration::from_millis(ms));
+                }
+            }
+        }
+    }
+    durations
 }
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
@@ -180,19 +288,19 @@ fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
     }
 }
 
-fn create(path: Option<&PathBuf>) -> Result<Option<File>> {
-    path.map(|path| File::create(path).with_context(|| format!("cannot create {}", path.display())))
-        .transpose()
-}
-
-/// Makes the command that runs one test on a kernel the way this run does.
-fn rerun_command(args: &RunArgs, kernel: &Request, several: bool) -> Box<dyn Fn(&str) -> String> {
+/// Makes the command that runs one test the way this run does.
+fn rerun_command(args: &RunArgs) -> Rerun {
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "pinbed".to_owned());
     let vm = &args.vm;
     let mut options: Vec<(&str, String)> = Vec::new();
-    options.extend((several || !vm.kernels.is_empty()).then(|| ("--kernel", kernel.name())));
+    // The session's own kernel, of several; with a tree or an image it says which one is nearest.
+    let is_path = vm.kernel_src.is_some() || vm.kernel_image.is_some();
+    let named = !vm.kernels.is_empty() && !is_path;
+    if is_path {
+        options.extend(vm.kernels.iter().map(|kernel| ("--kernel", kernel.clone())));
+    }
     options.extend(
         vm.kernel_src
             .iter()
@@ -226,8 +334,12 @@ fn rerun_command(args: &RunArgs, kernel: &Request, several: bool) -> Box<dyn Fn(
         .collect();
     // Fails only for a NUL, which no argument can have.
     let options = shlex::try_join(options).unwrap_or_default();
-    Box::new(move |test| {
-        format!("{program} run {test} {options}")
+    Rc::new(move |kernel, test| {
+        let kernel = match named {
+            true => format!(" --kernel {kernel}"),
+            false => String::new(),
+        };
+        format!("{program} run {test}{kernel} {options}")
             .trim_end()
             .to_owned()
     })

@@ -10,7 +10,8 @@ use signal_hook::consts::SIGINT;
 
 use crate::cli::ShellArgs;
 use crate::exit::Exit;
-use crate::machine::events::{self, Happening, Interrupts};
+use crate::interrupt;
+use crate::machine::events::{self, Happening};
 use crate::machine::vm::{self, Console};
 use crate::machine::watch::describe;
 use crate::run::additions;
@@ -50,7 +51,9 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
     eprintln!("pinbed: the guest powers off when the shell ends; Ctrl-A X ends it at once");
 
     let (to, happenings) = events::stream();
-    let _interrupts = Interrupts::listen(&to)?;
+    let signals = to.clone();
+    let _subscription =
+        interrupt::subscribe(move |signal| drop(signals.send(Happening::Signal(signal))));
     let _terminal = Terminal::save()?;
     let (mut vm, sources) = vm::start(&machine, host.qemu.command(), directory.files())?;
     events::listen(sources, &to);

@@ -2,12 +2,12 @@
 //! What a test's outcome means on the kernel it ran on: the judgement of an outcome against a baseline.
 
 use pinbed_abi::report::{Finding, Outcome};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::judge::baseline::{Baseline, Expected};
 
 /// A judged outcome.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
 pub enum Verdict {
     /// The kernel did the correct thing, as expected.
@@ -40,8 +40,8 @@ pub enum Verdict {
         /// Whether the baseline says so, or there is no baseline to say otherwise.
         expected: bool,
     },
-    /// The test was to run, and the run ended before its result came.
-    Missing {
+    /// The test was to run, and did not come to a verdict.
+    NotRun {
         /// Why.
         reason: String,
     },
@@ -90,7 +90,7 @@ impl Verdict {
             | Verdict::Skip {
                 expected: false, ..
             }
-            | Verdict::Missing { .. } => true,
+            | Verdict::NotRun { .. } => true,
         }
     }
 
@@ -102,42 +102,51 @@ impl Verdict {
             Verdict::Xfail { .. } => "xfail",
             Verdict::Fixed { .. } => "fixed",
             Verdict::Skip { .. } => "skip",
-            Verdict::Missing { .. } => "missing",
+            Verdict::NotRun { .. } => "not_run",
         }
     }
 }
 
-/// How many verdicts are as expected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How many tests came to what. Every test of every repetition counts once, by its last attempt; all forms of output count so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// As expected: passes, and failures that the baseline knows.
     pub passed: usize,
-    /// Other than expected: failures, fixes, missing results, and skips that the baseline does not know.
+    /// Of those that passed: failures that the baseline knows.
+    pub known: usize,
+    /// Of those that passed: some attempt before the last one did not.
+    pub flaky: usize,
+    /// Other than expected: failures, fixes, and skips that the baseline does not know.
     pub failed: usize,
     /// Skipped, as expected.
     pub skipped: usize,
+    /// Not run: the session ended before.
+    pub not_run: usize,
 }
 
 impl Counts {
-    /// Counts verdicts.
-    pub fn of<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> Self {
-        let mut counts = Counts::default();
-        for verdict in verdicts {
-            match verdict {
-                verdict if verdict.differs() => counts.failed += 1,
-                Verdict::Skip { .. } => counts.skipped += 1,
-                _ => counts.passed += 1,
+    /// Counts a test's last verdict; `retried` if there was an attempt before.
+    pub fn add(&mut self, verdict: &Verdict, retried: bool) {
+        match verdict {
+            Verdict::NotRun { .. } => self.not_run += 1,
+            verdict if verdict.differs() => self.failed += 1,
+            Verdict::Skip { .. } => self.skipped += 1,
+            _ => {
+                self.passed += 1;
+                self.known += usize::from(matches!(verdict, Verdict::Xfail { .. }));
+                self.flaky += usize::from(retried);
             }
         }
-        counts
     }
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;
-        if self.skipped > 0 {
-            write!(f, ", {} skipped", self.skipped)?;
+        for (count, what) in [(self.skipped, "skipped"), (self.not_run, "not run")] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
         }
         Ok(())
     }
@@ -281,32 +290,36 @@ mod tests {
 
     #[test]
     fn counts_agree_with_the_colour_of_the_run() {
-        let missing = Verdict::Missing {
-            reason: "panic".to_owned(),
+        let not_run = Verdict::NotRun {
+            reason: "interrupted".to_owned(),
         };
         let skip = |expected| Verdict::Skip {
             reason: String::new(),
             expected,
         };
         let xfail = judge("any", failed(&[(Eye::Cpu, "wrong byte")]));
-        let verdicts = [
-            Verdict::Pass,
-            xfail,
-            missing,
-            skip(true),
-            skip(false),
-            judge("any", Outcome::Pass),
-        ];
-        let counts = Counts::of(&verdicts);
+        let mut counts = Counts::default();
+        for (verdict, retried) in [(Verdict::Pass, true), (xfail, false), (skip(true), false)] {
+            assert!(!verdict.differs());
+            counts.add(&verdict, retried);
+        }
+        assert_eq!(counts.to_string(), "2 passed, 0 failed, 1 skipped");
+        for verdict in [not_run, skip(false), judge("any", Outcome::Pass)] {
+            assert!(verdict.differs());
+            counts.add(&verdict, false);
+        }
+        let expected = Counts {
+            passed: 2,
+            known: 1,
+            flaky: 1,
+            failed: 2,
+            skipped: 1,
+            not_run: 1,
+        };
+        assert_eq!(counts, expected);
         assert_eq!(
-            counts,
-            Counts {
-                passed: 2,
-                failed: 3,
-                skipped: 1
-            }
+            counts.to_string(),
+            "2 passed, 2 failed, 1 skipped, 1 not run"
         );
-        assert_eq!(counts.to_string(), "2 passed, 3 failed, 1 skipped");
-        assert_eq!(Counts::of(&verdicts[..2]).to_string(), "2 passed, 0 failed");
     }
 }

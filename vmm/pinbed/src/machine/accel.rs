@@ -26,7 +26,7 @@ const CONTROL_BOOT: Duration = Duration::from_secs(30);
 const TRIAL_STEP: Duration = Duration::from_secs(10);
 
 /// Who runs the guest's code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Accel {
     /// The processor.
@@ -217,6 +217,7 @@ fn judge(end: End) -> Result<(Kvm, Blame), provision::Error> {
         ),
         // KVM ran the guest up to there; what is wrong with it will show.
         End::NotProvided { .. }
+        | End::Stopped
         | End::Broken { .. }
         | End::Panic { .. }
         | End::Hang { .. }

@@ -2,15 +2,13 @@
 //! Everything that happens around the guest, as one stream of events: a thread for each source, one channel for all.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use nix::unistd::Pid;
 use pinbed_abi::report::Message;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::{Handle, Signals};
 
 use crate::machine::process::wait_without_reaping;
 use crate::machine::qmp::{self, Said};
@@ -34,6 +32,8 @@ pub enum Happening {
     DeviceEnded,
     /// A signal came.
     Signal(i32),
+    /// The runner wants no more of this boot.
+    Stop,
 }
 
 /// Where the guest's words come from.
@@ -51,37 +51,6 @@ pub struct Sources {
     pub qemu: Pid,
     /// The device process.
     pub device: Pid,
-}
-
-/// Signals as happenings, from now on; until this is dropped they do not end the process.
-#[derive(Debug)]
-pub struct Interrupts(Handle);
-
-impl Interrupts {
-    /// Takes over SIGINT, SIGTERM and SIGHUP.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn listen(to: &Sender<Happening>) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-        let handle = signals.handle();
-        let to = to.clone();
-        thread::spawn(move || {
-            for signal in signals.forever() {
-                // Nobody listens any more: the run is over.
-                if to.send(Happening::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Interrupts(handle))
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        self.0.close();
-    }
 }
 
 /// The channel that all sources send to.

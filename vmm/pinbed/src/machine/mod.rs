@@ -2,6 +2,7 @@
 //! The virtual machine: QEMU and the device process, what they say, and how a run of them ends.
 
 pub mod accel;
+pub mod boot;
 pub mod events;
 pub mod initramfs;
 pub mod process;

@@ -33,7 +33,7 @@ const KERNEL: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1 cma=64M 
 const MOVABLE: u64 = 128;
 
 /// What a machine is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
     /// The device's program.
     pub device: PathBuf,
@@ -63,7 +63,7 @@ pub enum Console {
 }
 
 /// A run's directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Files {
     directory: PathBuf,
 }

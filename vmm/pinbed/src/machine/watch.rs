@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The judge of how a run goes: it hears everything that happens around the guest, in order, and says what it means and when the run
-//! is over. It does no I/O and reads no clock, so that scripted runs can test it.
+//! State machine that decides when and how a boot ended, from everything that happens around the guest, in order. It does no I/O and
+//! reads no clock, so that scripted boots can test it.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use pinbed_abi::report::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 
@@ -34,6 +34,8 @@ pub enum Event {
     DeviceExited(ExitStatus),
     /// We got this signal.
     Signal(i32),
+    /// The runner wants no more of this boot.
+    Stop,
 }
 
 /// How long things may take.
@@ -60,8 +62,8 @@ impl Limits {
     }
 }
 
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// How a boot ended, and with it perhaps the session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
 pub enum End {
     /// The plan was carried out.
@@ -116,6 +118,8 @@ pub enum End {
         /// What.
         reason: String,
     },
+    /// The runner ended it, since nothing more was to be learnt.
+    Stopped,
     /// We were told to stop.
     Interrupted {
         /// By this signal.
@@ -127,7 +131,7 @@ impl End {
     /// The exit code, if the end itself decides it: after [`End::Done`] the verdicts do.
     pub fn exit(&self) -> Option<Exit> {
         match self {
-            End::Done => None,
+            End::Done | End::Stopped => None,
             End::NeverUp { .. } | End::AccelBroken => Some(Exit::NeverUp),
             End::Panic { .. } => Some(Exit::Panic),
             End::Hang { .. } => Some(Exit::Hang),
@@ -138,6 +142,28 @@ impl End {
             End::Interrupted { .. } => Some(Exit::Interrupted),
         }
     }
+}
+
+/// What is known of a bad end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The last lines on the guest's console.
+    pub console: Vec<String>,
+    /// All CPUs' registers, if the guest hung.
+    pub registers: Option<String>,
+    /// The last lines that QEMU wrote to standard error.
+    pub qemu: Vec<String>,
+    /// The last lines that the device process wrote to standard error.
+    pub device: Vec<String>,
+}
+
+/// The first line on the console that says that the kernel is broken: an oops, a BUG, a sanitizer's or lockup detector's report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The line.
+    pub line: String,
+    /// The test that ran.
+    pub test: Option<String>,
 }
 
 #[derive(Debug)]
@@ -163,6 +189,7 @@ pub struct Watch {
     /// What the end is, if the guest itself has said so; it says nothing more that counts.
     said: Option<End>,
     reset: bool,
+    trouble: Option<Trouble>,
     qemu: Option<ExitStatus>,
     device: Option<ExitStatus>,
     device_was_first: bool,
@@ -178,6 +205,7 @@ impl Watch {
             settling: false,
             said: None,
             reset: false,
+            trouble: None,
             qemu: None,
             device: None,
             device_was_first: false,
@@ -197,11 +225,23 @@ impl Watch {
         }
     }
 
+    /// The kernel's first report that it is broken, if there was one.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
     /// Something happened. What the guest says has to come before the exit of QEMU, through which it said it.
     pub fn on(&mut self, event: &Event, now: Instant) -> Option<End> {
         match event {
             Event::Signal(signal) => return Some(End::Interrupted { signal: *signal }),
+            Event::Stop => return Some(End::Stopped),
             Event::Shutdown { reset } => self.reset |= *reset,
+            Event::Console(line) if self.trouble.is_none() && is_trouble(line) => {
+                self.trouble = Some(Trouble {
+                    line: without_timestamp(line).to_owned(),
+                    test: self.test().map(str::to_owned),
+                });
+            }
             Event::QemuExited(status) => {
                 self.qemu = Some(*status);
                 self.settle(now);
@@ -295,7 +335,7 @@ impl Watch {
     fn panicked(&mut self, line: &str, now: Instant) {
         let test = self.test().map(str::to_owned);
         self.said = Some(End::Panic {
-            line: line.to_owned(),
+            line: without_timestamp(line).to_owned(),
             test,
         });
         self.settle(now);
@@ -373,6 +413,38 @@ impl Watch {
             },
         }
     }
+}
+
+/// How the reports begin after which a kernel cannot be trusted. Warnings are left to the tests' aftermath.
+const TROUBLES: [&str; 8] = [
+    "kernel BUG at ",
+    "BUG: ",
+    "Oops: ",
+    "general protection fault",
+    "KASAN: ",
+    "UBSAN: ",
+    "detected stall",
+    "blocked for more than",
+];
+
+/// Whether a console line begins a report that the kernel is broken.
+fn is_trouble(line: &str) -> bool {
+    TROUBLES.iter().any(|trouble| line.contains(trouble))
+}
+
+/// A console line without the kernel's "[    1.234567] " or "[    1.234567][   T61] ".
+fn without_timestamp(line: &str) -> &str {
+    let mut rest = line;
+    while let Some((head, tail)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        if !head
+            .trim_start()
+            .starts_with(|c: char| c.is_ascii_digit() || "TC".contains(c))
+        {
+            break;
+        }
+        rest = tail;
+    }
+    rest.trim_start()
 }
 
 /// Whether a console line says that the kernel is done for.

@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
-use super::interrupt;
 use super::inventory::{self, Check, Depth};
+use crate::interrupt;
 use crate::provision::progress::Progress;
 
 /// The record's name in an entry.

@@ -17,7 +17,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{Pid, Uid};
 
 use super::error::Error;
-use super::interrupt;
+use crate::interrupt;
 
 /// How often the callback hears of a program that says nothing.
 const TICK_MS: u16 = 200;

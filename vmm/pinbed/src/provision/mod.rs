@@ -8,7 +8,6 @@ pub mod child;
 pub mod compliance;
 pub mod disk;
 pub mod error;
-pub mod interrupt;
 pub mod inventory;
 pub mod packages;
 pub mod programs;

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::TestInfo;
 
-use crate::provision::{self, interrupt};
+use crate::interrupt;
+use crate::provision;
 
 /// The one target that they are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::cache::Cache;
 use super::child::{Event, Run};
 use super::inventory::Check;
-use super::{Context, Error, answers, apt, interrupt};
+use super::{Context, Error, answers, apt};
+use crate::interrupt;
 
 /// The device. QEMU has it under this name, for users to create, from 10.2 on.
 pub const DEVICE: &str = "vhost-user-test-device-pci";

@@ -2,42 +2,91 @@
 //! A bad end in words: what happened, what is known of it, and what to do next.
 
 use super::accel_name;
-use crate::machine::watch::End;
-use crate::report::record::Record;
+use super::record::{Boot, Environment, Session};
+use crate::machine::watch::{End, Evidence};
 
 /// How many of the console's last lines are shown.
-const CONSOLE: usize = 50;
+const CONSOLE: usize = 40;
 
 /// A bad end.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What happened, in one sentence.
-    pub what: String,
+    /// What happened: the first line is the headline.
+    pub what: Vec<String>,
     /// What is known of it: titles, and lines under them.
     pub evidence: Vec<(&'static str, Vec<String>)>,
     /// What to do next, in one sentence.
     pub next: String,
 }
 
-/// Explains a run's end; nothing if it ended as it should. `rerun` makes the command that runs one test again.
-pub fn explain(record: &Record, rerun: &dyn Fn(&str) -> String) -> Option<Explanation> {
-    let during = |test: &Option<String>| {
-        test.as_ref()
-            .map_or(String::new(), |test| format!(" during {test}"))
+/// Explains how a boot ended; nothing if it ended as it should. `rerun` makes the command that runs one test again.
+pub fn boot(
+    boot: &Boot,
+    environment: &Environment,
+    rerun: &dyn Fn(&str, &str) -> String,
+) -> Option<Explanation> {
+    let (mut what, next) = words(&boot.end, boot.culprit.as_deref(), environment, rerun)?;
+    let during = boot
+        .culprit
+        .as_ref()
+        .map_or(String::new(), |test| format!(" during {test}"));
+    match &boot.headline {
+        // The first report is the news; what came of it later follows.
+        Some(headline) if !what[0].contains(headline) => {
+            what.insert(0, format!("{headline}{during}"));
+        }
+        _ => what[0].push_str(&during),
+    }
+    let evidence = match boot.end {
+        End::Interrupted { .. } => Vec::new(),
+        _ => evidence(&boot.evidence),
     };
-    let again = |test: &Option<String>, then: &str| match test {
+    Some(Explanation {
+        what,
+        evidence,
+        next,
+    })
+}
+
+/// Explains why a session has no boot; nothing if it has one.
+pub fn session(session: &Session, rerun: &dyn Fn(&str, &str) -> String) -> Option<Explanation> {
+    if !session.boots.is_empty() {
+        return None;
+    }
+    let (what, next) = words(&session.summary.end, None, &session.environment, rerun)?;
+    Some(Explanation {
+        what,
+        evidence: Vec::new(),
+        next,
+    })
+}
+
+/// What happened, and what to do next.
+fn words(
+    end: &End,
+    culprit: Option<&str>,
+    environment: &Environment,
+    rerun: &dyn Fn(&str, &str) -> String,
+) -> Option<(Vec<String>, String)> {
+    let again = |then: &str| match culprit {
         Some(test) => format!(
             "run it alone with its logs kept: {} --keep{then}",
-            rerun(test)
+            rerun(&environment.kernel, test)
         ),
         None => format!("run again with --keep -v to see the whole console{then}"),
     };
-    let (what, next) = match &record.end {
-        End::Done => return None,
-        End::Interrupted { .. } => ("interrupted".to_owned(), "what ended before has its verdict above; the rest is missing".to_owned()),
+    let (what, next) = match end {
+        End::Done | End::Stopped => return None,
+        End::Interrupted { .. } => (
+            "interrupted".to_owned(),
+            "what ended before has its verdict above".to_owned(),
+        ),
         End::NotProvided { reason } => (
             format!("there is no kernel to boot: {reason}"),
-            format!("`pinbed setup --kernel {}` tries that alone", record.name()),
+            format!(
+                "`pinbed setup --kernel {}` tries that alone",
+                environment.kernel
+            ),
         ),
         End::Broken { reason } => (
             format!("the guest cannot run the tests: {reason}"),
@@ -47,21 +96,30 @@ pub fn explain(record: &Record, rerun: &dyn Fn(&str) -> String) -> Option<Explan
             format!("the guest never came up: {reason}"),
             "if the kernel is your own, see that its configuration has what guest-kernel-config/fragments/base.config asks for".to_owned(),
         ),
-        End::Panic { line, test } => (format!("the guest kernel panicked{}: {line}", during(test)), again(test, "")),
-        End::Hang { reason, test } => (
-            format!("the guest hangs{}: {reason}", during(test)),
-            again(test, "; if the machine is only slow, give a longer --timeout"),
+        End::Panic { line, .. } => (format!("the guest kernel panicked: {line}"), again("")),
+        End::Hang { reason, .. } => (
+            format!("the guest hangs: {reason}"),
+            again("; if the machine is only slow, give a longer --timeout"),
         ),
-        End::DeviceDied { status, test } => (
-            format!("the device process died{} ({status})", during(test)),
-            format!("unless somebody killed it, that is a bug in vmm/device or vmm/engine; {}", again(test, "")),
+        End::DeviceDied { status, .. } => (
+            format!("the device process died ({status})"),
+            format!(
+                "unless somebody killed it, that is a bug in vmm/device or vmm/engine; {}",
+                again("")
+            ),
         ),
-        End::QemuDied { status, test } => (
-            format!("QEMU died{} ({status})", during(test)),
-            format!("unless somebody killed it, try another with --qemu PATH; {}", again(test, "")),
+        End::QemuDied { status, .. } => (
+            format!("QEMU died ({status})"),
+            format!(
+                "unless somebody killed it, try another with --qemu PATH; {}",
+                again("")
+            ),
         ),
         End::AccelBroken => (
-            format!("{} cannot run this guest: QEMU stopped it with an internal error", accel_name(record.environment.accel)),
+            format!(
+                "{} cannot run this guest: QEMU stopped it with an internal error",
+                accel_name(environment.accel)
+            ),
             "use --accel tcg".to_owned(),
         ),
         End::Unexpected { reason } => (
@@ -69,35 +127,21 @@ pub fn explain(record: &Record, rerun: &dyn Fn(&str) -> String) -> Option<Explan
             "that is a bug in pinbed; run again with --keep -v and report what it shows".to_owned(),
         ),
     };
+    Some((vec![what], next))
+}
+
+fn evidence(known: &Evidence) -> Vec<(&'static str, Vec<String>)> {
     let last = |lines: &[String], most: usize| lines[lines.len().saturating_sub(most)..].to_vec();
-    let shown = &record.evidence;
     let mut evidence = Vec::new();
-    if let End::Interrupted { .. } = record.end {
-        return Some(Explanation {
-            what,
-            evidence,
-            next,
-        });
+    if let Some(registers) = &known.registers {
+        let telling = registers.lines().filter(|line| is_telling(line));
+        evidence.push(("registers", telling.map(str::to_owned).collect()));
     }
-    if let Some(registers) = &shown.registers {
-        evidence.push((
-            "registers",
-            registers
-                .lines()
-                .filter(|line| is_telling(line))
-                .map(str::to_owned)
-                .collect(),
-        ));
-    }
-    evidence.push(("the console's last lines", last(&shown.console, CONSOLE)));
-    evidence.push(("QEMU says", shown.qemu.clone()));
-    evidence.push(("the device says", shown.device.clone()));
+    evidence.push(("the console's last lines", last(&known.console, CONSOLE)));
+    evidence.push(("QEMU says", known.qemu.clone()));
+    evidence.push(("the device says", known.device.clone()));
     evidence.retain(|(_, lines)| !lines.is_empty());
-    Some(Explanation {
-        what,
-        evidence,
-        next,
-    })
+    evidence
 }
 
 /// Whether a line of QEMU's register dump is one that people look at first; the rest is in the JSON file.

@@ -1,91 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! KTAP version 1 (the kernel's Documentation/dev-tools/ktap.rst), one level deep; with several kernels each is a test whose subtests are
-//! those of its run.
+//! those of its session.
 //!
 //! A verdict that is as the baseline says is `ok`, so that a parser that knows no directives sees the run as pinbed does.
 
 use std::io::{self, Write};
 
-use super::Output;
-use super::accel_name;
-use super::explain::explain;
+use super::event::{Event, What};
+use super::record::{Collector, Environment, Judged};
 use super::table::eye;
+use super::{Error, Reporter, Rerun, accel_name, explain};
 use crate::judge::verdict::Verdict;
-use crate::report::record::{Environment, Judged, Record};
 use crate::text::printable;
 
 /// KTAP, to `out`.
 pub struct Ktap<W> {
     out: W,
-    indent: &'static str,
+    kernels: usize,
     number: usize,
-    rerun: Box<dyn Fn(&str) -> String>,
+    rerun: Rerun,
+    collector: Collector,
 }
 
 impl<W: Write> Ktap<W> {
-    /// Writes to `out`, as one run of several or as the only one; `rerun` makes the command that runs one test again.
-    pub fn new(out: W, among_others: bool, rerun: Box<dyn Fn(&str) -> String>) -> Self {
+    /// Writes to `out`; `rerun` makes the command that runs one test again.
+    pub fn new(out: W, rerun: Rerun) -> Self {
         Ktap {
             out,
-            indent: if among_others { "  " } else { "" },
+            kernels: 1,
             number: 0,
             rerun,
+            collector: Collector::default(),
         }
     }
 
-    fn comment(&mut self, text: &str) -> io::Result<()> {
-        text.lines()
-            .try_for_each(|line| writeln!(self.out, "{}# {}", self.indent, printable(line)))
+    fn indent(&self) -> &'static str {
+        if self.kernels > 1 { "  " } else { "" }
     }
-}
 
-/// Begins the runs of so many kernels.
-pub fn begin_all(out: &mut impl Write, kernels: usize) -> io::Result<()> {
-    writeln!(out, "KTAP version 1\n1..{kernels}")
-}
+    fn comment(&mut self, text: &str) -> io::Result<()> {
+        let indent = self.indent();
+        text.lines()
+            .try_for_each(|line| writeln!(self.out, "{indent}# {}", printable(line)))
+    }
 
-/// Ends the run of one of them, the first being number 1.
-pub fn end_one(out: &mut impl Write, number: usize, record: &Record) -> io::Result<()> {
-    let result = if record.exit == 0 { "ok" } else { "not ok" };
-    writeln!(out, "{result} {number} {}", record.name())?;
-    out.flush()
-}
-
-/// The part of a result line after the hash sign, on one line.
-fn one_line(text: &str) -> String {
-    text.split_whitespace()
-        .map(printable)
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-impl<W: Write> Output for Ktap<W> {
     fn begin(&mut self, environment: &Environment, total: usize) -> io::Result<()> {
-        let Environment {
-            release,
-            kernel,
-            qemu,
-            accel,
-            memory_mib,
-            cpus,
-            ..
-        } = environment;
-        let indent = self.indent;
+        self.number = 0;
+        let indent = self.indent();
         writeln!(self.out, "{indent}KTAP version 1\n{indent}1..{total}")?;
-        let kernel = release.as_ref().unwrap_or(kernel);
         self.comment(&format!(
-            "Linux {kernel}, QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPUs",
-            accel_name(*accel)
+            "kernel {}, QEMU {}, {}, {} MiB, {} CPUs",
+            environment.kernel,
+            environment.qemu,
+            accel_name(environment.accel),
+            environment.memory_mib,
+            environment.cpus
         ))
     }
 
-    fn start(&mut self, _: &str) -> io::Result<()> {
-        Ok(())
-    }
-
     fn verdict(&mut self, judged: &Judged) -> io::Result<()> {
-        self.number += 1;
-        let (name, number) = (&judged.test.name, self.number);
+        let name = &judged.test.name;
         if let Verdict::Fail { findings, .. } = &judged.verdict {
             for finding in findings {
                 self.comment(&format!("{name}: {}: {}", eye(finding), finding.text))?;
@@ -95,12 +69,24 @@ impl<W: Write> Output for Ktap<W> {
                 self.comment(&format!("{name}: dmesg: {line}"))?;
             }
         }
+        if judged.retried {
+            return self.comment(&format!(
+                "{name}: {} on attempt {}, another follows",
+                judged.verdict.name(),
+                judged.attempt
+            ));
+        }
+        self.number += 1;
+        let number = self.number;
         let result = if judged.verdict.differs() {
             "not ok"
         } else {
             "ok"
         };
         let rest = match &judged.verdict {
+            Verdict::Pass if judged.attempt > 1 => {
+                format!(" # flaky: passed on attempt {}", judged.attempt)
+            }
             Verdict::Pass | Verdict::Fail { .. } => String::new(),
             Verdict::Xfail { reason, .. } => format!(" # XFAIL {reason}"),
             Verdict::Fixed { reason } => format!(" # passes, and the baseline says: {reason}"),
@@ -113,67 +99,111 @@ impl<W: Write> Output for Ktap<W> {
                 reason,
                 expected: true,
             } => format!(" # SKIP {reason}"),
-            Verdict::Missing { reason } => format!(" # ERROR {reason}"),
+            Verdict::NotRun { reason } => format!(" # ERROR not run: {reason}"),
         };
         writeln!(
             self.out,
             "{}{}",
-            self.indent,
+            self.indent(),
             one_line(&format!("{result} {number} {name}{rest}"))
         )?;
         self.out.flush()
     }
 
-    fn console(&mut self, _: &str) -> io::Result<()> {
+    /// Why something ended badly; also on standard error, since who reads standard output with a parser reads that.
+    fn explain(&mut self, explanation: Option<explain::Explanation>) -> io::Result<()> {
+        let Some(explanation) = explanation else {
+            return Ok(());
+        };
+        for (title, lines) in &explanation.evidence {
+            self.comment(&format!("{title}:"))?;
+            for line in lines {
+                self.comment(line)?;
+            }
+        }
+        for what in &explanation.what {
+            self.comment(what)?;
+            eprintln!("pinbed: {}", printable(what));
+        }
+        self.comment(&format!("next: {}", explanation.next))?;
+        eprintln!("pinbed: next: {}", explanation.next);
         Ok(())
     }
 
-    fn end(&mut self, record: &Record) -> io::Result<()> {
-        for missing in record.tests.iter().skip(self.number) {
-            self.verdict(missing)?;
-        }
-        if let Some(explanation) = explain(record, &self.rerun) {
-            for (title, lines) in &explanation.evidence {
-                self.comment(&format!("{title}:"))?;
-                for line in lines {
-                    self.comment(line)?;
+    fn write(&mut self, what: &What) -> io::Result<()> {
+        match what {
+            What::RunStarted { kernels, .. } => {
+                self.kernels = kernels.len();
+                if self.kernels > 1 {
+                    writeln!(self.out, "KTAP version 1\n1..{}", self.kernels)?;
                 }
+                self.out.flush()
             }
-            let (what, next) = (&explanation.what, &explanation.next);
-            self.comment(what)?;
-            self.comment(&format!("next: {next}"))?;
-            // Who reads standard output with a parser reads this.
-            writeln!(
-                io::stderr(),
-                "pinbed: {}\npinbed: next: {next}",
-                printable(what)
-            )?;
+            What::SessionStarted {
+                environment, plan, ..
+            } => self.begin(environment, plan.len()),
+            What::GuestUp {
+                release, boot: 0, ..
+            } => self.comment(&format!("Linux {release}")),
+            What::TestFinished { judged, .. } => self.verdict(judged),
+            What::BootFinished { ended, .. } => {
+                let explanation = self.collector.session().and_then(|session| {
+                    explain::boot(ended, &session.environment, self.rerun.as_ref())
+                });
+                self.explain(explanation)
+            }
+            What::SessionFinished { session, summary } => {
+                let of = self.collector.session();
+                let explanation =
+                    of.and_then(|session| explain::session(session, self.rerun.as_ref()));
+                let name = of.map_or("", |session| session.name()).to_owned();
+                self.explain(explanation)?;
+                self.comment(&summary.counts.to_string())?;
+                if self.kernels > 1 {
+                    let result = if summary.exit == 0 { "ok" } else { "not ok" };
+                    writeln!(self.out, "{result} {} {name}", session + 1)?;
+                }
+                self.out.flush()
+            }
+            _ => Ok(()),
         }
-        self.comment(&record.counts.to_string())?;
-        self.out.flush()
+    }
+}
+
+/// The part of a result line after the hash sign, on one line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace()
+        .map(printable)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl<W: Write> Reporter for Ktap<W> {
+    fn hear(&mut self, event: &Event) -> Result<(), Error> {
+        self.collector.hear(event);
+        self.write(&event.what).map_err(Error::stdout)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::report::record::Run;
     use crate::report::samples;
 
-    fn shown(record: &Record) -> String {
+    fn shown(run: &Run) -> String {
         let mut out = Vec::new();
-        let mut ktap = Ktap::new(
-            &mut out,
-            false,
-            Box::new(|test| format!("pinbed run {test}")),
-        );
-        samples::tell(record, &mut ktap);
+        let rerun: Rerun = Rc::new(|_, test| format!("pinbed run {test}"));
+        samples::tell(run, &mut Ktap::new(&mut out, rerun));
         String::from_utf8(out).unwrap()
     }
 
     /// All lines but diagnostic ones.
     fn results(ktap: &str) -> Vec<&str> {
         ktap.lines()
-            .filter(|line| !line.starts_with("# "))
+            .filter(|line| !line.trim_start().starts_with("# "))
             .collect()
     }
 
@@ -203,29 +233,31 @@ mod tests {
 
     #[test]
     fn the_plan_is_kept_whatever_happens() {
-        let shown = shown(&samples::panicked());
-        let missing = "not ok 1 group::passes # ERROR the run ended before its result came";
-        assert_eq!(results(&shown), ["KTAP version 1", "1..1", missing]);
+        let panicked = shown(&samples::panicked());
+        let expected = [
+            "KTAP version 1",
+            "1..2",
+            "not ok 1 group::ends_it",
+            "ok 2 group::passes",
+        ];
+        assert_eq!(results(&panicked), expected);
         assert!(
-            shown.contains("# Kernel panic - not syncing: x\n"),
-            "{shown}"
+            panicked.contains("# Kernel panic - not syncing: x\n"),
+            "{panicked}"
         );
+        let interrupted = shown(&samples::interrupted());
+        let last = "not ok 3 group::third # ERROR not run: interrupted";
+        assert_eq!(results(&interrupted).last(), Some(&last));
+        let flaky = shown(&samples::flaky());
+        let last = "ok 1 group::flaky # flaky: passed on attempt 2";
+        assert_eq!(results(&flaky), ["KTAP version 1", "1..1", last]);
     }
 
     #[test]
     fn kernels_are_tests_with_subtests() {
-        let (mut out, runs) = (Vec::new(), [samples::green(), samples::not_provided()]);
-        begin_all(&mut out, runs.len()).unwrap();
-        for (at, record) in runs.iter().enumerate() {
-            let mut ktap = Ktap::new(&mut out, true, Box::new(str::to_owned));
-            samples::tell(record, &mut ktap);
-            end_one(&mut out, at + 1, record).unwrap();
-        }
-        let shown = String::from_utf8(out).unwrap();
-        let lines: Vec<_> = shown
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("# "))
-            .collect();
+        let mut both = samples::green();
+        both.sessions.extend(samples::not_provided().sessions);
+        let shown = shown(&both);
         let expected = [
             "KTAP version 1",
             "1..2",
@@ -235,10 +267,10 @@ mod tests {
             "ok 1 6.12",
             "  KTAP version 1",
             "  1..1",
-            "  not ok 1 group::passes # ERROR the run ended before its result came",
+            "  not ok 1 group::passes # ERROR not run: there is no kernel to boot",
             "not ok 2 7.3",
         ];
-        assert_eq!(lines, expected);
+        assert_eq!(results(&shown), expected);
         assert!(
             shown.contains("\n  # there is no kernel to boot: there is no network\n"),
             "{shown}"

@@ -29,21 +29,46 @@ pub struct Page<W> {
 }
 
 impl<W: Write> Page<W> {
-    /// A page on `out`, as wide as standard output's terminal, live if standard error is one.
-    pub fn new(out: W) -> Self {
-        let columns = Term::stdout()
+    /// A page on `out`, as wide as the terminal, live if standard error is one.
+    pub fn new(out: W, terminal: &Term) -> Self {
+        let columns = terminal
             .size_checked()
             .map_or(WIDTH, |(_, columns)| columns.into());
         let live = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg:.dim} {elapsed:.dim}") {
-                bar.set_style(style);
-            }
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
         let width = columns.clamp(NARROWEST, WIDEST);
-        Page { out, width, live }
+        let page = Page { out, width, live };
+        page.template("{spinner} {wide_msg:.dim}");
+        page
+    }
+
+    fn template(&self, template: &str) {
+        if let (Some(bar), Ok(style)) = (&self.live, ProgressStyle::with_template(template)) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+    }
+
+    /// From now on the live line counts to `total`.
+    pub fn count_to(&self, total: usize) {
+        self.template(match self.width {
+            ..70 => "{spinner} {pos}/{len} {elapsed} {wide_msg:.dim}",
+            _ => "{spinner} [{bar:20}] {pos}/{len}  {elapsed}, {eta} left  {wide_msg:.dim}",
+        });
+        if let Some(bar) = &self.live {
+            bar.set_length(total as u64);
+            bar.set_position(0);
+            bar.reset();
+        }
+    }
+
+    /// One more is done.
+    pub fn count(&self) {
+        if let Some(bar) = &self.live {
+            bar.inc(1);
+        }
     }
 
     /// The columns there are.
@@ -51,10 +76,9 @@ impl<W: Write> Page<W> {
         self.width
     }
 
-    /// Shows what goes on now, and for how long, in the live line.
+    /// Shows what goes on now in the live line.
     pub fn now(&self, what: String) {
         if let Some(bar) = &self.live {
-            bar.reset_elapsed();
             bar.set_message(what);
         }
     }

@@ -1,85 +1,116 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is known of a run: the source of everything that is shown of it, and, as it stands, of the JSON file.
+//! A run as one value, collected from its events: what the JSON file, JUnit and comparisons are made from.
 //!
 //! # The JSON file
 //!
-//! One object for a run. Fields are only ever added; a change of meaning raises `format`. Of runs of several kernels it is one object with
-//! `format`, `pinbed`, `exit` and `runs`, an array of such objects, see [`Records`].
-//!
-//! | field | what |
-//! |---|---|
-//! | `format` | [`FORMAT`] |
-//! | `pinbed` | version of pinbed |
-//! | `exit` | the exit code |
-//! | `end` | how the run ended: `how` (`done`, `not_provided`, `broken`, `never_up`, `panic`, `hang`, `device_died`, `qemu_died`, `accel_broken`, `unexpected`, `interrupted`), and with it `reason`, `line`, `status`, `signal`, `test` where they apply |
-//! | `counts` | `passed`, `failed`, `skipped` |
-//! | `environment` | what the tests ran on, see [`Environment`] |
-//! | `times` | milliseconds from the command's start, see [`Times`] |
-//! | `tests` | one object for each test in the order they ran, see [`Judged`]: `name`, `correct`, `source`, `verdict` (`pass`, `fail`, `xfail`, `fixed`, `skip`, `missing`) with `findings` (each an `eye` and a `text`), `expected`, `reason`, `reference` where they apply, `duration_ms`, `notes`, `dmesg` |
-//! | `evidence` | what is known of a bad end, see [`Evidence`] |
+//! One object, [`Run`]. Fields are only ever added; a change of meaning raises `format`. Every type here is a part of it, under the names
+//! that its fields have in Rust.
 
+use chrono::{DateTime, Utc};
 use pinbed_abi::report::TestInfo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::event::{Event, What, rfc3339};
 use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::accel::Accel;
-use crate::machine::watch::End;
+use crate::machine::watch::{End, Evidence};
 
-/// The version of the JSON file.
-pub const FORMAT: u32 = 1;
+/// The version of the JSON file and of the event stream.
+pub const FORMAT: u32 = 2;
 
-/// A run.
-#[derive(Debug, Serialize)]
-pub struct Record {
+/// A run: one call of `pinbed run`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
     /// [`FORMAT`].
     pub format: u32,
     /// Version of pinbed.
-    pub pinbed: &'static str,
-    /// The exit code.
-    pub exit: u8,
-    /// How the run ended.
-    pub end: End,
-    /// How many verdicts are as expected.
-    pub counts: Counts,
+    pub pinbed: String,
+    /// Revision of pinbed's checkout, as `git describe --always --dirty` has it; none where there is no git.
+    pub revision: Option<String>,
+    /// When the run began: UTC, RFC 3339.
+    #[serde(serialize_with = "rfc3339")]
+    pub started: DateTime<Utc>,
+    /// The command line.
+    pub command: Vec<String>,
+    /// The exit code; none while the run goes on.
+    pub exit: Option<u8>,
+    /// What ended the run before its time, if something did.
+    pub error: Option<String>,
+    /// A session for each kernel, in the order they ran.
+    pub sessions: Vec<Session>,
+}
+
+/// The tests of one kernel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
     /// What the tests ran on.
     pub environment: Environment,
-    /// How long things took.
-    pub times: Times,
-    /// The tests, in the order they ran; then those that did not get to run.
+    /// What it comes to.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// The boots of the guest, in the order they ended.
+    pub boots: Vec<Boot>,
+    /// Every attempt at every test in the order they ended; then the tests that did not run.
     pub tests: Vec<Judged>,
-    /// What is known of a bad end.
-    pub evidence: Evidence,
 }
 
-/// Runs of several kernels.
-#[derive(Debug, Serialize)]
-pub struct Records<'a> {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// Version of pinbed.
-    pub pinbed: &'static str,
-    /// The exit code.
-    pub exit: u8,
-    /// The runs, in the order they ran.
-    pub runs: &'a [Record],
-}
-
-impl Record {
-    /// How it is named among runs of several kernels.
+impl Session {
+    /// How it is named among sessions of several kernels.
     pub fn name(&self) -> &str {
         &self.environment.kernel
     }
+
+    /// The last attempt at each test of each repetition, with the attempts before it.
+    pub fn results(&self) -> impl Iterator<Item = (&Judged, Vec<&Judged>)> {
+        let is_last = |at: usize| !self.tests[at].retried;
+        (0..self.tests.len())
+            .filter(move |at| is_last(*at))
+            .map(|at| {
+                let last = &self.tests[at];
+                let same = |other: &&Judged| {
+                    other.retried
+                        && other.test.name == last.test.name
+                        && other.repetition == last.repetition
+                };
+                let earlier = match last.attempt {
+                    1 => Vec::new(),
+                    _ => self.tests.iter().filter(same).collect(),
+                };
+                (last, earlier)
+            })
+    }
+}
+
+/// What a session comes to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// The exit code.
+    pub exit: u8,
+    /// How it ended: the end of the boot that decided, or `done`.
+    pub end: End,
+    /// How many verdicts are as expected.
+    pub counts: Counts,
+    /// How long things took.
+    pub times: Times,
 }
 
 /// What the tests ran on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Environment {
     /// `uname -r` of the guest, once it is up.
     pub release: Option<String>,
     /// `uname -v` of the guest, once it is up.
     pub version: Option<String>,
-    /// The kernel's name for pinbed: one of its own, or the path of a tree.
+    /// The kernel's name for pinbed: one of its own, a Debian package, or the path of a tree or an image.
     pub kernel: String,
+    /// What tells the kernel from others of its name: a hash of all that went into it, such as source, patches, configuration and compiler.
+    pub fingerprint: Option<String>,
+    /// The revision of a user's tree, as `git describe --always --dirty` has it ("-dirty" at the end: with changes that no commit has).
+    pub tree_revision: Option<String>,
+    /// Fragments that were added to the kernel's configuration.
+    pub fragments: Vec<String>,
+    /// What was added to the kernel's command line.
+    pub append: String,
     /// QEMU's version.
     pub qemu: String,
     /// Who ran the guest's code; none if it did not come to that.
@@ -92,23 +123,25 @@ pub struct Environment {
     pub cpus: u8,
     /// The kernel of kernels.toml, with its patches, whose baseline it was held against; none if the kernel has no baseline.
     pub baseline: Option<String>,
+    /// The seed that the tests' order was shuffled with.
+    pub shuffle: Option<u64>,
 }
 
 /// Milliseconds from the start of the command.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
-    /// QEMU was started.
-    pub qemu_started: u64,
-    /// The guest reported in.
+    /// QEMU was first started.
+    pub qemu_started: Option<u64>,
+    /// A guest first reported in.
     pub hello: Option<u64>,
     /// The first test's result came.
     pub first_result: Option<u64>,
-    /// The machine was gone.
+    /// The last machine was gone.
     pub ended: u64,
 }
 
-/// A test and what became of it.
-#[derive(Clone, Debug, Serialize)]
+/// An attempt at a test, and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Judged {
     /// Its name, and what a correct kernel does.
     #[serde(flatten)]
@@ -116,7 +149,17 @@ pub struct Judged {
     /// The verdict.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// Milliseconds it took, with the judging; none if its result is missing.
+    /// Which of the repetitions that `--repeat` asks for, from 1.
+    pub repetition: u32,
+    /// Which of the attempts that `--retries` allows, from 1.
+    pub attempt: u32,
+    /// Whether another attempt follows, whose verdict counts.
+    pub retried: bool,
+    /// The boot it ran in; none if it did not run.
+    pub boot: Option<usize>,
+    /// When it began, in milliseconds from the start of the command; none if it did not run.
+    pub started_ms: Option<u64>,
+    /// Milliseconds it took, with the judging; none if it did not end.
     pub duration_ms: Option<u64>,
     /// Facts that it noted.
     pub notes: Vec<String>,
@@ -124,15 +167,105 @@ pub struct Judged {
     pub dmesg: Vec<String>,
 }
 
-/// What is known of a bad end.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Evidence {
-    /// The last lines on the guest's console.
-    pub console: Vec<String>,
-    /// All CPUs' registers, if the guest hung.
-    pub registers: Option<String>,
-    /// The last lines that QEMU wrote to standard error.
-    pub qemu: Vec<String>,
-    /// The last lines that the device process wrote to standard error.
-    pub device: Vec<String>,
+/// A boot of the guest, and how it ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Boot {
+    /// The number of the boot in the session, from 0.
+    pub boot: usize,
+    /// How it ended.
+    pub end: End,
+    /// The test that the end is put down to: the one that ran when the kernel first said that something is wrong, or when the end came.
+    pub culprit: Option<String>,
+    /// The first oops, BUG or sanitizer report on the console, of a boot that ended badly.
+    pub headline: Option<String>,
+    /// Whether the baseline knows the culprit to end so.
+    pub known: bool,
+    /// What is known of a bad end.
+    pub evidence: Evidence,
+}
+
+/// Builds a [`Run`] from its events.
+#[derive(Debug, Default)]
+pub struct Collector {
+    run: Option<Run>,
+}
+
+impl Collector {
+    /// Takes in the next event.
+    pub fn hear(&mut self, event: &Event) {
+        if let What::RunStarted {
+            format,
+            pinbed,
+            revision,
+            command,
+            ..
+        } = &event.what
+        {
+            self.run = Some(Run {
+                format: *format,
+                pinbed: pinbed.clone(),
+                revision: revision.clone(),
+                started: event.time,
+                command: command.clone(),
+                exit: None,
+                error: None,
+                sessions: Vec::new(),
+            });
+            return;
+        }
+        let Some(run) = &mut self.run else {
+            return;
+        };
+        if let What::RunFinished { exit, error } = &event.what {
+            run.exit = Some(*exit);
+            run.error.clone_from(error);
+            return;
+        }
+        if let What::SessionStarted { environment, .. } = &event.what {
+            run.sessions.push(Session {
+                environment: environment.clone(),
+                summary: Summary {
+                    exit: crate::exit::Exit::Internal as u8,
+                    end: End::Unexpected {
+                        reason: "the session goes on".to_owned(),
+                    },
+                    counts: Counts::default(),
+                    times: Times::default(),
+                },
+                boots: Vec::new(),
+                tests: Vec::new(),
+            });
+            return;
+        }
+        let Some(session) = run.sessions.last_mut() else {
+            return;
+        };
+        match &event.what {
+            What::GuestUp {
+                release, version, ..
+            } => {
+                session.environment.release = Some(release.clone());
+                session.environment.version = Some(version.clone());
+            }
+            What::TestFinished { judged, .. } => session.tests.push((**judged).clone()),
+            What::BootFinished { ended, .. } => session.boots.push((**ended).clone()),
+            What::SessionFinished { summary, .. } => session.summary = summary.clone(),
+            What::RunStarted { .. }
+            | What::SessionStarted { .. }
+            | What::BootStarted { .. }
+            | What::TestStarted { .. }
+            | What::Console { .. }
+            | What::RunFinished { .. } => {}
+        }
+    }
+
+    /// The run so far; none before it began.
+    pub fn run(&self) -> Option<&Run> {
+        self.run.as_ref()
+    }
+
+    /// The session that goes on, or ended last.
+    pub fn session(&self) -> Option<&Session> {
+        self.run.as_ref()?.sessions.last()
+    }
 }

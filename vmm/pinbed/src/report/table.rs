@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The table for people: a line for each test as it ends, failures in full, and at the end what differs and what is known.
+//! The table for people: a line for each group of tests with its counts and time, whatever differs from the baseline in full, and known
+//! failures as a count. With `verbose` a line for each test, its notes, the console and the reasons of known failures.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use console::{Style, measure_text_width, style};
-use pinbed_abi::report::{Eye, Finding};
+use console::{Style, Term, measure_text_width, style};
+use pinbed_abi::report::{Eye, Finding, TestInfo};
 
-use super::explain::explain;
+use super::event::{Event, What};
 use super::page::{INDENT, Page};
-use super::{Output, accel_name};
-use crate::judge::verdict::Verdict;
+use super::record::{Collector, Environment, Judged, Session};
+use super::{Error, Reporter, Rerun, accel_name, explain, parts};
+use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::watch::End;
-use crate::report::record::{Environment, Judged, Record};
 use crate::text::printable;
 
 /// Findings shown under a failure; all of them are in the JSON file.
@@ -30,45 +31,204 @@ const COMPLAINTS: [&str; 6] = [
 ];
 /// How wide a duration is.
 const DURATION: usize = 10;
+/// How many names a list of tests has before it is cut.
+const NAMES: usize = 20;
 
 /// The table.
-pub struct Table<W> {
+pub struct Table<W: Write> {
     page: Page<W>,
-    /// How wide names are.
-    names: usize,
-    /// The last group that has a heading.
-    group: Option<String>,
-    total: usize,
-    ended: usize,
     verbose: bool,
-    rerun: Box<dyn Fn(&str) -> String>,
+    rerun: Rerun,
+    collector: Collector,
+    kernels: usize,
+    groups: Vec<Group>,
+    /// How wide names of groups are, or of tests if each has a line.
+    names: usize,
+    /// The boots that go on, and the test that runs in each.
+    running: Vec<(usize, String)>,
+}
+
+/// The tests of a group in this session.
+#[derive(Default)]
+struct Group {
+    name: String,
+    left: usize,
+    counts: Counts,
+    time_ms: u64,
+    shown: bool,
 }
 
 impl<W: Write> Table<W> {
-    /// A table of tests with these names on `out`, which is standard output; `rerun` makes the command that runs one test again.
-    pub fn new<'a>(
-        out: W,
-        names: impl IntoIterator<Item = &'a str>,
-        verbose: bool,
-        rerun: Box<dyn Fn(&str) -> String>,
-    ) -> Self {
-        let page = Page::new(out);
-        page.now("booting".to_owned());
-        let longest = names
-            .into_iter()
-            .map(|name| measure_text_width(parts(name).1))
-            .max()
-            .unwrap_or(0);
-        let names = longest.min(page.width() - INDENT.len() - DURATION);
+    /// A table on `out`, which is this terminal, if it is one; `rerun` makes the command that runs one test again.
+    pub fn new(out: W, terminal: &Term, verbose: bool, rerun: Rerun) -> Self {
+        let page = Page::new(out, terminal);
         Table {
             page,
-            names,
-            group: None,
-            total: 0,
-            ended: 0,
             verbose,
             rerun,
+            collector: Collector::default(),
+            kernels: 1,
+            groups: Vec::new(),
+            names: 0,
+            running: Vec::new(),
         }
+    }
+
+    /// What the tests run on, and which there are.
+    fn begin(&mut self, environment: &Environment, plan: &[TestInfo]) -> io::Result<()> {
+        self.groups.clear();
+        for test in plan {
+            let (name, _) = parts(&test.name);
+            match self.groups.iter_mut().find(|group| group.name == name) {
+                Some(group) => group.left += 1,
+                None => self.groups.push(Group {
+                    name: name.to_owned(),
+                    left: 1,
+                    ..Group::default()
+                }),
+            }
+        }
+        let widths = plan.iter().map(|test| match self.verbose {
+            true => measure_text_width(&test.name),
+            false => measure_text_width(parts(&test.name).0),
+        });
+        let most = self.page.width() - INDENT.len() - DURATION;
+        self.names = widths.max().unwrap_or(0).min(most);
+        if self.kernels > 1 {
+            self.page.line("")?;
+        }
+        let plural = if environment.cpus == 1 { "" } else { "s" };
+        let machine = format!(
+            "QEMU {}, {}, {} MiB, {} CPU{plural}",
+            environment.qemu,
+            accel_name(environment.accel),
+            environment.memory_mib,
+            environment.cpus
+        );
+        let baseline = match &environment.baseline {
+            Some(kernel) => format!("images/baselines, of {kernel}"),
+            None => "none, so the kernel is held to correctness".to_owned(),
+        };
+        let release = environment.release.as_ref();
+        let mut kernel = release.map_or(environment.kernel.clone(), |r| format!("Linux {r}"));
+        if release.is_some_and(|release| !release.starts_with(&environment.kernel)) {
+            kernel += &format!(", {}", environment.kernel);
+        }
+        if let Some(revision) = &environment.tree_revision {
+            kernel += &format!(", {revision}");
+        }
+        self.head("kernel", &kernel)?;
+        self.head("machine", &machine)?;
+        if let Some(why) = &environment.accel_reason {
+            self.head("not KVM", why)?;
+        }
+        self.head("baseline", &baseline)?;
+        if let Some(seed) = environment.shuffle {
+            self.head("order", &format!("shuffled; --shuffle={seed} repeats it"))?;
+        }
+        self.page.line("")?;
+        self.page.count_to(plan.len());
+        self.page.now("booting".to_owned());
+        Ok(())
+    }
+
+    fn head(&mut self, name: &str, value: &str) -> io::Result<()> {
+        let name = format!("{name:<9}");
+        self.page.line(format!("{} {value}", style(name).dim()))
+    }
+
+    /// Shows what runs now.
+    fn now(&self) {
+        let names: Vec<_> = self.running.iter().map(|(_, name)| name.as_str()).collect();
+        self.page.now(names.join("  "));
+    }
+
+    fn verdict(&mut self, judged: &Judged) -> io::Result<()> {
+        let differs = judged.verdict.differs();
+        let ran = judged.duration_ms.is_some() || judged.boot.is_some();
+        if self.verbose || ran && (differs || judged.attempt > 1) {
+            self.test(judged)?;
+        }
+        if let Verdict::Fail { findings, expected } = &judged.verdict {
+            self.failure(judged, findings, expected.as_deref())?;
+        } else if differs && ran {
+            if let Some(text) = differs_because(&judged.verdict) {
+                self.page.text(&text)?;
+            }
+        }
+        if self.verbose {
+            for note in &judged.notes {
+                self.page.titled(style("note").dim(), note)?;
+            }
+        }
+        if judged.retried {
+            return Ok(());
+        }
+        self.page.count();
+        let (name, _) = parts(&judged.test.name);
+        let Some(at) = self.groups.iter().position(|group| group.name == name) else {
+            return Ok(());
+        };
+        let group = &mut self.groups[at];
+        group.left = group.left.saturating_sub(1);
+        group.counts.add(&judged.verdict, judged.attempt > 1);
+        group.time_ms += judged.duration_ms.unwrap_or(0);
+        if group.left == 0 {
+            self.group(at)?;
+        }
+        Ok(())
+    }
+
+    /// The line of a test.
+    fn test(&mut self, judged: &Judged) -> io::Result<()> {
+        let name = &judged.test.name;
+        let padding = " ".repeat(self.names.saturating_sub(measure_text_width(name)));
+        let time = judged.duration_ms.map_or(String::new(), seconds);
+        let attempt = match (judged.retried, judged.attempt) {
+            (true, attempt) => format!("  attempt {attempt}, is tried again"),
+            (false, 2..) => format!("  flaky: attempt {}", judged.attempt),
+            (false, _) => String::new(),
+        };
+        self.page.line(format!(
+            "  {}{name}{padding} {}{attempt}",
+            mark(&judged.verdict),
+            style(time).dim()
+        ))
+    }
+
+    /// The line of a group that has all its verdicts.
+    fn group(&mut self, at: usize) -> io::Result<()> {
+        let group = &mut self.groups[at];
+        if std::mem::replace(&mut group.shown, true) || self.verbose {
+            return Ok(());
+        }
+        let counts = group.counts;
+        let column = |count: usize, what: &str, colour: Style| {
+            let text = match count {
+                0 => String::new(),
+                _ => format!("{count} {what}"),
+            };
+            colour.apply_to(format!("{text:<12}")).to_string()
+        };
+        let pass = counts.passed - counts.known;
+        let line = format!(
+            "  {:names$}  {}{}{}{}{}{}",
+            group.name,
+            column(pass, "passed", Style::new().green()),
+            column(counts.known, "known", Style::new().yellow()),
+            column(counts.skipped, "skipped", Style::new().cyan()),
+            style(format!("{:>9}", seconds(group.time_ms).trim())).dim(),
+            match counts.failed {
+                0 => String::new(),
+                failed => style(format!("  {failed} FAILED")).red().bold().to_string(),
+            },
+            match counts.not_run {
+                0 => String::new(),
+                not_run => style(format!("  {not_run} NOT RUN")).red().to_string(),
+            },
+            names = self.names,
+        );
+        self.page.line(line)
     }
 
     /// What a failure is.
@@ -105,8 +265,9 @@ impl<W: Write> Table<W> {
         self.page
             .titled(style("source").dim(), &judged.test.source)?;
         self.dmesg(&judged.dmesg)?;
-        self.page
-            .titled(style("again").dim(), &(self.rerun)(&judged.test.name))
+        let kernel = self.collector.session().map_or("", Session::name);
+        let again = (self.rerun)(kernel, &judged.test.name);
+        self.page.titled(style("again").dim(), &again)
     }
 
     /// The part of a kernel log that is worth a look: from the first complaint on, else the end.
@@ -134,18 +295,96 @@ impl<W: Write> Table<W> {
         self.page.log(all.filter(|line| !line.is_empty()))
     }
 
-    /// A section at the end: tests with something to say about each.
-    fn section(
-        &mut self,
-        title: &str,
-        tests: &[Judged],
-        say: impl Fn(&Verdict) -> Option<String>,
-    ) -> io::Result<()> {
-        // Tests with the same thing to say stand together, where the first of them stood.
+    /// What ended badly.
+    fn explain(&mut self, explanation: Option<explain::Explanation>) -> io::Result<()> {
+        let Some(explanation) = explanation else {
+            return Ok(());
+        };
+        for (title, lines) in &explanation.evidence {
+            self.page.line("")?;
+            self.page.line(style(title).bold())?;
+            self.page.log(lines.iter().map(String::as_str))?;
+        }
+        self.page.line("")?;
+        for what in &explanation.what {
+            self.page.line(style(printable(what)).red().bold())?;
+        }
+        self.page
+            .line(format!("{} {}", style("next:").bold(), explanation.next))?;
+        self.page.line("")
+    }
+
+    /// What there is to say at the end of a session.
+    fn end(&mut self, session: &Session) -> io::Result<()> {
+        for at in 0..self.groups.len() {
+            self.group(at)?;
+        }
+        let explanation = explain::session(session, self.rerun.as_ref());
+        self.explain(explanation)?;
+        if self.verbose {
+            self.known(session)?;
+        }
+        let differing: Vec<_> = session
+            .results()
+            .filter(|(last, _)| last.verdict.differs() && last.boot.is_some())
+            .map(|(last, _)| last)
+            .collect();
+        if !differing.is_empty() {
+            let title = match session.environment.baseline {
+                Some(_) => "Other than the baseline says",
+                None => "Other than correct",
+            };
+            self.page.line("")?;
+            self.page.line(style(title).bold())?;
+            for judged in differing.iter().take(NAMES) {
+                let name = &judged.test.name;
+                self.page
+                    .line(format!("  {}{name}", mark(&judged.verdict)))?;
+                if let Some(text) = differs_because(&judged.verdict) {
+                    self.page.text(&text)?;
+                }
+            }
+            if let Some(more @ 1..) = differing.len().checked_sub(NAMES) {
+                self.page
+                    .line(format!("  … {more} more; --json FILE has them all"))?;
+            }
+        }
+        self.page.line("")?;
+        let counts = session.summary.counts;
+        if counts.known > 0 && !self.verbose {
+            let kernel = session.environment.baseline.as_deref().unwrap_or_default();
+            self.page.line(format!(
+                "{} of those that passed are known failures of this kernel; `pinbed known --kernel {kernel}` lists them with reasons",
+                counts.known
+            ))?;
+        }
+        if counts.flaky > 0 {
+            self.page.line(format!(
+                "{} passed only when tried again: flaky",
+                counts.flaky
+            ))?;
+        }
+        let colour = if session.summary.exit == 0 {
+            Style::new().green()
+        } else {
+            Style::new().red()
+        };
+        self.page.line(colour.bold().apply_to(counts))
+    }
+
+    /// Known failures and skips with their reasons; tests with the same reason stand together, where the first of them stood.
+    fn known(&mut self, session: &Session) -> io::Result<()> {
         let mut entries: Vec<(String, Vec<&Judged>)> = Vec::new();
-        for judged in tests {
-            let Some(text) = say(&judged.verdict) else {
-                continue;
+        for (judged, _) in session.results() {
+            let text = match &judged.verdict {
+                Verdict::Xfail {
+                    reason, reference, ..
+                } => format!("{reason} ({reference})"),
+                Verdict::Skip {
+                    reason,
+                    expected: true,
+                } => reason.clone(),
+                _ => continue,
             };
             match entries.iter_mut().find(|(known, _)| *known == text) {
                 Some((_, same)) => same.push(judged),
@@ -156,207 +395,142 @@ impl<W: Write> Table<W> {
             return Ok(());
         }
         self.page.line("")?;
-        self.page.line(style(title).bold())?;
+        self.page.line(style("Known on this kernel").bold())?;
         for (text, same) in entries {
             for judged in same {
+                let name = &judged.test.name;
                 self.page
-                    .line(format!("  {}{}", mark(&judged.verdict), judged.test.name))?;
+                    .line(format!("  {}{name}", mark(&judged.verdict)))?;
             }
             self.page.text(&text)?;
         }
         Ok(())
     }
-}
 
-impl<W: Write> Output for Table<W> {
-    fn begin(&mut self, environment: &Environment, total: usize) -> io::Result<()> {
-        self.total = total;
-        let Environment {
-            release,
-            kernel,
-            qemu,
-            accel,
-            accel_reason,
-            memory_mib,
-            cpus,
-            ..
-        } = environment;
-        let plural = if *cpus == 1 { "" } else { "s" };
-        let machine = format!(
-            "QEMU {qemu}, {}, {memory_mib} MiB, {cpus} CPU{plural}",
-            accel_name(*accel)
-        );
-        let baseline = match &environment.baseline {
-            Some(kernel) => format!("images/baselines, of {kernel}"),
-            None => "none, so the kernel is held to correctness".to_owned(),
-        };
-        let mut head = |name: &str, value: &str| {
-            self.page
-                .line(format!("{} {value}", style(format!("{name:<9}")).dim()))
-        };
-        head(
-            "kernel",
-            &format!("Linux {}", release.as_ref().unwrap_or(kernel)),
-        )?;
-        head("machine", &machine)?;
-        if let Some(why) = accel_reason {
-            head("not KVM", why)?;
-        }
-        head("baseline", &baseline)
-    }
-
-    fn start(&mut self, name: &str) -> io::Result<()> {
-        self.page
-            .now(format!("{}/{} {name}", self.ended + 1, self.total));
-        Ok(())
-    }
-
-    fn verdict(&mut self, judged: &Judged) -> io::Result<()> {
-        self.ended += 1;
-        let (group, name) = parts(&judged.test.name);
-        if self.group.as_deref() != Some(group) {
-            self.group = Some(group.to_owned());
-            self.page.line("")?;
-            self.page.line(style(group).bold())?;
-        }
-        let padding = " ".repeat(self.names.saturating_sub(measure_text_width(name)));
-        let seconds = |ms| Duration::from_millis(ms).as_secs_f64();
-        let time = judged
-            .duration_ms
-            .map_or(String::new(), |ms| format!("{:>6.2} s", seconds(ms)));
-        self.page.line(format!(
-            "  {}{name}{padding} {}",
-            mark(&judged.verdict),
-            style(time).dim()
-        ))?;
-        if let Verdict::Fail { findings, expected } = &judged.verdict {
-            self.failure(judged, findings, expected.as_deref())?;
-        }
-        if self.verbose {
-            for note in &judged.notes {
-                self.page.titled(style("note").dim(), note)?;
+    fn write(&mut self, what: &What) -> io::Result<()> {
+        match what {
+            What::RunStarted { kernels, .. } => {
+                self.kernels = kernels.len();
+                Ok(())
             }
-        }
-        Ok(())
-    }
-
-    fn console(&mut self, line: &str) -> io::Result<()> {
-        match self.verbose {
-            true => self.page.line(style(format!("console  {line}")).dim()),
-            false => Ok(()),
-        }
-    }
-
-    fn end(&mut self, record: &Record) -> io::Result<()> {
-        self.page.still();
-        self.section(
-            "Known on this kernel",
-            &record.tests,
-            |verdict| match verdict {
-                Verdict::Xfail {
-                    reason, reference, ..
-                } => Some(format!("{reason} ({reference})")),
-                Verdict::Skip {
-                    reason,
-                    expected: true,
-                } => Some(reason.clone()),
-                _ => None,
+            What::SessionStarted {
+                environment, plan, ..
+            } => self.begin(environment, plan),
+            What::BootStarted { .. } => Ok(()),
+            What::GuestUp { .. } => Ok(()),
+            What::TestStarted { boot, name, .. } => {
+                self.running.retain(|(of, _)| of != boot);
+                self.running.push((*boot, name.clone()));
+                self.now();
+                Ok(())
+            }
+            What::Console { line, .. } => match self.verbose {
+                true => self.page.line(style(format!("console  {line}")).dim()),
+                false => Ok(()),
             },
-        )?;
-        let title = match record.environment.baseline {
-            Some(_) => "Other than the baseline says",
-            None => "Other than correct",
-        };
-        self.section(title, &record.tests, |verdict| match verdict {
-            Verdict::Fail { findings, .. } => findings
-                .first()
-                .map(|finding| format!("{}: {}", eye(finding), finding.text)),
-            Verdict::Fixed { reason } => Some(format!(
-                "it passes; take it out of the baseline, which says: {reason}"
-            )),
-            Verdict::Skip {
-                reason,
-                expected: false,
-            } => Some(reason.clone()),
-            // After another end they are many, and all have the same reason.
-            Verdict::Missing { reason } if record.end == End::Done => Some(reason.clone()),
-            _ => None,
-        })?;
-        if let Some(explanation) = explain(record, &self.rerun) {
-            for (title, lines) in &explanation.evidence {
-                self.page.line("")?;
-                self.page.line(style(title).bold())?;
-                self.page.log(lines.iter().map(String::as_str))?;
+            What::TestFinished { judged, .. } => self.verdict(judged),
+            What::BootFinished { ended, .. } => {
+                self.running.retain(|(of, _)| *of != ended.boot);
+                self.now();
+                // A known end is evidence of nothing new.
+                let explanation = match ended.known && !self.verbose {
+                    true => None,
+                    false => self.collector.session().and_then(|session| {
+                        explain::boot(ended, &session.environment, self.rerun.as_ref())
+                    }),
+                };
+                self.explain(explanation)
             }
-            self.page.line("")?;
-            self.page
-                .line(style(printable(&explanation.what)).red().bold())?;
-            self.page
-                .line(format!("{} {}", style("next:").bold(), explanation.next))?;
-            let missing = |judged: &&Judged| matches!(judged.verdict, Verdict::Missing { .. });
-            let (missing, all) = (
-                record.tests.iter().filter(missing).count(),
-                record.tests.len(),
-            );
-            if missing > 0 {
-                self.page.line(format!(
-                    "{missing} of {all} results are missing, and count as failed"
-                ))?;
+            What::SessionFinished { .. } => {
+                // Taken out while it is shown.
+                let collector = std::mem::take(&mut self.collector);
+                let result = match collector.session() {
+                    Some(session) => self.end(session),
+                    None => Ok(()),
+                };
+                self.collector = collector;
+                result
+            }
+            What::RunFinished { .. } => {
+                self.page.still();
+                let collector = std::mem::take(&mut self.collector);
+                match collector.run() {
+                    Some(run) if self.kernels > 1 => self.summary(&run.sessions),
+                    _ => Ok(()),
+                }
             }
         }
+    }
+
+    /// How several kernels did, a line for each.
+    fn summary(&mut self, sessions: &[Session]) -> io::Result<()> {
+        let width = sessions
+            .iter()
+            .map(|session| measure_text_width(session.name()))
+            .max()
+            .unwrap_or(0);
         self.page.line("")?;
-        let colour = if record.exit == 0 {
-            Style::new().green()
-        } else {
-            Style::new().red()
-        };
-        self.page.line(colour.bold().apply_to(record.counts))
+        self.page.line(style("All kernels").bold())?;
+        for session in sessions {
+            let summary = &session.summary;
+            let (word, colour) = match (summary.exit, &summary.end) {
+                (0, _) => ("green", Style::new().green()),
+                (_, End::Done) => ("RED", Style::new().red().bold()),
+                (_, End::NotProvided { .. }) => ("NO KERNEL", Style::new().red().bold()),
+                (_, End::Interrupted { .. }) => ("STOPPED", Style::new().red().bold()),
+                _ => ("BAD END", Style::new().red().bold()),
+            };
+            let began = summary.times.qemu_started.unwrap_or(summary.times.ended);
+            let time = Duration::from_millis(summary.times.ended.saturating_sub(began));
+            self.page.line(format!(
+                "  {:width$}  {}  {}  {}",
+                session.name(),
+                colour.apply_to(format!("{word:<9}")),
+                summary.counts,
+                style(format!("{:.0} s", time.as_secs_f64())).dim()
+            ))?;
+        }
+        Ok(())
     }
 }
 
-/// How several kernels did, a line for each, after the tables of their own.
-pub fn summary(out: &mut impl Write, records: &[Record]) -> io::Result<()> {
-    let width = records
-        .iter()
-        .map(|record| measure_text_width(record.name()))
-        .max()
-        .unwrap_or(0);
-    writeln!(out, "\n{}", style("All kernels").bold())?;
-    for record in records {
-        let (word, colour) = match (record.exit, &record.end) {
-            (0, _) => ("green", Style::new().green()),
-            (_, End::Done) => ("RED", Style::new().red().bold()),
-            (_, End::NotProvided { .. }) => ("NO KERNEL", Style::new().red().bold()),
-            _ => ("BAD END", Style::new().red().bold()),
-        };
-        let time =
-            Duration::from_millis(record.times.ended.saturating_sub(record.times.qemu_started));
-        writeln!(
-            out,
-            "  {:width$}  {}  {}  {}",
-            record.name(),
-            colour.apply_to(format!("{word:<9}")),
-            record.counts,
-            style(format!("{:.0} s", time.as_secs_f64())).dim()
-        )?;
+impl<W: Write> Reporter for Table<W> {
+    fn hear(&mut self, event: &Event) -> Result<(), Error> {
+        self.collector.hear(event);
+        self.write(&event.what).map_err(Error::stdout)
     }
-    Ok(())
 }
 
-/// The group and the rest of a name.
-fn parts(name: &str) -> (&str, &str) {
-    name.split_once("::").unwrap_or(("", name))
+/// Why a verdict other than a failure, whose findings say it, differs from the baseline; of a failure, its first finding.
+fn differs_because(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Fail { findings, .. } => findings
+            .first()
+            .map(|finding| format!("{}: {}", eye(finding), finding.text)),
+        Verdict::Fixed { reason } => Some(format!(
+            "it passes; take it out of the baseline, which says: {reason}"
+        )),
+        Verdict::Skip {
+            reason,
+            expected: false,
+        } => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:>6.2} s", Duration::from_millis(ms).as_secs_f64())
 }
 
 /// The verdict's name in its colour; louder if it differs.
 fn mark(verdict: &Verdict) -> String {
-    let mut name = format!("{:<7}", verdict.name());
+    let mut name = format!("{:<8}", verdict.name().replace('_', " "));
     let mut colour = match verdict {
         Verdict::Pass => Style::new().green(),
         Verdict::Xfail { .. } => Style::new().yellow(),
         Verdict::Fixed { .. } => Style::new().magenta(),
         Verdict::Skip { expected: true, .. } => Style::new().cyan(),
-        Verdict::Skip { .. } | Verdict::Fail { .. } | Verdict::Missing { .. } => Style::new().red(),
+        Verdict::Skip { .. } | Verdict::Fail { .. } | Verdict::NotRun { .. } => Style::new().red(),
     };
     if verdict.differs() {
         name.make_ascii_uppercase();
@@ -390,40 +564,55 @@ pub fn eye(finding: &Finding) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::report::record::Run;
     use crate::report::samples;
 
-    fn shown(record: &Record) -> String {
+    fn shown_as(run: &Run, verbose: bool) -> String {
         console::set_colors_enabled(false);
         let mut out = Vec::new();
-        let names = record.tests.iter().map(|judged| judged.test.name.as_str());
-        let mut table = Table::new(
-            &mut out,
-            names,
-            false,
-            Box::new(|test| format!("pinbed run {test}")),
-        );
-        samples::tell(record, &mut table);
+        let rerun: Rerun = Rc::new(|_, test| format!("pinbed run {test}"));
+        // Not a terminal in a test.
+        let mut table = Table::new(&mut out, &Term::stdout(), verbose, rerun);
+        samples::tell(run, &mut table);
+        drop(table);
         String::from_utf8(out).unwrap()
+    }
+
+    fn shown(run: &Run) -> String {
+        shown_as(run, false)
     }
 
     #[test]
     fn the_last_line_counts() {
-        assert_eq!(
-            shown(&samples::mixed()).lines().last(),
-            Some("2 passed, 3 failed, 1 skipped")
-        );
-        assert_eq!(
-            shown(&samples::green()).lines().last(),
-            Some("1 passed, 0 failed")
-        );
+        for (run, line) in [
+            (samples::mixed(), "2 passed, 3 failed, 1 skipped"),
+            (samples::green(), "1 passed, 0 failed"),
+            (samples::interrupted(), "1 passed, 0 failed, 2 not run"),
+        ] {
+            assert_eq!(shown(&run).lines().last(), Some(line));
+        }
+    }
+
+    #[test]
+    fn a_green_run_has_a_line_for_each_group() {
+        let shown = shown(&samples::green());
+        let expected =
+            "\n  group  1 passed                               0.02 s\n\n1 passed, 0 failed\n";
+        assert!(shown.ends_with(expected), "{shown}");
+        assert!(!shown.contains("group::passes"), "{shown}");
+        let verbose = shown_as(&samples::green(), true);
+        assert!(verbose.contains("  pass    group::passes"), "{verbose}");
+        assert!(verbose.contains("note      a fact"), "{verbose}");
     }
 
     #[test]
     fn a_failure_says_what_was_seen_what_is_correct_and_how_to_see_it_again() {
         let shown = shown(&samples::mixed());
         for line in [
-            "  FAIL   unknown_failure   0.02 s",
+            "  FAIL    group::unknown_failure   0.02 s",
             "         cpu       byte 0 is 1, expected 2 (2 times)",
             "         correct   The device reads what the process wrote.",
             "         source    a thread",
@@ -438,43 +627,43 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_and_what_differs_is_listed_with_reasons() {
+    fn what_is_known_is_counted_and_what_differs_is_listed_with_reasons() {
         let shown = shown(&samples::mixed());
         for part in [
-            "Known on this kernel\n  xfail  group::known_failure\n         it never worked (a commit)\n",
-            "  skip   group::lacking\n         no heap\n",
-            "Other than the baseline says\n  FAIL   group::unknown_failure\n         cpu: byte 0 is 1, expected 2\n",
-            "  FIXED  other::works_now\n         it passes; take it out of the baseline, which says: broken\n",
-            "  SKIP   other::gone\n         no /dev/video0\n",
+            "1 of those that passed are known failures of this kernel; `pinbed known --kernel 6.12`",
+            "Other than the baseline says\n  FAIL    group::unknown_failure\n         cpu: byte 0 is 1, expected 2\n",
+            "  FIXED   other::works_now\n         it passes; take it out of the baseline, which says: broken\n",
+            "  SKIP    other::gone\n         no /dev/video0\n",
+        ] {
+            assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
+        }
+        assert!(!shown.contains("it never worked"), "{shown}");
+        let verbose = shown_as(&samples::mixed(), true);
+        let known = "Known on this kernel\n  xfail   group::known_failure\n         it never worked (a commit)\n";
+        assert!(verbose.contains(known), "{verbose}");
+    }
+
+    #[test]
+    fn the_first_report_is_the_headline_of_a_bad_end() {
+        let shown = shown(&samples::panicked());
+        for part in [
+            "the console's last lines\n         Kernel panic - not syncing: x\n",
+            "\nkernel BUG at mm/gup.c:1! during group::ends_it\n\
+             the guest kernel panicked: Kernel panic - not syncing: x\n\
+             next: run it alone with its logs kept: pinbed run group::ends_it --keep\n",
+            "1 passed, 1 failed\n",
         ] {
             assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
         }
     }
 
     #[test]
-    fn a_reason_that_several_tests_share_is_said_once() {
-        let mut record = samples::mixed();
-        let mut again = record.tests[2].clone();
-        again.test.name = "other::known_too".into();
-        record.tests.push(again);
-        let shown = shown(&record);
-        assert!(
-            shown.contains(
-                "  xfail  group::known_failure\n  xfail  other::known_too\n         it never worked (a commit)\n  skip   group::lacking\n"
-            ),
-            "{shown}"
-        );
-        assert_eq!(shown.matches("it never worked").count(), 1, "{shown}");
-    }
-
-    #[test]
-    fn a_bad_end_comes_with_its_evidence_and_what_to_do_next() {
-        let shown = shown(&samples::panicked());
+    fn an_attempt_that_is_tried_again_is_shown() {
+        let shown = shown(&samples::flaky());
         for part in [
-            "the console's last lines\n         Kernel panic - not syncing: x\n",
-            "the guest kernel panicked during group::passes: Kernel panic - not syncing: x\n\
-             next: run it alone with its logs kept: pinbed run group::passes --keep\n\
-             1 of 1 results are missing, and count as failed\n",
+            "FAIL    group::flaky   0.02 s  attempt 1, is tried again\n",
+            "pass    group::flaky   0.02 s  flaky: attempt 2\n",
+            "1 passed only when tried again: flaky\n",
         ] {
             assert!(shown.contains(part), "lacks {part:?}:\n{shown}");
         }
@@ -482,12 +671,12 @@ mod tests {
 
     #[test]
     fn the_summary_has_a_line_for_each_kernel() {
-        let mut out = Vec::new();
-        summary(&mut out, &[samples::mixed(), samples::not_provided()]).unwrap();
-        let shown = console::strip_ansi_codes(&String::from_utf8(out).unwrap()).into_owned();
+        let mut both = samples::mixed();
+        both.sessions.extend(samples::not_provided().sessions);
+        let shown = shown(&both);
         for line in [
             "  6.12  RED        2 passed, 3 failed, 1 skipped  0 s\n",
-            "  7.3   NO KERNEL  0 passed, 1 failed  0 s\n",
+            "  7.3   NO KERNEL  0 passed, 0 failed, 1 not run  0 s\n",
         ] {
             assert!(shown.contains(line), "lacks {line:?}:\n{shown}");
         }

@@ -2,6 +2,8 @@
 //! From a plan of tests to a record of verdicts: what is set up, booted, heard and judged.
 
 pub mod additions;
+pub mod plan;
+pub mod revision;
 pub mod session;
 pub mod setup;
 pub mod suite;

@@ -1,330 +1,547 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One run of a guest: its machine is started, watched and torn down, and what it reports is judged and shown.
+//! The session of a kernel: while tests are left, guests are booted and run them; each result is judged and told.
+//!
+//! After a bad end the verdict goes to the test that the kernel's first report, or else the end itself, belongs to, and a fresh guest
+//! runs what is left. Boots run on threads of their own; all decisions are made here, on one.
 
-use std::collections::VecDeque;
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::Command;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 
 use anyhow::Result;
-use pinbed_abi::report::{Message, TestInfo};
+use pinbed_abi::report::{Eye, Finding, Message, Outcome};
 
 use crate::exit::Exit;
 use crate::judge::baseline::Baseline;
 use crate::judge::verdict::{Counts, Verdict};
-use crate::machine::events::{self, Happening, Interrupts};
-use crate::machine::qmp::{Monitor, Said};
-use crate::machine::vm::{self, Files, Machine, Vm};
-use crate::machine::watch::{End, Event, Limits, Watch};
-use crate::provision::{self, interrupt};
-use crate::report::Output;
-use crate::report::record::{Environment, Evidence, FORMAT, Judged, Record, Times};
-use crate::text::printable;
+use crate::machine::boot::{self, Ended, Heard};
+use crate::machine::events::{self, Happening};
+use crate::machine::watch::{End, Limits};
+use crate::report::event::What;
+use crate::report::record::{Boot, Environment, Judged, Summary, Times};
+use crate::report::{Error, Reporters};
+use crate::run::plan::{Entry, Plan};
+use crate::run::setup::Guest;
 
-/// Lines of the console that are kept as evidence.
-const CONSOLE: usize = 400;
-/// Lines of a process's log that are kept as evidence.
-const LOG: usize = 30;
-/// How long QEMU may take to print a hanging guest's registers.
-const REGISTERS: Duration = Duration::from_secs(2);
-/// SysRq keys for a hanging guest, and how long to listen after each: show all of what follows; where the CPUs are; which tasks are
-/// blocked, and where.
-const SYSRQ: [(u8, Duration); 3] = [
-    (b'9', Duration::from_millis(100)),
-    (b'l', Duration::from_millis(500)),
-    (b'w', Duration::from_millis(1000)),
-];
-/// How long a serial break takes to arrive.
-const BREAK: Duration = Duration::from_millis(50);
+/// How many boots of a session may end badly before it is given up.
+const BAD_BOOTS: usize = 25;
+/// How many of them in a row may end without a result.
+const FRUITLESS: usize = 2;
 
-/// A run, its results so far, and who is told of it.
+/// How a session is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How many guests run at the same time.
+    pub jobs: usize,
+    /// How often a test that differs from the baseline is tried again.
+    pub retries: u32,
+    /// Whether each test has a boot of its own.
+    pub isolate: bool,
+    /// Whether the first verdict that differs ends the session.
+    pub until_fail: bool,
+}
+
+/// Makes guests that run tests with these names.
+pub type Guests<'a> = &'a dyn Fn(&[String]) -> Result<Guest>;
+
+/// A session under way.
 pub struct Session<'a> {
-    plan: Vec<TestInfo>,
+    session: usize,
     baseline: Option<Baseline>,
-    environment: Environment,
-    output: &'a mut dyn Output,
-    began: Instant,
-    output_began: bool,
-    tests: Vec<Judged>,
+    options: Options,
+    reporters: &'a mut Reporters,
+    plan: Plan,
+    counts: Counts,
     times: Times,
-    console: VecDeque<String>,
+    running: BTreeMap<usize, Running>,
+    /// Boots so far, those that ended badly, and those in a row without a result.
+    boots: usize,
+    bad: usize,
+    fruitless: usize,
+    any_result: bool,
+    /// The worst exit of a boot so far, and the end behind it.
+    worst: Option<(Exit, End)>,
+    /// Why no more boots are started.
+    over: Option<&'static str>,
+}
+
+/// A boot that goes on.
+struct Running {
+    thread: thread::JoinHandle<()>,
+    stop: Sender<Happening>,
+    guest: Guest,
+    /// What it has still to run; the first of them may be under way.
+    part: VecDeque<Entry>,
+    started_ms: Option<u64>,
+    /// Tests that failed here as the baseline says.
+    known: BTreeSet<String>,
+    results: usize,
+    /// What the guest said that it should not have.
+    unexpected: Option<String>,
+}
+
+/// What a boot's thread says.
+enum Said {
+    Heard(Heard),
+    Ended(Result<Ended>),
 }
 
 impl<'a> Session<'a> {
-    /// A run of these tests, in this order, that has not begun. `began` is when the command did.
+    /// A session that has not begun, the first being number 0.
     pub fn new(
-        plan: Vec<TestInfo>,
+        session: usize,
+        plan: Plan,
         baseline: Option<Baseline>,
-        environment: Environment,
-        output: &'a mut dyn Output,
-        began: Instant,
+        options: Options,
+        reporters: &'a mut Reporters,
     ) -> Self {
-        let (tests, times, console) = (Vec::new(), Times::default(), VecDeque::new());
         Session {
-            plan,
+            session,
             baseline,
-            environment,
-            output,
-            began,
-            output_began: false,
-            tests,
-            times,
-            console,
+            options,
+            reporters,
+            plan,
+            counts: Counts::default(),
+            times: Times::default(),
+            running: BTreeMap::new(),
+            boots: 0,
+            bad: 0,
+            fruitless: 0,
+            any_result: false,
+            worst: None,
+            over: None,
         }
     }
 
-    /// Ends before it began, as there is no kernel to boot.
-    ///
-    /// # Errors
-    /// When the output cannot be written.
-    pub fn without_kernel(mut self, reason: String) -> Result<(Record, Exit)> {
-        self.times.ended = self.elapsed();
-        self.finish(End::NotProvided { reason }, Evidence::default())
+    /// Ends before it began, as there is no kernel to boot. Its `environment` is told first.
+    pub fn without_kernel(
+        mut self,
+        environment: Environment,
+        tests: Vec<pinbed_abi::report::TestInfo>,
+        reason: String,
+    ) -> Exit {
+        self.begin(environment, tests);
+        self.over = Some("there is no kernel to boot");
+        self.note_end(Exit::Provisioning, End::NotProvided { reason });
+        self.finish()
     }
 
-    /// Runs the tests on a machine; `qemu` is the command without arguments.
+    fn begin(&mut self, environment: Environment, plan: Vec<pinbed_abi::report::TestInfo>) {
+        self.reporters.tell(What::SessionStarted {
+            session: self.session,
+            environment,
+            plan,
+        });
+    }
+
+    /// Runs the tests; `tests` are those of one repetition. `guests` makes what is booted, and `limits` says how long it may take.
     ///
     /// # Errors
-    /// When the machine cannot be started, or the output cannot be written. Nothing is left running.
+    /// When a guest cannot be made or started. What was judged until then has been told.
     pub fn run(
         mut self,
-        machine: &Machine,
-        qemu: Command,
-        files: &Files,
-        limits: Limits,
-    ) -> Result<(Record, Exit)> {
-        let (to, happenings) = events::stream();
-        let interrupts = Interrupts::listen(&to)?;
-        if interrupt::requested() {
-            return Err(provision::Error::Interrupted.into());
-        }
-        let (mut vm, sources) = vm::start(machine, qemu, files)?;
-        self.times.qemu_started = self.elapsed();
-        // If it fails, QEMU has just died, and we shall hear of that.
-        let mut monitor = Monitor::new(sources.qmp.try_clone()?).ok();
-        let console = sources
-            .console
-            .as_ref()
-            .map(|(console, _)| console.try_clone())
-            .transpose()?;
-        events::listen(sources, &to);
-
-        let end = self.watch(limits, &happenings, &mut vm, &mut monitor)?;
-        let registers = match (&end, monitor, console) {
-            // If one of these fails, QEMU has died meanwhile: there is no more to see.
-            (End::Hang { .. }, Some(monitor), Some(console)) => {
-                self.examine(monitor, console, &happenings).unwrap_or(None)
+        environment: Environment,
+        tests: Vec<pinbed_abi::report::TestInfo>,
+        guests: Guests,
+        limits: &Limits,
+    ) -> Result<Exit> {
+        self.begin(environment, tests);
+        let (to, said) = mpsc::channel();
+        let result = self.boots(guests, limits, &to, &said);
+        if result.is_err() {
+            self.stop("the session failed");
+            // Their threads end, and take the machines along.
+            for (_, running) in std::mem::take(&mut self.running) {
+                let _ = running.thread.join();
+                self.plan.give_back(running.part);
             }
-            _ => None,
-        };
-        drop(vm);
-        drop(interrupts);
-        self.times.ended = self.elapsed();
-
-        let mut evidence = Evidence::default();
-        if end != End::Done {
-            evidence = Evidence {
-                console: self.console.iter().cloned().collect(),
-                registers,
-                qemu: last_lines(&files.qemu_log()),
-                device: last_lines(&files.device_log()),
-            };
         }
-        self.finish(end, evidence)
+        let exit = self.finish();
+        result.map(|()| exit)
     }
 
-    fn watch(
+    /// The boot loop.
+    fn boots(
         &mut self,
-        limits: Limits,
-        happenings: &Receiver<Happening>,
-        vm: &mut Vm,
-        monitor: &mut Option<Monitor>,
-    ) -> Result<End> {
-        let mut watch = Watch::new(limits, Instant::now());
+        guests: Guests,
+        limits: &Limits,
+        to: &Sender<(usize, Said)>,
+        said: &Receiver<(usize, Said)>,
+    ) -> Result<()> {
         loop {
-            let left = watch.deadline().saturating_duration_since(Instant::now());
-            let event = match happenings.recv_timeout(left) {
-                Ok(Happening::Report(Ok(message))) => Event::Report(message),
-                Ok(Happening::Report(Err(why))) => Event::Garbled(why),
-                Ok(Happening::Console(line)) => {
-                    self.keep(line.clone());
-                    self.output.console(&line)?;
-                    Event::Console(line)
+            let idle = self.options.jobs - self.running.len();
+            if self.over.is_none() && idle > 0 {
+                // A new repetition begins when all of the last one has ended.
+                for part in self.plan.parts(idle, self.options.isolate) {
+                    self.start(part, guests, limits, to)?;
                 }
-                Ok(Happening::Qemu(Said::Stopped)) => {
-                    // If it fails, QEMU has just died, and we shall hear of that.
-                    let _ = monitor.as_mut().map(Monitor::ask_run_state);
-                    continue;
-                }
-                Ok(Happening::Qemu(Said::RunState(state))) => Event::RunState(state),
-                Ok(Happening::Qemu(Said::Shutdown { reset })) => Event::Shutdown { reset },
-                Ok(Happening::Qemu(Said::Registers(_))) => continue,
-                Ok(Happening::QemuEnded) => Event::QemuExited(vm.qemu.reap()?),
-                Ok(Happening::DeviceEnded) => Event::DeviceExited(vm.device.reap()?),
-                Ok(Happening::Signal(signal)) => Event::Signal(signal),
-                Err(RecvTimeoutError::Timeout) => return Ok(watch.expired()),
-                // We hold a sender ourselves.
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Ok(End::Unexpected {
-                        reason: "nothing can happen any more".to_owned(),
-                    });
-                }
-            };
-            if let Some(end) = watch.on(&event, Instant::now()) {
-                return Ok(end);
             }
-            if let Event::Report(message) = event
-                && let Some(reason) = self.heard(message)?
+            if self.running.is_empty() {
+                return Ok(());
+            }
+            // We hold a sender ourselves.
+            let Ok((boot, said)) = said.recv() else {
+                return Ok(());
+            };
+            match said {
+                Said::Heard(heard) => self.heard(boot, heard),
+                Said::Ended(ended) => self.ended(boot, ended)?,
+            }
+            if let Some(Error::ClosedPipe) = self.reporters.failure()
+                && self.over.is_none()
             {
-                return Ok(End::Unexpected { reason });
+                self.stop("the reader of standard output has gone");
+                self.note_end(Exit::ClosedPipe, End::Stopped);
             }
         }
     }
 
-    fn keep(&mut self, line: String) {
-        if self.console.len() == CONSOLE {
-            self.console.pop_front();
-        }
-        self.console.push_back(line);
-    }
-
-    /// Looks at a guest that hangs: all CPUs' registers, if QEMU answers; and, if the kernel does, backtraces on the console.
-    fn examine(
+    fn start(
         &mut self,
-        mut monitor: Monitor,
-        mut console: UnixStream,
-        happenings: &Receiver<Happening>,
-    ) -> io::Result<Option<String>> {
-        monitor.ask_registers()?;
-        let registers = self.listen(REGISTERS, happenings, true);
-        for (key, time) in SYSRQ {
-            monitor.send_break()?;
-            self.listen(BREAK, happenings, false);
-            console.write_all(&[key])?;
-            self.listen(time, happenings, false);
-        }
-        Ok(registers)
-    }
-
-    /// Keeps what the console shows for a time, or until the registers come.
-    fn listen(
-        &mut self,
-        time: Duration,
-        happenings: &Receiver<Happening>,
-        for_registers: bool,
-    ) -> Option<String> {
-        let deadline = Instant::now() + time;
-        loop {
-            match happenings.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Happening::Qemu(Said::Registers(text))) if for_registers => return Some(text),
-                Ok(Happening::Console(line)) => self.keep(line),
-                Ok(_) => {}
-                Err(_) => return None,
+        part: VecDeque<Entry>,
+        guests: Guests,
+        limits: &Limits,
+        to: &Sender<(usize, Said)>,
+    ) -> Result<()> {
+        let names: Vec<_> = part.iter().map(|entry| entry.test.name.clone()).collect();
+        let guest = match guests(&names) {
+            Ok(guest) => guest,
+            Err(error) => {
+                self.plan.give_back(part);
+                return Err(error);
             }
+        };
+        let boot = self.boots;
+        self.boots += 1;
+        self.reporters.tell(What::BootStarted {
+            session: self.session,
+            boot,
+            tests: names.len(),
+        });
+        let now = self.reporters.elapsed_ms();
+        self.times.qemu_started.get_or_insert(now);
+        let channel = events::stream();
+        let stop = channel.0.clone();
+        let (machine, qemu, files) = guest.parts();
+        let (limits, to) = (limits.clone(), to.clone());
+        let thread = thread::spawn(move || {
+            // The session may have failed, and nobody listens any more.
+            let mut hear = |heard| drop(to.send((boot, Said::Heard(heard))));
+            let ended = boot::run(&machine, qemu, &files, limits, channel, &mut hear);
+            let _ = to.send((boot, Said::Ended(ended)));
+        });
+        let running = Running {
+            thread,
+            stop,
+            guest,
+            part,
+            started_ms: None,
+            known: BTreeSet::new(),
+            results: 0,
+            unexpected: None,
+        };
+        self.running.insert(boot, running);
+        Ok(())
+    }
+
+    /// Ends all boots, and starts no more.
+    fn stop(&mut self, why: &'static str) {
+        self.over.get_or_insert(why);
+        for running in self.running.values() {
+            // If nobody listens any more, the boot is over.
+            let _ = running.stop.send(Happening::Stop);
         }
     }
 
-    /// Takes note of a message that came in turn; says what is wrong if it does not fit the plan.
-    fn heard(&mut self, message: Message) -> Result<Option<String>> {
-        let elapsed = self.elapsed();
+    fn heard(&mut self, boot: usize, heard: Heard) {
+        let session = self.session;
+        let message = match heard {
+            Heard::Console(line) => {
+                self.reporters.tell(What::Console {
+                    session,
+                    boot,
+                    line,
+                });
+                return;
+            }
+            Heard::Report(message) => message,
+        };
+        let now = self.reporters.elapsed_ms();
+        let Some(running) = self.running.get_mut(&boot) else {
+            return;
+        };
         match message {
             Message::Hello { release, version } => {
-                self.times.hello = Some(elapsed);
-                self.environment.release = Some(release);
-                self.environment.version = Some(version);
-                self.begin_output()?;
+                self.times.hello.get_or_insert(now);
+                self.reporters.tell(What::GuestUp {
+                    session,
+                    boot,
+                    release,
+                    version,
+                });
             }
-            Message::Start { name } => self.output.start(&name)?,
+            Message::Start { name } => {
+                if running
+                    .part
+                    .front()
+                    .is_none_or(|next| next.test.name != name)
+                {
+                    running.unexpected = Some(format!(
+                        "the guest ran {name}, which is not what the plan says"
+                    ));
+                    // As above.
+                    let _ = running.stop.send(Happening::Stop);
+                    return;
+                }
+                running.started_ms = Some(now);
+                self.reporters.tell(What::TestStarted {
+                    session,
+                    boot,
+                    name,
+                });
+            }
             Message::End {
-                name,
                 outcome,
                 duration_ms,
                 notes,
                 dmesg,
-            } => {
-                let Some(test) = self
-                    .plan
-                    .get(self.tests.len())
-                    .filter(|test| test.name == name)
+                ..
+            } if running.unexpected.is_none() => {
+                // Its name was checked when it began; that it ends what began is the watch's to see.
+                let (Some(entry), started_ms) =
+                    (running.part.pop_front(), running.started_ms.take())
                 else {
-                    return Ok(Some(format!(
-                        "the guest ran {name}, which is not what the plan says"
-                    )));
+                    return;
                 };
-                self.times.first_result.get_or_insert(elapsed);
-                let verdict = Verdict::of(&name, outcome, self.baseline.as_ref());
-                let judged = Judged {
-                    test: test.clone(),
-                    verdict,
-                    duration_ms: Some(duration_ms),
-                    notes,
-                    dmesg,
-                };
-                self.output.verdict(&judged)?;
-                self.tests.push(judged);
+                running.results += 1;
+                let name = entry.test.name.clone();
+                let known = self.judge(
+                    entry,
+                    outcome,
+                    Ran {
+                        boot,
+                        started_ms,
+                        duration_ms: Some(duration_ms),
+                        notes,
+                        dmesg,
+                    },
+                );
+                if let (true, Some(running)) = (known, self.running.get_mut(&boot)) {
+                    running.known.insert(name);
+                }
             }
-            Message::Done | Message::Broken { .. } => {}
+            Message::End { .. } | Message::Done | Message::Broken { .. } => {}
         }
-        Ok(None)
     }
 
-    fn begin_output(&mut self) -> Result<()> {
-        self.output_began = true;
-        Ok(self.output.begin(&self.environment, self.plan.len())?)
+    /// Judges an outcome and tells of it. Says whether it is a failure that the baseline knows.
+    fn judge(&mut self, entry: Entry, outcome: Outcome, ran: Ran) -> bool {
+        self.any_result = true;
+        let now = self.reporters.elapsed_ms();
+        self.times.first_result.get_or_insert(now);
+        let verdict = Verdict::of(&entry.test.name, outcome, self.baseline.as_ref());
+        let differs = verdict.differs();
+        let retried = differs && entry.attempt <= self.options.retries;
+        let known = matches!(verdict, Verdict::Xfail { .. });
+        if retried {
+            self.plan.retry(entry.clone());
+        } else {
+            self.counts.add(&verdict, entry.attempt > 1);
+        }
+        self.reporters.tell(What::TestFinished {
+            session: self.session,
+            judged: Box::new(Judged {
+                test: entry.test,
+                verdict,
+                repetition: entry.repetition,
+                attempt: entry.attempt,
+                retried,
+                boot: Some(ran.boot),
+                started_ms: ran.started_ms,
+                duration_ms: ran.duration_ms,
+                notes: ran.notes,
+                dmesg: ran.dmesg,
+            }),
+        });
+        if differs && self.options.until_fail {
+            self.stop("the first difference ends the session");
+        }
+        known
     }
 
-    fn finish(mut self, end: End, evidence: Evidence) -> Result<(Record, Exit)> {
-        if !self.output_began {
-            self.begin_output()?;
+    fn ended(&mut self, boot: usize, ended: Result<Ended>) -> Result<()> {
+        let Some(mut running) = self.running.remove(&boot) else {
+            return Ok(());
+        };
+        // It has said its last word.
+        let _ = running.thread.join();
+        let mut ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.plan.give_back(running.part);
+                return Err(error);
+            }
+        };
+        running.guest.tell();
+        if let (End::Stopped, Some(reason)) = (&ended.end, running.unexpected.take()) {
+            ended.end = End::Unexpected { reason };
         }
-        for (at, test) in self.plan.iter().enumerate().skip(self.tests.len()) {
-            let reason = match at == self.tests.len() {
-                true => "the run ended before its result came",
-                false => "the run ended before its turn came",
+        let mut record = Boot {
+            boot,
+            end: ended.end.clone(),
+            culprit: None,
+            headline: None,
+            known: false,
+            evidence: ended.evidence,
+        };
+        match &ended.end {
+            End::Done | End::Stopped => {}
+            End::Interrupted { .. } => {
+                self.stop("interrupted");
+                self.note_end(Exit::Interrupted, ended.end.clone());
+            }
+            end => {
+                record.headline = ended.trouble.as_ref().map(|trouble| trouble.line.clone());
+                let before = ended
+                    .trouble
+                    .as_ref()
+                    .filter(|trouble| trouble.test != ended.test);
+                if let (Some(mut entry), Some(_)) = (
+                    ended.test.as_ref().and_then(|_| running.part.pop_front()),
+                    &ended.test,
+                ) {
+                    match before {
+                        // The kernel was broken before this test began.
+                        Some(trouble) if !entry.innocent => {
+                            record.culprit.clone_from(&trouble.test);
+                            record.known = trouble
+                                .test
+                                .as_ref()
+                                .is_some_and(|test| running.known.contains(test));
+                            entry.innocent = true;
+                            running.part.push_front(entry);
+                        }
+                        _ => {
+                            record.culprit = Some(entry.test.name.clone());
+                            let ran = Ran {
+                                boot,
+                                started_ms: running.started_ms,
+                                duration_ms: None,
+                                notes: Vec::new(),
+                                dmesg: std::mem::take(&mut ended.said),
+                            };
+                            let finding = Finding {
+                                eye: Eye::Harness,
+                                text: in_words(end, record.headline.as_deref()),
+                            };
+                            record.known = self.judge(entry, Outcome::Fail(vec![finding]), ran);
+                        }
+                    }
+                }
+                let fruitful = running.results > 0 || record.culprit.is_some();
+                self.fruitless = if fruitful { 0 } else { self.fruitless + 1 };
+                self.bad += usize::from(!record.known);
+                if !record.known {
+                    self.note_end(end.exit().unwrap_or(Exit::Internal), end.clone());
+                }
+                if !self.any_result || self.fruitless >= FRUITLESS {
+                    self.stop("the guest did not get to run it");
+                } else if self.bad >= BAD_BOOTS {
+                    self.stop("too many guests ended badly");
+                }
+            }
+        }
+        self.plan.give_back(running.part);
+        self.reporters.tell(What::BootFinished {
+            session: self.session,
+            ended: Box::new(record),
+        });
+        Ok(())
+    }
+
+    fn note_end(&mut self, exit: Exit, end: End) {
+        if self.worst.as_ref().is_none_or(|(worst, _)| *worst < exit) {
+            self.worst = Some((exit, end));
+        }
+    }
+
+    /// Tells what did not run, and what the session comes to.
+    fn finish(mut self) -> Exit {
+        let why = self
+            .over
+            .unwrap_or("the session ended before its turn came");
+        let left = self.plan.abandon();
+        // After the first difference there is nothing more that should have run.
+        let left = if self.options.until_fail && self.counts.failed > 0 {
+            Vec::new()
+        } else {
+            left
+        };
+        for entry in left {
+            let verdict = Verdict::NotRun {
+                reason: why.to_owned(),
             };
-            self.tests.push(Judged {
-                test: test.clone(),
-                verdict: Verdict::Missing {
-                    reason: reason.to_owned(),
-                },
-                duration_ms: None,
-                notes: Vec::new(),
-                dmesg: Vec::new(),
+            self.counts.add(&verdict, false);
+            self.reporters.tell(What::TestFinished {
+                session: self.session,
+                judged: Box::new(Judged {
+                    test: entry.test,
+                    verdict,
+                    repetition: entry.repetition,
+                    attempt: entry.attempt,
+                    retried: false,
+                    boot: None,
+                    started_ms: None,
+                    duration_ms: None,
+                    notes: Vec::new(),
+                    dmesg: Vec::new(),
+                }),
             });
         }
-        let counts = Counts::of(self.tests.iter().map(|judged| &judged.verdict));
-        let exit = end.exit().unwrap_or(if counts.failed == 0 {
-            Exit::Green
-        } else {
-            Exit::Differs
-        });
-        let record = Record {
-            format: FORMAT,
-            pinbed: env!("CARGO_PKG_VERSION"),
-            exit: exit as u8,
-            end,
-            counts,
-            environment: self.environment,
-            times: self.times,
-            tests: self.tests,
-            evidence,
+        let (exit, end) = match self.worst.take() {
+            Some((exit, end)) => (exit, end),
+            None if self.counts.failed == 0 && self.counts.not_run == 0 => (Exit::Green, End::Done),
+            None => (Exit::Differs, End::Done),
         };
-        self.output.end(&record)?;
-        Ok((record, exit))
-    }
-
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.times.ended = self.reporters.elapsed_ms();
+        self.reporters.tell(What::SessionFinished {
+            session: self.session,
+            summary: Summary {
+                exit: exit as u8,
+                end,
+                counts: self.counts,
+                times: self.times,
+            },
+        });
+        exit
     }
 }
 
-fn last_lines(log: &Path) -> Vec<String> {
-    let bytes = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<_> = text.lines().map(printable).collect();
-    lines[lines.len().saturating_sub(LOG)..].to_vec()
+/// A test that ran, perhaps not to its end.
+struct Ran {
+    boot: usize,
+    started_ms: Option<u64>,
+    duration_ms: Option<u64>,
+    notes: Vec<String>,
+    dmesg: Vec<String>,
+}
+
+/// What a bad end is to the test that it came in.
+fn in_words(end: &End, headline: Option<&str>) -> String {
+    let text = match end {
+        End::Panic { line, .. } => format!("the guest kernel panicked: {line}"),
+        End::Hang { reason, .. } => format!("the guest hangs: {reason}"),
+        End::DeviceDied { status, .. } => format!("the device process died: {status}"),
+        End::QemuDied { status, .. } => format!("QEMU died: {status}"),
+        End::Broken { reason }
+        | End::NeverUp { reason }
+        | End::NotProvided { reason }
+        | End::Unexpected { reason } => reason.clone(),
+        End::AccelBroken => "the accelerator stopped the guest with an internal error".to_owned(),
+        End::Done | End::Stopped | End::Interrupted { .. } => "the run ended".to_owned(),
+    };
+    match headline {
+        Some(headline) if !text.contains(headline) => format!("{headline}; then {text}"),
+        _ => text,
+    }
 }

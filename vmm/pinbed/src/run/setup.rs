@@ -3,26 +3,27 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use pinbed_abi::report::{COMPLIANCE_PATH, CONFIG_PATH, MODULES_PATH, PLAN_PATH, Plan};
 
 use crate::cli::{AccelArg, VmArgs};
+use crate::interrupt;
 use crate::judge::baseline::{Baseline, Baselines};
 use crate::kernel::{self, Choice, Driver, Kernel, Manifest, Module, Request};
 use crate::machine::accel::{self, Accel, Kvm};
 use crate::machine::initramfs::{self, Content};
 use crate::machine::vm::{Console, Files, Machine, shell_line};
 use crate::machine::watch::{End, Limits};
+use crate::machine::{boot, events};
 use crate::provision::programs::{self, Programs};
 use crate::provision::qemu::Qemu;
 use crate::provision::scratch::Scratch;
 use crate::provision::workspace;
-use crate::provision::{self, compliance, disk, interrupt, packages};
-use crate::report::Silent;
+use crate::provision::{self, compliance, disk, packages};
 use crate::report::record::Environment;
-use crate::run::session::Session;
+use crate::run::revision;
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
@@ -70,12 +71,17 @@ impl Host {
             kernel: request
                 .path()
                 .map_or_else(|| request.name(), |path| path.display().to_string()),
+            fingerprint: None,
+            tree_revision: request.path().and_then(revision::of),
+            fragments: args.fragments.clone(),
+            append: args.append.clone(),
             qemu: self.qemu.version.to_string(),
             accel: None,
             accel_reason: None,
             memory_mib: args.memory,
             cpus: args.cpus,
             baseline: None,
+            shuffle: None,
         }
     }
 
@@ -151,7 +157,7 @@ impl<'a> Setup<'a> {
         if args.accel == AccelArg::Auto
             && let Kvm::Fails(why) =
                 accel::probe(&host.qemu, &setup.kernel, context, |accel, limits| {
-                    setup.trial(args, request, accel, limits)
+                    setup.trial(args, accel, limits)
                 })?
         {
             setup.accel = Accel::Tcg;
@@ -161,35 +167,44 @@ impl<'a> Setup<'a> {
     }
 
     /// Boots the machine with nothing to do.
-    fn trial(&self, args: &VmArgs, request: &Request, accel: Accel, limits: Limits) -> Result<End> {
-        let directory = Directory::new(false)?;
+    fn trial(&self, args: &VmArgs, accel: Accel, limits: Limits) -> Result<End> {
         let plan = Plan::Tests {
             names: Vec::new(),
             timeout_s: 0,
         };
-        let mut machine =
-            self.machine(args, Console::Runner, directory.files(), &plan, Vec::new())?;
+        let guest = self.guest(args, &plan, false)?;
+        let (mut machine, qemu, files) = guest.parts();
         machine.accel = accel;
-        let mut silent = Silent;
-        let session = Session::new(
-            Vec::new(),
-            None,
-            self.environment(args, request),
-            &mut silent,
-            Instant::now(),
-        );
-        let (record, _) = session.run(
+        let ended = boot::run(
             &machine,
-            self.host.qemu.command(),
-            directory.files(),
+            qemu,
+            &files,
             limits,
+            events::stream(),
+            &mut |_| {},
         )?;
-        Ok(record.end)
+        Ok(ended.end)
+    }
+
+    /// A guest that carries out `plan`, with its console for the runner. Its directory goes with it unless it is to be kept.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn guest(&self, args: &VmArgs, plan: &Plan, keep: bool) -> Result<Guest> {
+        let directory = Directory::new(keep)?;
+        let machine = self.machine(args, Console::Runner, directory.files(), plan, Vec::new())?;
+        Ok(Guest {
+            machine,
+            qemu: self.host.qemu.clone(),
+            directory,
+        })
     }
 
     /// What the tests run on, as far as it is known before the guest is up.
     pub fn environment(&self, args: &VmArgs, request: &Request) -> Environment {
         Environment {
+            release: Some(self.kernel.release.clone()),
+            fingerprint: Some(self.kernel.fingerprint.clone()),
             accel: Some(self.accel),
             accel_reason: self.accel_reason.clone(),
             baseline: self.is_known().then(|| self.kernel.baseline_name()),
@@ -373,6 +388,30 @@ fn static_busybox() -> Result<PathBuf, provision::Error> {
 
 /// A program that needs libraries names who loads them.
 const LOADER: &[u8] = b"/ld-linux-x86-64.so";
+
+/// A guest that is ready to be booted.
+#[derive(Debug)]
+pub struct Guest {
+    machine: Machine,
+    qemu: Qemu,
+    directory: Directory,
+}
+
+impl Guest {
+    /// What [`boot::run`] takes.
+    pub fn parts(&self) -> (Machine, Command, Files) {
+        (
+            self.machine.clone(),
+            self.qemu.command(),
+            self.directory.files().clone(),
+        )
+    }
+
+    /// Says where its files are, if they are kept.
+    pub fn tell(&self) {
+        self.directory.tell();
+    }
+}
 
 /// A run's directory, removed when this is dropped unless it is to be kept.
 #[derive(Debug)]

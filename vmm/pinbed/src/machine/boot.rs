@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One boot of a guest: its machine is started, watched and torn down, and what it says is passed on.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use pinbed_abi::report::Message;
+
+use crate::interrupt;
+use crate::machine::events::{self, Happening};
+use crate::machine::qmp::{Monitor, Said};
+use crate::machine::vm::{self, Files, Machine, Vm};
+use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
+use crate::text::printable;
+
+/// Lines of the console that are kept as evidence.
+const CONSOLE: usize = 400;
+/// Lines of a process's log that are kept as evidence.
+const LOG: usize = 30;
+/// How long QEMU may take to print a hanging guest's registers.
+const REGISTERS: Duration = Duration::from_secs(2);
+/// SysRq keys for a hanging guest, and how long to listen after each: show all of what follows; where the CPUs are; which tasks are
+/// blocked, and where.
+const SYSRQ: [(u8, Duration); 3] = [
+    (b'9', Duration::from_millis(100)),
+    (b'l', Duration::from_millis(500)),
+    (b'w', Duration::from_millis(1000)),
+];
+/// How long a serial break takes to arrive.
+const BREAK: Duration = Duration::from_millis(50);
+
+/// What a guest says while it runs.
+#[derive(Debug)]
+pub enum Heard {
+    /// A report that came in its turn.
+    Report(Message),
+    /// A line on the console.
+    Console(String),
+}
+
+/// A boot that is over.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub end: End,
+    /// The test that ran then.
+    pub test: Option<String>,
+    /// What the console showed since that test began.
+    pub said: Vec<String>,
+    /// The kernel's first report that it is broken.
+    pub trouble: Option<Trouble>,
+    /// What is known of a bad end.
+    pub evidence: Evidence,
+}
+
+/// A boot that goes on.
+struct Boot<'a> {
+    watch: Watch,
+    happenings: Receiver<Happening>,
+    hear: &'a mut dyn FnMut(Heard),
+    console: VecDeque<String>,
+    /// Lines of `console` that came before the test that runs, or more than all of them.
+    before_test: usize,
+}
+
+/// Boots a machine and passes on what the guest says until it ends; `qemu` is the command without arguments. `channel` is as
+/// [`events::stream`] makes it; who keeps a sender can send [`Happening::Stop`].
+///
+/// # Errors
+/// When the machine cannot be started. Nothing is left running.
+pub fn run(
+    machine: &Machine,
+    qemu: Command,
+    files: &Files,
+    limits: Limits,
+    channel: (Sender<Happening>, Receiver<Happening>),
+    hear: &mut dyn FnMut(Heard),
+) -> Result<Ended> {
+    let (to, happenings) = channel;
+    let signals = to.clone();
+    // If nobody listens any more, the boot is over.
+    let _subscription =
+        interrupt::subscribe(move |signal| drop(signals.send(Happening::Signal(signal))));
+    let (mut vm, sources) = vm::start(machine, qemu, files)?;
+    // If it fails, QEMU has just died, and we shall hear of that.
+    let mut monitor = Monitor::new(sources.qmp.try_clone()?).ok();
+    let console = sources
+        .console
+        .as_ref()
+        .map(|(console, _)| console.try_clone())
+        .transpose()?;
+    events::listen(sources, &to);
+
+    let mut boot = Boot {
+        watch: Watch::new(limits, Instant::now()),
+        happenings,
+        hear,
+        console: VecDeque::new(),
+        before_test: 0,
+    };
+    let end = boot.watch(&mut vm, &mut monitor)?;
+    let registers = match (&end, monitor, console) {
+        // If one of these fails, QEMU has died meanwhile: there is no more to see.
+        (End::Hang { .. }, Some(monitor), Some(console)) => {
+            boot.examine(monitor, console).unwrap_or(None)
+        }
+        _ => None,
+    };
+    drop(vm);
+    let evidence = match end {
+        End::Done | End::Stopped => Evidence::default(),
+        _ => Evidence {
+            console: boot.console.iter().cloned().collect(),
+            registers,
+            qemu: last_lines(&files.qemu_log()),
+            device: last_lines(&files.device_log()),
+        },
+    };
+    Ok(Ended {
+        end,
+        test: boot.watch.test().map(str::to_owned),
+        said: boot.console.into_iter().skip(boot.before_test).collect(),
+        trouble: boot.watch.trouble().cloned(),
+        evidence,
+    })
+}
+
+impl Boot<'_> {
+    fn watch(&mut self, vm: &mut Vm, monitor: &mut Option<Monitor>) -> Result<End> {
+        loop {
+            let left = self
+                .watch
+                .deadline()
+                .saturating_duration_since(Instant::now());
+            let event = match self.happenings.recv_timeout(left) {
+                Ok(Happening::Report(Ok(message))) => Event::Report(message),
+                Ok(Happening::Report(Err(why))) => Event::Garbled(why),
+                Ok(Happening::Console(line)) => {
+                    self.keep(line.clone());
+                    (self.hear)(Heard::Console(line.clone()));
+                    Event::Console(line)
+                }
+                Ok(Happening::Qemu(Said::Stopped)) => {
+                    // If it fails, QEMU has just died, and we shall hear of that.
+                    let _ = monitor.as_mut().map(Monitor::ask_run_state);
+                    continue;
+                }
+                Ok(Happening::Qemu(Said::RunState(state))) => Event::RunState(state),
+                Ok(Happening::Qemu(Said::Shutdown { reset })) => Event::Shutdown { reset },
+                Ok(Happening::Qemu(Said::Registers(_))) => continue,
+                Ok(Happening::QemuEnded) => Event::QemuExited(vm.qemu.reap()?),
+                Ok(Happening::DeviceEnded) => Event::DeviceExited(vm.device.reap()?),
+                Ok(Happening::Signal(signal)) => Event::Signal(signal),
+                Ok(Happening::Stop) => Event::Stop,
+                Err(RecvTimeoutError::Timeout) => return Ok(self.watch.expired()),
+                // We hold a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(End::Unexpected {
+                        reason: "nothing can happen any more".to_owned(),
+                    });
+                }
+            };
+            if let Some(end) = self.watch.on(&event, Instant::now()) {
+                return Ok(end);
+            }
+            if let Event::Report(message) = event {
+                if let Message::Start { .. } = message {
+                    self.before_test = self.console.len();
+                }
+                (self.hear)(Heard::Report(message));
+            }
+        }
+    }
+
+    fn keep(&mut self, line: String) {
+        if self.console.len() == CONSOLE {
+            self.console.pop_front();
+            self.before_test = self.before_test.saturating_sub(1);
+        }
+        self.console.push_back(line);
+    }
+
+    /// Looks at a guest that hangs: all CPUs' registers, if QEMU answers; and, if the kernel does, backtraces on the console.
+    fn examine(
+        &mut self,
+        mut monitor: Monitor,
+        mut console: UnixStream,
+    ) -> io::Result<Option<String>> {
+        monitor.ask_registers()?;
+        let registers = self.listen(REGISTERS, true);
+        for (key, time) in SYSRQ {
+            monitor.send_break()?;
+            self.listen(BREAK, false);
+            console.write_all(&[key])?;
+            self.listen(time, false);
+        }
+        Ok(registers)
+    }
+
+    /// Keeps what the console shows for a time, or until the registers come.
+    fn listen(&mut self, time: Duration, for_registers: bool) -> Option<String> {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.happenings.recv_timeout(left) {
+                Ok(Happening::Qemu(Said::Registers(text))) if for_registers => return Some(text),
+                Ok(Happening::Console(line)) => {
+                    self.keep(line.clone());
+                    (self.hear)(Heard::Console(line));
+                }
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn last_lines(log: &Path) -> Vec<String> {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    lines[lines.len().saturating_sub(LOG)..].to_vec()
+}
