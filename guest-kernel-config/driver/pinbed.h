@@ -259,7 +259,8 @@ struct pinbed_bounce *pinbed_bounce_new(struct pinbed_device *pdev,
 void pinbed_bounce_free(struct pinbed_bounce *bounce);
 void pinbed_bounce_fill(struct pinbed_bounce *bounce, const void *from,
 			size_t length);
-void pinbed_bounce_drain(struct pinbed_bounce *bounce, void *to, size_t length);
+void pinbed_bounce_drain(struct pinbed_bounce *bounce, void *to, size_t length,
+			 size_t line, size_t stride);
 
 /* pinbed_ballast.c */
 

@@ -104,8 +104,20 @@
  */
 #define PINBED_OP_FILL 0x0201
 /*
- * Video: convert the image in src to the pixel format of dst (equal width and
- * height). Answers as PINBED_OP_COPY.
+ * Video: convert the image in src to the pixel format, encoding and
+ * quantization of dst (equal width and height). Answers as PINBED_OP_COPY. Two
+ * formats other than RGB have the same encoding, else PINBED_STATUS_INVALID.
+ *
+ * Between formats other than RGB with equal quantization, luma is moved
+ * unchanged; chroma is moved, repeated for two lines, averaged over two lines
+ * and rounded up, or 128 where the source is GREY. Between quantizations, luma
+ * and chroma are rounded to the nearest value.
+ *
+ * From RGB, luma and chroma differ from the encoding's formula by at most 2;
+ * chroma is that of the mean of the pixels that share it. To RGB, a channel
+ * differs by at most 4; luma below black (16 in limited range) may count as
+ * black. How it is rounded within that is the implementation's choice, and
+ * struct pinbed_job_response.dst_crc is that of the bytes it wrote.
  */
 #define PINBED_OP_CONVERT 0x0202
 /* Done. */
@@ -155,6 +167,29 @@
  * from whoever asked.
  */
 #define PINBED_FAULT_PROTECTED 5
+/*
+ * struct pinbed_format.quantization: full range, V4L2_QUANTIZATION_FULL_RANGE.
+ * RGB always has it.
+ */
+#define PINBED_QUANTIZATION_FULL 1
+/*
+ * struct pinbed_format.quantization: limited range,
+ * V4L2_QUANTIZATION_LIM_RANGE: luma 16 to 235, chroma 16 to 240.
+ */
+#define PINBED_QUANTIZATION_LIMITED 2
+/* struct pinbed_format.encoding: RGB has no Y'CbCr encoding. */
+#define PINBED_ENCODING_NONE 0
+/* struct pinbed_format.encoding: ITU-R BT.601, V4L2_YCBCR_ENC_601. */
+#define PINBED_ENCODING_BT601 1
+/* struct pinbed_format.encoding: ITU-R BT.709, V4L2_YCBCR_ENC_709. */
+#define PINBED_ENCODING_BT709 2
+/*
+ * struct pinbed_format.encoding: ITU-R BT.2020, not constant luminance,
+ * V4L2_YCBCR_ENC_BT2020.
+ */
+#define PINBED_ENCODING_BT2020 6
+/* struct pinbed_format.encoding: SMPTE 240M, V4L2_YCBCR_ENC_SMPTE240M. */
+#define PINBED_ENCODING_SMPTE240M 8
 /*
  * struct pinbed_attach_request.flags: from now on, and until DETACH, the memory
  * is the TEE's. Whichever buffer names it, only trusted applications that may
@@ -447,22 +482,26 @@ struct pinbed_status_response {
 static_assert(sizeof(struct pinbed_status_response) == 80);
 
 /**
- * struct pinbed_format - An image's layout in memory, as V4L2 defines the
- * format (struct v4l2_pix_format).
+ * struct pinbed_format - An image's layout in memory and its colours, as V4L2
+ * defines the format (struct v4l2_pix_format).
  * @fourcc: V4L2_PIX_FMT_*: GREY, NV12, YUYV or RGB3 (RGB24).
  * @width: Width in pixels.
  * @height: Height in lines.
  * @stride: Bytes from one line to the next (of the first plane, for NV12; its
  *   second plane has the same).
+ * @encoding: PINBED_ENCODING_*; PINBED_ENCODING_NONE for RGB24 only.
+ * @quantization: PINBED_QUANTIZATION_*; PINBED_QUANTIZATION_FULL for RGB24.
  */
 struct pinbed_format {
 	__le32 fourcc;
 	__le32 width;
 	__le32 height;
 	__le32 stride;
+	__le32 encoding;
+	__le32 quantization;
 };
 
-static_assert(sizeof(struct pinbed_format) == 16);
+static_assert(sizeof(struct pinbed_format) == 24);
 
 /**
  * struct pinbed_job_request - PINBED_OP_COPY, PINBED_OP_FILL,
@@ -485,7 +524,7 @@ struct pinbed_job_request {
 	__le32 reserved;
 };
 
-static_assert(sizeof(struct pinbed_job_request) == 104);
+static_assert(sizeof(struct pinbed_job_request) == 120);
 
 /**
  * struct pinbed_job_response - Answer to struct pinbed_job_request;

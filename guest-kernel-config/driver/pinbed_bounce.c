@@ -87,10 +87,18 @@ void pinbed_bounce_fill(struct pinbed_bounce *bounce, const void *from,
 	dma_sync_sgtable_for_device(bounce->dev, &bounce->sgt, bounce->direction);
 }
 
-/* The CPU copies out what the device has written. */
-void pinbed_bounce_drain(struct pinbed_bounce *bounce, void *to, size_t length)
+/*
+ * The CPU copies out what the device has written: of each @stride bytes the
+ * first @line.
+ */
+void pinbed_bounce_drain(struct pinbed_bounce *bounce, void *to, size_t length,
+			 size_t line, size_t stride)
 {
+	size_t at;
+
+	length = min(length, bounce->length);
 	dma_sync_sgtable_for_cpu(bounce->dev, &bounce->sgt, bounce->direction);
-	memcpy(to, bounce->vaddr, min(length, bounce->length));
+	for (at = 0; at < length; at += stride)
+		memcpy(to + at, bounce->vaddr + at, min(line, length - at));
 	dma_sync_sgtable_for_device(bounce->dev, &bounce->sgt, bounce->direction);
 }

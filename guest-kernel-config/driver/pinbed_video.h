@@ -23,6 +23,7 @@
  * @halves: Size of an image in half bytes for each pixel.
  * @width_shift: Width is a multiple of 1 << this.
  * @height_shift: Height is a multiple of 1 << this.
+ * @rgb: Has no Y'CbCr encoding.
  */
 struct pinbed_pixfmt {
 	u32 fourcc;
@@ -30,6 +31,7 @@ struct pinbed_pixfmt {
 	u8 halves;
 	u8 width_shift;
 	u8 height_shift;
+	bool rgb;
 };
 
 /**
@@ -85,11 +87,21 @@ struct pinbed_node {
  * @pixfmt: Pixel format.
  * @width: In pixels.
  * @height: In lines.
+ * @stride: Bytes from one line to the next, of each plane.
+ * @colorspace: V4L2_COLORSPACE_*.
+ * @xfer_func: V4L2_XFER_FUNC_*.
+ * @ycbcr_enc: V4L2_YCBCR_ENC_*, one that the device has or the default.
+ * @quantization: V4L2_QUANTIZATION_*.
  */
 struct pinbed_image {
 	const struct pinbed_pixfmt *pixfmt;
 	u32 width;
 	u32 height;
+	u32 stride;
+	u32 colorspace;
+	u32 xfer_func;
+	u32 ycbcr_enc;
+	u32 quantization;
 };
 
 /**
@@ -99,13 +111,10 @@ struct pinbed_image {
  * @entry: In the node's list.
  * @lock: See below.
  * @out: Format of the OUTPUT queue.
- * @cap: Format of the CAPTURE queue; width and height are always those of @out.
+ * @cap: Format of the CAPTURE queue; width, height, colorspace and transfer
+ *       function are always those of @out.
  * @out_sequence: Number of the next frame of the OUTPUT queue.
  * @cap_sequence: Number of the next frame of the CAPTURE queue.
- * @colorspace: Colours are what user space says about OUTPUT.
- * @xfer_func: As @colorspace.
- * @ycbcr_enc: As @colorspace.
- * @quantization: As @colorspace.
  * @planes: What the device holds for this file.
  * @job: The request of the running job.
  * @report_lock: See below.
@@ -120,10 +129,6 @@ struct pinbed_ctx {
 	struct pinbed_image cap;
 	u32 out_sequence;
 	u32 cap_sequence;
-	u32 colorspace;
-	u32 xfer_func;
-	u32 ycbcr_enc;
-	u32 quantization;
 	struct list_head planes;
 	struct pinbed_request *job;
 	/* Protects the buffers' reports. */
@@ -173,19 +178,26 @@ static inline struct pinbed_image *pinbed_image(struct pinbed_ctx *ctx, u32 type
 	return V4L2_TYPE_IS_OUTPUT(type) ? &ctx->out : &ctx->cap;
 }
 
-static inline u32 pinbed_stride(const struct pinbed_image *image)
+/* Bytes of a line without padding. */
+static inline u32 pinbed_line(const struct pinbed_image *image)
 {
 	return image->width * image->pixfmt->line;
 }
 
+/* Bytes of the image, padding included. */
 static inline u32 pinbed_size(const struct pinbed_image *image)
 {
-	return image->width * image->height * image->pixfmt->halves / 2;
+	const struct pinbed_pixfmt *pixfmt = image->pixfmt;
+
+	return image->stride * image->height * pixfmt->halves /
+	       (2 * pixfmt->line);
 }
 
 /* pinbed_video_format.c */
 
 void pinbed_format_init(struct pinbed_ctx *ctx);
+u32 pinbed_ycbcr_enc(const struct pinbed_image *image);
+u32 pinbed_quantization(const struct pinbed_image *image);
 int pinbed_enum_fmt(struct file *file, void *priv, struct v4l2_fmtdesc *f);
 int pinbed_enum_framesizes(struct file *file, void *priv,
 			   struct v4l2_frmsizeenum *size);
@@ -207,6 +219,8 @@ extern const struct pinbed_memop pinbed_memops[PINBED_NODES];
 
 extern const struct v4l2_m2m_ops pinbed_m2m_ops;
 
+/* Whether a CAPTURE image is more than a copy of an OUTPUT image. */
+bool pinbed_converts(const struct pinbed_ctx *ctx);
 void pinbed_job_done(struct pinbed_request *req);
 
 #endif /* PINBED_VIDEO_H */

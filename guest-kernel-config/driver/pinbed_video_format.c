@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The formats of a video node's files.
+ * The formats of a video node's files: sizes, strides and colours. The device
+ * converts what they say, so they say what is true of the pixels: luma and
+ * chroma keep their encoding and range, unless user space asks for others with
+ * V4L2_PIX_FMT_FLAG_SET_CSC, and RGB is always full range.
  */
 #include <linux/kernel.h>
 #include <linux/videodev2.h>
@@ -10,24 +13,53 @@
 
 #define PINBED_MIN_SIDE 2
 #define PINBED_MAX_SIDE 4096
+/* An RGB24 line of PINBED_MAX_SIDE pixels, and padding to a power of two. */
+#define PINBED_MAX_STRIDE 16384
 #define PINBED_DEFAULT_WIDTH 640
 #define PINBED_DEFAULT_HEIGHT 480
 
 /* The first takes any size. */
 static const struct pinbed_pixfmt pinbed_pixfmts[] = {
 	{ V4L2_PIX_FMT_GREY, 1, 2, 0, 0 },
-	{ V4L2_PIX_FMT_RGB24, 3, 6, 0, 0 },
+	{ V4L2_PIX_FMT_RGB24, 3, 6, 0, 0, true },
 	{ V4L2_PIX_FMT_YUYV, 2, 4, 1, 0 },
 	{ V4L2_PIX_FMT_NV12, 1, 3, 1, 1 },
 };
 
 void pinbed_format_init(struct pinbed_ctx *ctx)
 {
-	ctx->out.pixfmt = &pinbed_pixfmts[0];
-	ctx->out.width = PINBED_DEFAULT_WIDTH;
-	ctx->out.height = PINBED_DEFAULT_HEIGHT;
+	ctx->out = (struct pinbed_image){
+		.pixfmt = &pinbed_pixfmts[0],
+		.width = PINBED_DEFAULT_WIDTH,
+		.height = PINBED_DEFAULT_HEIGHT,
+		.colorspace = V4L2_COLORSPACE_SRGB,
+	};
+	ctx->out.stride = pinbed_line(&ctx->out);
 	ctx->cap = ctx->out;
-	ctx->colorspace = V4L2_COLORSPACE_SRGB;
+}
+
+/* What V4L2_YCBCR_ENC_DEFAULT stands for; the device has each default. */
+u32 pinbed_ycbcr_enc(const struct pinbed_image *image)
+{
+	if (image->ycbcr_enc != V4L2_YCBCR_ENC_DEFAULT)
+		return image->ycbcr_enc;
+	return V4L2_MAP_YCBCR_ENC_DEFAULT(image->colorspace);
+}
+
+/*
+ * What V4L2_QUANTIZATION_DEFAULT stands for. V4L2 says nothing of GREY; as in
+ * vivid's test pattern generator, where what is not Y'CbCr counts as RGB, its
+ * default is full range.
+ */
+u32 pinbed_quantization(const struct pinbed_image *image)
+{
+	bool full = image->pixfmt->rgb ||
+		    image->pixfmt->fourcc == V4L2_PIX_FMT_GREY;
+
+	if (image->quantization != V4L2_QUANTIZATION_DEFAULT)
+		return image->quantization;
+	return V4L2_MAP_QUANTIZATION_DEFAULT(full, image->colorspace,
+					     pinbed_ycbcr_enc(image));
 }
 
 static const struct pinbed_pixfmt *pinbed_find_pixfmt(u32 fourcc)
@@ -45,6 +77,9 @@ int pinbed_enum_fmt(struct file *file, void *priv, struct v4l2_fmtdesc *f)
 	if (f->index >= ARRAY_SIZE(pinbed_pixfmts))
 		return -EINVAL;
 	f->pixelformat = pinbed_pixfmts[f->index].fourcc;
+	if (!V4L2_TYPE_IS_OUTPUT(f->type) && !pinbed_pixfmts[f->index].rgb)
+		f->flags = V4L2_FMT_FLAG_CSC_YCBCR_ENC |
+			   V4L2_FMT_FLAG_CSC_QUANTIZATION;
 	return 0;
 }
 
@@ -65,16 +100,98 @@ int pinbed_enum_framesizes(struct file *file, void *priv,
 	return 0;
 }
 
-/* The device does not scale, so CAPTURE images have the size of OUTPUT's. */
-static struct pinbed_image pinbed_capture_image(const struct pinbed_image *out,
-						const struct pinbed_pixfmt *pixfmt)
+static bool pinbed_has_ycbcr_enc(u32 ycbcr_enc)
+{
+	return ycbcr_enc == V4L2_YCBCR_ENC_601 ||
+	       ycbcr_enc == V4L2_YCBCR_ENC_709 ||
+	       ycbcr_enc == V4L2_YCBCR_ENC_BT2020 ||
+	       ycbcr_enc == V4L2_YCBCR_ENC_SMPTE240M;
+}
+
+static bool pinbed_is_quantization(u32 quantization)
+{
+	return quantization == V4L2_QUANTIZATION_FULL_RANGE ||
+	       quantization == V4L2_QUANTIZATION_LIM_RANGE;
+}
+
+/* The padding that user space asks for, if it is one that the driver takes. */
+static u32 pinbed_choose_stride(const struct pinbed_image *image, u32 asked)
+{
+	u32 line = pinbed_line(image);
+
+	return asked >= line && asked <= PINBED_MAX_STRIDE ? asked : line;
+}
+
+static struct pinbed_image
+pinbed_output_image(const struct v4l2_pix_format *pix,
+		    const struct pinbed_pixfmt *pixfmt)
+{
+	struct pinbed_image image = {
+		.pixfmt = pixfmt,
+		.width = pix->width,
+		.height = pix->height,
+		.colorspace = V4L2_COLORSPACE_SRGB,
+	};
+
+	v4l_bound_align_image(&image.width, PINBED_MIN_SIDE, PINBED_MAX_SIDE,
+			      pixfmt->width_shift,
+			      &image.height, PINBED_MIN_SIDE, PINBED_MAX_SIDE,
+			      pixfmt->height_shift, 0);
+	image.stride = pinbed_choose_stride(&image, pix->bytesperline);
+
+	if (pix->colorspace == V4L2_COLORSPACE_DEFAULT ||
+	    pix->colorspace > V4L2_COLORSPACE_DCI_P3)
+		return image;
+	image.colorspace = pix->colorspace;
+	image.xfer_func = pix->xfer_func;
+	if (pinbed_has_ycbcr_enc(pix->ycbcr_enc))
+		image.ycbcr_enc = pix->ycbcr_enc;
+	if (pinbed_is_quantization(pix->quantization))
+		image.quantization = pix->quantization;
+	if (pixfmt->rgb && image.quantization == V4L2_QUANTIZATION_LIM_RANGE)
+		image.quantization = V4L2_QUANTIZATION_FULL_RANGE;
+	return image;
+}
+
+/*
+ * The device does not scale, so CAPTURE images have the size of OUTPUT's; their
+ * colours are what the device makes of them.
+ */
+static struct pinbed_image
+pinbed_capture_image(const struct pinbed_image *out,
+		     const struct pinbed_pixfmt *pixfmt, u32 stride)
 {
 	struct pinbed_image image = *out;
 
 	if (IS_ALIGNED(out->width, 1 << pixfmt->width_shift) &&
 	    IS_ALIGNED(out->height, 1 << pixfmt->height_shift))
 		image.pixfmt = pixfmt;
+	image.stride = pinbed_choose_stride(&image, stride);
+
+	if (image.pixfmt == out->pixfmt)
+		return image;
+	/* Said outright: what the default is of GREY, software disagrees about. */
+	if (image.pixfmt->rgb || out->pixfmt->rgb) {
+		image.quantization = V4L2_QUANTIZATION_DEFAULT;
+		image.quantization = pinbed_quantization(&image);
+	} else {
+		image.quantization = pinbed_quantization(out);
+	}
 	return image;
+}
+
+/* V4L2_PIX_FMT_FLAG_SET_CSC */
+static void pinbed_set_csc(struct pinbed_image *image,
+			   const struct pinbed_image *out,
+			   const struct v4l2_pix_format *pix)
+{
+	if (image->pixfmt->rgb)
+		return;
+	if (pinbed_is_quantization(pix->quantization))
+		image->quantization = pix->quantization;
+	/* The device does not get from one encoding to another. */
+	if (out->pixfmt->rgb && pinbed_has_ycbcr_enc(pix->ycbcr_enc))
+		image->ycbcr_enc = pix->ycbcr_enc;
 }
 
 static void pinbed_fill_fmt(struct v4l2_format *f,
@@ -86,18 +203,12 @@ static void pinbed_fill_fmt(struct v4l2_format *f,
 	pix->width = image->width;
 	pix->height = image->height;
 	pix->field = V4L2_FIELD_NONE;
-	pix->bytesperline = pinbed_stride(image);
+	pix->bytesperline = image->stride;
 	pix->sizeimage = pinbed_size(image);
-}
-
-static void pinbed_fill_colors(struct pinbed_ctx *ctx, struct v4l2_format *f)
-{
-	struct v4l2_pix_format *pix = &f->fmt.pix;
-
-	pix->colorspace = ctx->colorspace;
-	pix->xfer_func = ctx->xfer_func;
-	pix->ycbcr_enc = ctx->ycbcr_enc;
-	pix->quantization = ctx->quantization;
+	pix->colorspace = image->colorspace;
+	pix->xfer_func = image->xfer_func;
+	pix->ycbcr_enc = image->ycbcr_enc;
+	pix->quantization = image->quantization;
 }
 
 /* Returns what the queue would have after S_FMT, and puts it into @f. */
@@ -106,30 +217,19 @@ static struct pinbed_image pinbed_try(struct pinbed_ctx *ctx,
 {
 	const struct pinbed_pixfmt *pixfmt;
 	struct v4l2_pix_format *pix = &f->fmt.pix;
-	struct pinbed_image image = { };
+	struct pinbed_image image;
 
 	pixfmt = pinbed_find_pixfmt(pix->pixelformat);
 	if (!pixfmt)
 		pixfmt = &pinbed_pixfmts[0];
 
 	if (V4L2_TYPE_IS_OUTPUT(f->type)) {
-		image.pixfmt = pixfmt;
-		image.width = pix->width;
-		image.height = pix->height;
-		v4l_bound_align_image(&image.width, PINBED_MIN_SIDE,
-				      PINBED_MAX_SIDE, pixfmt->width_shift,
-				      &image.height, PINBED_MIN_SIDE,
-				      PINBED_MAX_SIDE, pixfmt->height_shift, 0);
-		if (pix->colorspace == V4L2_COLORSPACE_DEFAULT ||
-		    pix->colorspace > V4L2_COLORSPACE_DCI_P3) {
-			pix->colorspace = V4L2_COLORSPACE_SRGB;
-			pix->xfer_func = V4L2_XFER_FUNC_DEFAULT;
-			pix->ycbcr_enc = V4L2_YCBCR_ENC_DEFAULT;
-			pix->quantization = V4L2_QUANTIZATION_DEFAULT;
-		}
+		image = pinbed_output_image(pix, pixfmt);
 	} else {
-		image = pinbed_capture_image(&ctx->out, pixfmt);
-		pinbed_fill_colors(ctx, f);
+		image = pinbed_capture_image(&ctx->out, pixfmt,
+					     pix->bytesperline);
+		if (pix->flags & V4L2_PIX_FMT_FLAG_SET_CSC)
+			pinbed_set_csc(&image, &ctx->out, pix);
 	}
 	pinbed_fill_fmt(f, &image);
 	return image;
@@ -151,7 +251,6 @@ int pinbed_g_fmt(struct file *file, void *priv, struct v4l2_format *f)
 
 	mutex_lock(&ctx->lock);
 	pinbed_fill_fmt(f, pinbed_image(ctx, f->type));
-	pinbed_fill_colors(ctx, f);
 	mutex_unlock(&ctx->lock);
 	return 0;
 }
@@ -175,6 +274,7 @@ int pinbed_s_fmt_out(struct file *file, void *priv, struct v4l2_format *f)
 	struct pinbed_ctx *ctx = pinbed_file_ctx(file);
 	struct pinbed_image image;
 	int ret = -EBUSY;
+	u32 stride;
 
 	mutex_lock(&ctx->lock);
 	if (vb2_is_busy(v4l2_m2m_get_src_vq(ctx->fh.m2m_ctx)))
@@ -184,12 +284,10 @@ int pinbed_s_fmt_out(struct file *file, void *priv, struct v4l2_format *f)
 	    vb2_is_busy(v4l2_m2m_get_dst_vq(ctx->fh.m2m_ctx)))
 		goto unlock;
 
+	/* Padding stays where the size does, since buffers may be made for it. */
+	stride = image.width == ctx->cap.width ? ctx->cap.stride : 0;
 	ctx->out = image;
-	ctx->cap = pinbed_capture_image(&image, ctx->cap.pixfmt);
-	ctx->colorspace = f->fmt.pix.colorspace;
-	ctx->xfer_func = f->fmt.pix.xfer_func;
-	ctx->ycbcr_enc = f->fmt.pix.ycbcr_enc;
-	ctx->quantization = f->fmt.pix.quantization;
+	ctx->cap = pinbed_capture_image(&image, ctx->cap.pixfmt, stride);
 	ret = 0;
 unlock:
 	mutex_unlock(&ctx->lock);

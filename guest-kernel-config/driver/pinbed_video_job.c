@@ -46,6 +46,9 @@ static void pinbed_job_finish(struct pinbed_ctx *ctx, u32 status,
 	src->sequence = ctx->out_sequence++;
 	dst->sequence = ctx->cap_sequence++;
 	pinbed_copy_metadata(src, dst);
+	/* What CONVERT writes is less than the image, if lines are padded. */
+	if (written && pinbed_converts(ctx))
+		written = pinbed_size(&ctx->cap);
 	vb2_set_plane_payload(&dst->vb2_buf, 0, written);
 
 	v4l2_m2m_buf_done(src, state);
@@ -89,7 +92,18 @@ static void pinbed_wire_format(struct pinbed_format *format,
 	format->fourcc = cpu_to_le32(image->pixfmt->fourcc);
 	format->width = cpu_to_le32(image->width);
 	format->height = cpu_to_le32(image->height);
-	format->stride = cpu_to_le32(pinbed_stride(image));
+	format->stride = cpu_to_le32(image->stride);
+	/* The device has V4L2's numbers for both. */
+	if (!image->pixfmt->rgb)
+		format->encoding = cpu_to_le32(pinbed_ycbcr_enc(image));
+	format->quantization = cpu_to_le32(pinbed_quantization(image));
+}
+
+bool pinbed_converts(const struct pinbed_ctx *ctx)
+{
+	return ctx->out.pixfmt != ctx->cap.pixfmt ||
+	       ctx->out.stride != ctx->cap.stride ||
+	       pinbed_quantization(&ctx->out) != pinbed_quantization(&ctx->cap);
 }
 
 static void pinbed_wire_range(struct pinbed_range *range, struct vb2_buffer *vb,
@@ -106,7 +120,7 @@ static void pinbed_device_run(void *priv)
 	struct pinbed_device *pdev = ctx->node->pdev;
 	struct vb2_buffer *src = &v4l2_m2m_next_src_buf(ctx->fh.m2m_ctx)->vb2_buf;
 	struct vb2_buffer *dst = &v4l2_m2m_next_dst_buf(ctx->fh.m2m_ctx)->vb2_buf;
-	bool convert = ctx->out.pixfmt != ctx->cap.pixfmt;
+	bool convert = pinbed_converts(ctx);
 	struct pinbed_job_request *job = ctx->job->request;
 	struct pinbed_bounce *bounce;
 	u64 src_length = vb2_get_plane_payload(src, 0);

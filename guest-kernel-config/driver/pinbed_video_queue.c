@@ -112,11 +112,15 @@ static int pinbed_buf_prepare(struct vb2_buffer *vb)
 static void pinbed_buf_finish(struct vb2_buffer *vb)
 {
 	struct pinbed_plane *plane = to_pinbed_vb(vb)->planes[0];
+	struct pinbed_ctx *ctx = vb2_get_drv_priv(vb->vb2_queue);
+	u32 length = vb2_get_plane_payload(vb, 0);
+	bool padded = pinbed_converts(ctx);
 
 	if (plane && plane->bounce && !V4L2_TYPE_IS_OUTPUT(vb->type) &&
 	    vb->state == VB2_BUF_STATE_DONE)
-		pinbed_bounce_drain(plane->bounce, vb2_plane_vaddr(vb, 0),
-				    vb2_get_plane_payload(vb, 0));
+		pinbed_bounce_drain(plane->bounce, vb2_plane_vaddr(vb, 0), length,
+				    padded ? pinbed_line(&ctx->cap) : length,
+				    padded ? ctx->cap.stride : length);
 }
 
 static void pinbed_buf_queue(struct vb2_buffer *vb)

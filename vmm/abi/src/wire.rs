@@ -54,7 +54,16 @@ pub const OP_INJECT: u32 = 0x0105;
 pub const OP_COPY: u32 = 0x0200;
 /// Video: fill `dst` with the four bytes of [`JobRequest::pattern`], in memory order. Answers as [`OP_COPY`].
 pub const OP_FILL: u32 = 0x0201;
-/// Video: convert the image in `src` to the pixel format of `dst` (equal width and height). Answers as [`OP_COPY`].
+/// Video: convert the image in `src` to the pixel format, encoding and quantization of `dst` (equal width and height).
+/// Answers as [`OP_COPY`]. Two formats other than RGB have the same encoding, else [`STATUS_INVALID`].
+///
+/// Between formats other than RGB with equal quantization, luma is moved unchanged; chroma is moved, repeated for two lines,
+/// averaged over two lines and rounded up, or 128 where the source is GREY. Between quantizations, luma and chroma are
+/// rounded to the nearest value.
+///
+/// From RGB, luma and chroma differ from the encoding's formula by at most 2; chroma is that of the mean of the pixels that
+/// share it. To RGB, a channel differs by at most 4; luma below black (16 in limited range) may count as black. How it is
+/// rounded within that is the implementation's choice, and [`JobResponse::dst_crc`] is that of the bytes it wrote.
 pub const OP_CONVERT: u32 = 0x0202;
 
 /// Done.
@@ -91,6 +100,21 @@ pub const FAULT_PERMISSION: u32 = 3;
 pub const FAULT_NO_MEMORY: u32 = 4;
 /// [`Fault::reason`]: the memory is protected ([`ATTACH_PROTECTED`]) from whoever asked.
 pub const FAULT_PROTECTED: u32 = 5;
+
+/// [`Format::quantization`]: full range, `V4L2_QUANTIZATION_FULL_RANGE`. RGB always has it.
+pub const QUANTIZATION_FULL: u32 = 1;
+/// [`Format::quantization`]: limited range, `V4L2_QUANTIZATION_LIM_RANGE`: luma 16 to 235, chroma 16 to 240.
+pub const QUANTIZATION_LIMITED: u32 = 2;
+/// [`Format::encoding`]: RGB has no Y'CbCr encoding.
+pub const ENCODING_NONE: u32 = 0;
+/// [`Format::encoding`]: ITU-R BT.601, `V4L2_YCBCR_ENC_601`.
+pub const ENCODING_BT601: u32 = 1;
+/// [`Format::encoding`]: ITU-R BT.709, `V4L2_YCBCR_ENC_709`.
+pub const ENCODING_BT709: u32 = 2;
+/// [`Format::encoding`]: ITU-R BT.2020, not constant luminance, `V4L2_YCBCR_ENC_BT2020`.
+pub const ENCODING_BT2020: u32 = 6;
+/// [`Format::encoding`]: SMPTE 240M, `V4L2_YCBCR_ENC_SMPTE240M`.
+pub const ENCODING_SMPTE240M: u32 = 8;
 
 /// [`AttachRequest::flags`]: from now on, and until DETACH, the memory is the TEE's. Whichever buffer names it, only
 /// trusted applications that may have protected memory reach it, and the video engine as far as one of these allows it;
@@ -322,7 +346,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// An image's layout in memory, as V4L2 defines the format (`struct v4l2_pix_format`).
+    /// An image's layout in memory and its colours, as V4L2 defines the format (`struct v4l2_pix_format`).
     pub struct Format {
         /// `V4L2_PIX_FMT_…`: GREY, NV12, YUYV or RGB3 (RGB24).
         pub fourcc: U32,
@@ -332,6 +356,10 @@ wire_struct! {
         pub height: U32,
         /// Bytes from one line to the next (of the first plane, for NV12; its second plane has the same).
         pub stride: U32,
+        /// `ENCODING_…`; [`ENCODING_NONE`] for RGB24 only.
+        pub encoding: U32,
+        /// `QUANTIZATION_…`; [`QUANTIZATION_FULL`] for RGB24.
+        pub quantization: U32,
     }
 }
 

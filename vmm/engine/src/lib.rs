@@ -65,8 +65,8 @@ pub struct Engine {
     table: RwLock<dma::Table>,
     injector: inject::Injector,
     counters: Counters,
-    /// Bytes on their way from source to destination; kept from job to job, since fresh memory costs more than the copy.
-    scratch: Mutex<Vec<u8>>,
+    /// Kept from job to job, since fresh memory costs more than the copy.
+    scratch: Mutex<video::Scratch>,
     tee: Arc<tee::Tee>,
 }
 

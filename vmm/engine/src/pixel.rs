@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pixel formats: where an image's lines lie in a buffer, and conversion between formats.
 //!
-//! Formats are V4L2's: GREY, NV12, YUYV and RGB24, in BT.601 limited range. Images are converted without the padding at
-//! their lines' ends: [`Layout::extents`] says where the lines are, and conversion works on them back to back.
+//! Formats are V4L2's: GREY, NV12, YUYV and RGB24. Images are converted without the padding at their lines' ends:
+//! [`Layout::extents`] says where the lines are, and conversion works on them back to back.
 //!
 //! All formats but RGB24 are seen as a luma plane and a plane of interleaved chroma, which GREY lacks, NV12 has for every
 //! second line and YUYV for every line. Between these, luma is moved unchanged and chroma lines are repeated, averaged in
-//! pairs, or made neutral; from and to RGB24 the `yuv` crate converts.
+//! pairs, or made neutral; from and to RGB24 the `yuv` crate converts, with the host's vector code.
 
 use pinbed_abi::wire;
 use yuv::{
     BufferStoreMut, YuvBiPlanarImage, YuvBiPlanarImageMut, YuvConversionMode, YuvError,
-    YuvGrayImage, YuvGrayImageMut, YuvRange, YuvStandardMatrix,
+    YuvGrayImage, YuvGrayImageMut, YuvPackedImage, YuvRange, YuvStandardMatrix,
 };
 
 use crate::dma::Extent;
@@ -45,6 +45,77 @@ impl Pixels {
     }
 }
 
+/// How luma and chroma are made of red, green and blue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// ITU-R BT.601.
+    Bt601,
+    /// ITU-R BT.709.
+    Bt709,
+    /// ITU-R BT.2020, not constant luminance.
+    Bt2020,
+    /// SMPTE 240M.
+    Smpte240m,
+}
+
+impl Encoding {
+    fn from_wire(value: u32) -> Option<Self> {
+        match value {
+            wire::ENCODING_BT601 => Some(Self::Bt601),
+            wire::ENCODING_BT709 => Some(Self::Bt709),
+            wire::ENCODING_BT2020 => Some(Self::Bt2020),
+            wire::ENCODING_SMPTE240M => Some(Self::Smpte240m),
+            _ => None,
+        }
+    }
+
+    fn matrix(self) -> YuvStandardMatrix {
+        match self {
+            Self::Bt601 => YuvStandardMatrix::Bt601,
+            Self::Bt709 => YuvStandardMatrix::Bt709,
+            Self::Bt2020 => YuvStandardMatrix::Bt2020,
+            // V4L2's; the crate's are rounded to three digits.
+            Self::Smpte240m => YuvStandardMatrix::Custom(0.2122, 0.0865),
+        }
+    }
+}
+
+/// The values that luma and chroma take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// 0 to 255.
+    Full,
+    /// Luma 16 to 235, chroma 16 to 240.
+    Limited,
+}
+
+impl Quantization {
+    fn from_wire(value: u32) -> Option<Self> {
+        match value {
+            wire::QUANTIZATION_FULL => Some(Self::Full),
+            wire::QUANTIZATION_LIMITED => Some(Self::Limited),
+            _ => None,
+        }
+    }
+
+    fn range(self) -> YuvRange {
+        match self {
+            Self::Full => YuvRange::Full,
+            Self::Limited => YuvRange::Limited,
+        }
+    }
+
+    /// Black and the span to white of luma, or neutral and the span of chroma.
+    fn scale(self, luma: bool) -> (f32, f32) {
+        match (self, luma) {
+            (Self::Full, true) => (0.0, 255.0),
+            (Self::Full, false) => (128.0, 255.0),
+            (Self::Limited, true) => (16.0, 219.0),
+            (Self::Limited, false) => (128.0, 224.0),
+        }
+    }
+}
+
 /// An image's checked layout in a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -56,17 +127,30 @@ pub struct Layout {
     pub height: u32,
     /// Bytes from one line to the next; not less than a line.
     pub stride: u32,
+    /// `None` for RGB24.
+    pub encoding: Option<Encoding>,
+    /// Full for RGB24.
+    pub quantization: Quantization,
 }
 
 impl Layout {
-    /// Checks a layout; `None` if the format is unknown, cannot have this size, or the stride is shorter than a line.
+    /// Checks a layout; `None` if the format is unknown, cannot have this size, encoding or quantization, or the stride is shorter
+    /// than a line.
     pub fn from_wire(format: &wire::Format) -> Option<Self> {
         let pixels = Pixels::from_fourcc(format.fourcc.get())?;
+        let quantization = Quantization::from_wire(format.quantization.get())?;
+        let encoding = match (pixels, format.encoding.get()) {
+            (Pixels::Rgb24, wire::ENCODING_NONE) if quantization == Quantization::Full => None,
+            (Pixels::Rgb24, _) => return None,
+            (_, encoding) => Some(Encoding::from_wire(encoding)?),
+        };
         let layout = Self {
             pixels,
             width: format.width.get(),
             height: format.height.get(),
             stride: format.stride.get(),
+            encoding,
+            quantization,
         };
         let size_fits = match pixels {
             Pixels::Grey | Pixels::Rgb24 => true,
@@ -81,6 +165,13 @@ impl Layout {
         .then_some(layout)
     }
 
+    /// Whether an image of this layout can be converted to `to`: of the same size, and with the same encoding unless one is RGB24.
+    pub fn converts_to(&self, to: &Layout) -> bool {
+        let same_size = self.width == to.width && self.height == to.height;
+        let encodings = self.encoding.zip(to.encoding);
+        same_size && encodings.is_none_or(|(from, to)| from == to)
+    }
+
     /// Bytes of a line without padding.
     fn line(&self) -> u32 {
         match self.pixels {
@@ -88,6 +179,10 @@ impl Layout {
             Pixels::Yuyv => self.width * 2,
             Pixels::Rgb24 => self.width * 3,
         }
+    }
+
+    fn pixel_count(&self) -> usize {
+        self.width as usize * self.height as usize
     }
 
     /// Lines of all planes.
@@ -120,147 +215,241 @@ impl Layout {
     }
 }
 
-/// Converts an image of `from`'s format, its lines back to back, to `to`'s, likewise. Both have the same width and height,
-/// and `image` has [`Layout::packed_size`] of `from`.
-pub fn convert(from: &Layout, to: &Layout, image: &[u8]) -> Result<Vec<u8>, YuvError> {
-    let (width, height) = (from.width as usize, from.height as usize);
-    let mut converted = vec![0; to.packed_size()];
-    match (from.pixels, to.pixels) {
-        (a, b) if a == b => converted.copy_from_slice(image),
-        (Pixels::Rgb24, Pixels::Yuyv) => {
-            let (mut luma, mut chroma) = (vec![0; width * height], vec![0; width * height]);
-            encode(from, image, &mut luma, &mut chroma)?;
-            pack_yuyv(&luma, &chroma, &mut converted);
-        }
-        (Pixels::Rgb24, _) => {
-            let (luma, chroma) = converted.split_at_mut(width * height);
-            encode(from, image, luma, chroma)?;
-        }
-        (Pixels::Yuyv, _) => {
-            let (luma, chroma) = unpack_yuyv(image);
-            from_planes(to, &luma, &chroma, &mut converted)?;
-        }
-        _ => {
-            let (luma, chroma) = image.split_at(width * height);
-            from_planes(to, luma, chroma, &mut converted)?;
-        }
-    }
-    Ok(converted)
+/// Converts images, with memory that is kept from one to the next, since fresh memory costs more than the conversion.
+#[derive(Debug, Default)]
+pub struct Converter {
+    output: Vec<u8>,
+    planes: Vec<u8>,
 }
 
-/// Makes an image of `to`'s format of a luma plane and a plane of interleaved chroma; the length of `chroma` tells which
-/// lines have some.
-fn from_planes(to: &Layout, luma: &[u8], chroma: &[u8], image: &mut [u8]) -> Result<(), YuvError> {
-    let width = to.width as usize;
-    match to.pixels {
-        Pixels::Grey => image.copy_from_slice(luma),
-        Pixels::Nv12 => {
-            let (to_luma, to_chroma) = image.split_at_mut(luma.len());
-            to_luma.copy_from_slice(luma);
-            if chroma.is_empty() {
-                to_chroma.fill(NEUTRAL);
-            } else {
-                let pairs = chroma.chunks_exact(2 * width);
-                for (to, pair) in to_chroma.chunks_exact_mut(width).zip(pairs) {
-                    let (above, below) = pair.split_at(width);
-                    for ((to, a), b) in to.iter_mut().zip(above).zip(below) {
-                        *to = (u16::from(*a) + u16::from(*b)).div_ceil(2) as u8;
-                    }
+impl Converter {
+    /// Converts `image`, of `from`'s format and with its lines back to back, to `to`'s, likewise. `from` converts to `to`, and `image`
+    /// has [`Layout::packed_size`] of it; its bytes may be changed.
+    pub fn convert<'a>(
+        &'a mut self,
+        from: &Layout,
+        to: &Layout,
+        image: &'a mut [u8],
+    ) -> Result<&'a [u8], YuvError> {
+        if from.encoding.is_some() && to.encoding.is_some() {
+            requantize(from, to.quantization, image);
+        }
+        let (width, pixels) = (from.width as usize, from.pixel_count());
+        let output = sized(&mut self.output, to.packed_size());
+        match (from.pixels, to.pixels) {
+            (a, b) if a == b => return Ok(image),
+            (Pixels::Nv12, Pixels::Grey) => return Ok(&image[..pixels]),
+            (Pixels::Rgb24, Pixels::Grey) => encode_grey(from, to, image, output)?,
+            (Pixels::Rgb24, Pixels::Nv12) => {
+                let (luma, chroma) = output.split_at_mut(pixels);
+                encode(from, to, image, luma, chroma)?;
+            }
+            (Pixels::Rgb24, _) => encode_yuyv(from, to, image, output, &mut self.planes)?,
+            (Pixels::Grey, Pixels::Rgb24) => decode_grey(from, to, image, output)?,
+            (Pixels::Nv12, Pixels::Rgb24) => decode_nv12(from, to, image, output)?,
+            (_, Pixels::Rgb24) => decode_yuyv(from, to, image, output)?,
+            (Pixels::Grey, Pixels::Nv12) => {
+                output[..pixels].copy_from_slice(image);
+                output[pixels..].fill(NEUTRAL);
+            }
+            (Pixels::Grey, _) => {
+                for (pair, y) in output.chunks_exact_mut(2).zip(image) {
+                    pair.copy_from_slice(&[*y, NEUTRAL]);
+                }
+            }
+            (Pixels::Nv12, _) => {
+                let (luma, chroma) = image.split_at(pixels);
+                let pairs = luma.chunks_exact(2 * width).zip(chroma.chunks_exact(width));
+                for ((luma, chroma), output) in pairs.zip(output.chunks_exact_mut(4 * width)) {
+                    let (above, below) = output.split_at_mut(2 * width);
+                    pack(&luma[..width], chroma, above);
+                    pack(&luma[width..], chroma, below);
+                }
+            }
+            (Pixels::Yuyv, Pixels::Grey) => luma_of_yuyv(image, output),
+            (Pixels::Yuyv, _) => {
+                let (luma, chroma) = output.split_at_mut(pixels);
+                luma_of_yuyv(image, luma);
+                let pairs = image.chunks_exact(4 * width);
+                for (image, chroma) in pairs.zip(chroma.chunks_exact_mut(width)) {
+                    let (above, below) = image.split_at(2 * width);
+                    mean_chroma(above, below, chroma);
                 }
             }
         }
-        Pixels::Yuyv => {
-            let neutral = vec![NEUTRAL; width];
-            let chroma_lines = chroma.len() / width;
-            let lines = image
-                .chunks_exact_mut(2 * width)
-                .zip(luma.chunks_exact(width));
-            for (line, (image, luma)) in lines.enumerate() {
-                // One chroma line for each line, or for two.
-                let at = line * chroma_lines / to.height as usize * width;
-                let chroma = chroma.get(at..at + width).unwrap_or(&neutral);
-                pack_yuyv(luma, chroma, image);
-            }
-        }
-        Pixels::Rgb24 => decode(to, luma, chroma, image)?,
+        Ok(output)
     }
-    Ok(())
+
+    /// Gives back memory of more than `kept` bytes.
+    pub fn shrink(&mut self, kept: usize) {
+        if self.output.len() > kept {
+            self.output = Vec::new();
+        }
+    }
+}
+
+/// The first `length` bytes of `scratch`, with whatever is in them.
+pub(crate) fn sized(scratch: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if scratch.len() < length {
+        scratch.resize(length, 0);
+    }
+    &mut scratch[..length]
 }
 
 /// Chroma of grey.
 const NEUTRAL: u8 = 128;
 
-fn pack_yuyv(luma: &[u8], chroma: &[u8], image: &mut [u8]) {
-    for ((pair, y), c) in image.chunks_exact_mut(2).zip(luma).zip(chroma) {
+/// Scales luma and chroma of an image with both from its quantization to another.
+fn requantize(from: &Layout, to: Quantization, image: &mut [u8]) {
+    if from.quantization == to {
+        return;
+    }
+    let table = |luma: bool| -> [u8; 256] {
+        let ((zero, span), (to_zero, to_span)) = (from.quantization.scale(luma), to.scale(luma));
+        // The conversion saturates, and what is outside of limited range is as good as its end.
+        std::array::from_fn(|value| {
+            ((value as f32 - zero) * to_span / span + to_zero).round() as u8
+        })
+    };
+    let (luma, chroma) = (table(true), table(false));
+    match from.pixels {
+        Pixels::Yuyv => {
+            for pair in image.chunks_exact_mut(2) {
+                (pair[0], pair[1]) = (luma[usize::from(pair[0])], chroma[usize::from(pair[1])]);
+            }
+        }
+        _ => {
+            let (luma_plane, chroma_plane) = image.split_at_mut(from.pixel_count());
+            for (plane, table) in [(luma_plane, luma), (chroma_plane, chroma)] {
+                for byte in plane {
+                    *byte = table[usize::from(*byte)];
+                }
+            }
+        }
+    }
+}
+
+fn pack(luma: &[u8], chroma: &[u8], yuyv: &mut [u8]) {
+    for ((pair, y), c) in yuyv.chunks_exact_mut(2).zip(luma).zip(chroma) {
         pair.copy_from_slice(&[*y, *c]);
     }
 }
 
-fn unpack_yuyv(image: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let (mut luma, mut chroma) = (vec![0; image.len() / 2], vec![0; image.len() / 2]);
-    for ((pair, y), c) in image.chunks_exact(2).zip(&mut luma).zip(&mut chroma) {
-        (*y, *c) = (pair[0], pair[1]);
+fn luma_of_yuyv(yuyv: &[u8], luma: &mut [u8]) {
+    for (pair, y) in yuyv.chunks_exact(2).zip(luma) {
+        *y = pair[0];
     }
-    (luma, chroma)
 }
 
-/// From RGB24 to planes; the length of `chroma` tells which lines have some.
-fn encode(from: &Layout, rgb: &[u8], luma: &mut [u8], chroma: &mut [u8]) -> Result<(), YuvError> {
-    let (width, height) = (from.width, from.height);
-    let every_line = chroma.len() == luma.len();
-    let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt601);
-    if chroma.is_empty() {
-        let mut image = YuvGrayImageMut {
-            y_plane: BufferStoreMut::Borrowed(luma),
-            y_stride: width,
-            width,
-            height,
-        };
-        return yuv::rgb_to_yuv400(&mut image, rgb, from.line(), range, matrix);
+/// The chroma of two lines of YUYV, averaged and rounded up.
+fn mean_chroma(above: &[u8], below: &[u8], chroma: &mut [u8]) {
+    let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+    for ((above, below), c) in pairs.zip(chroma) {
+        *c = (u16::from(above[1]) + u16::from(below[1])).div_ceil(2) as u8;
     }
-    let mut image = YuvBiPlanarImageMut {
+}
+
+/// Range and matrix of the side that is not RGB24.
+fn colours(layout: &Layout) -> (YuvRange, YuvStandardMatrix) {
+    let encoding = layout.encoding.unwrap_or(Encoding::Bt601);
+    (layout.quantization.range(), encoding.matrix())
+}
+
+fn encode_grey(from: &Layout, to: &Layout, rgb: &[u8], luma: &mut [u8]) -> Result<(), YuvError> {
+    let (range, matrix) = colours(to);
+    let mut image = YuvGrayImageMut {
         y_plane: BufferStoreMut::Borrowed(luma),
-        y_stride: width,
+        y_stride: to.width,
+        width: to.width,
+        height: to.height,
+    };
+    yuv::rgb_to_yuv400(&mut image, rgb, from.line(), range, matrix)
+}
+
+/// From RGB24 to planes; the length of `chroma` tells whether each line has some, or every second.
+fn encode(
+    from: &Layout,
+    to: &Layout,
+    rgb: &[u8],
+    luma: &mut [u8],
+    chroma: &mut [u8],
+) -> Result<(), YuvError> {
+    let (range, matrix) = colours(to);
+    let every_line = chroma.len() == luma.len();
+    let mut image = YuvBiPlanarImageMut {
+        width: to.width,
+        height: luma.len() as u32 / to.width,
+        y_plane: BufferStoreMut::Borrowed(luma),
+        y_stride: to.width,
         uv_plane: BufferStoreMut::Borrowed(chroma),
-        uv_stride: width,
-        width,
-        height,
+        uv_stride: to.width,
     };
     let rgb_to_planes = if every_line {
         yuv::rgb_to_yuv_nv16
     } else {
         yuv::rgb_to_yuv_nv12
     };
-    let mode = YuvConversionMode::Balanced;
-    rgb_to_planes(&mut image, rgb, from.line(), range, matrix, mode)
+    rgb_to_planes(&mut image, rgb, from.line(), range, matrix, MODE)
 }
 
-/// From planes to RGB24; the length of `chroma` tells which lines have some.
-fn decode(to: &Layout, luma: &[u8], chroma: &[u8], rgb: &mut [u8]) -> Result<(), YuvError> {
-    let (width, height) = (to.width, to.height);
-    let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt601);
-    if chroma.is_empty() {
-        let image = YuvGrayImage {
-            y_plane: luma,
-            y_stride: width,
-            width,
-            height,
-        };
-        return yuv::yuv400_to_rgb(&image, rgb, to.line(), range, matrix);
+/// The crate makes planes only. They are made and packed a few lines at a time, while the cache has them.
+fn encode_yuyv(
+    from: &Layout,
+    to: &Layout,
+    rgb: &[u8],
+    yuyv: &mut [u8],
+    planes: &mut Vec<u8>,
+) -> Result<(), YuvError> {
+    let width = to.width as usize;
+    let band = width * (BAND / width).max(1);
+    let (luma, chroma) = sized(planes, 2 * band).split_at_mut(band);
+    for (rgb, yuyv) in rgb.chunks(3 * band).zip(yuyv.chunks_mut(2 * band)) {
+        let pixels = yuyv.len() / 2;
+        let (luma, chroma) = (&mut luma[..pixels], &mut chroma[..pixels]);
+        encode(from, to, rgb, luma, chroma)?;
+        pack(luma, chroma, yuyv);
     }
-    let image = YuvBiPlanarImage {
+    Ok(())
+}
+
+/// Pixels that are made and packed at a time.
+const BAND: usize = 8192;
+
+/// The crate's usual one, of 13 bits where it computes in 16.
+const MODE: YuvConversionMode = YuvConversionMode::Balanced;
+
+fn decode_grey(from: &Layout, to: &Layout, luma: &[u8], rgb: &mut [u8]) -> Result<(), YuvError> {
+    let (range, matrix) = colours(from);
+    let image = YuvGrayImage {
         y_plane: luma,
-        y_stride: width,
-        uv_plane: chroma,
-        uv_stride: width,
-        width,
-        height,
+        y_stride: from.width,
+        width: from.width,
+        height: from.height,
     };
-    let planes_to_rgb = if chroma.len() == luma.len() {
-        yuv::yuv_nv16_to_rgb
-    } else {
-        yuv::yuv_nv12_to_rgb
+    yuv::yuv400_to_rgb(&image, rgb, to.line(), range, matrix)
+}
+
+fn decode_nv12(from: &Layout, to: &Layout, nv12: &[u8], rgb: &mut [u8]) -> Result<(), YuvError> {
+    let (range, matrix) = colours(from);
+    let (y_plane, uv_plane) = nv12.split_at(from.pixel_count());
+    let image = YuvBiPlanarImage {
+        y_plane,
+        y_stride: from.width,
+        uv_plane,
+        uv_stride: from.width,
+        width: from.width,
+        height: from.height,
     };
-    let mode = YuvConversionMode::Balanced;
-    planes_to_rgb(&image, rgb, to.line(), range, matrix, mode)
+    yuv::yuv_nv12_to_rgb(&image, rgb, to.line(), range, matrix, MODE)
+}
+
+fn decode_yuyv(from: &Layout, to: &Layout, yuyv: &[u8], rgb: &mut [u8]) -> Result<(), YuvError> {
+    let (range, matrix) = colours(from);
+    let image = YuvPackedImage {
+        yuy: yuyv,
+        yuy_stride: from.line(),
+        width: from.width,
+        height: from.height,
+    };
+    yuv::yuyv422_to_rgb(&image, rgb, to.line(), range, matrix)
 }

@@ -15,11 +15,18 @@ use crate::control::nothing_follows;
 use crate::dma::{self, Access, Extent, Fault, Piece, Range};
 use crate::inject::Outcome;
 use crate::message::{Answer, Request, status};
-use crate::pixel::{self, Layout};
+use crate::pixel::{Converter, Layout, sized};
 use crate::{Engine, count};
 
 /// Scratch memory that is kept from job to job; a larger job's is given back.
 const SCRATCH_KEPT: usize = 64 << 20;
+
+/// Bytes on their way from source to destination.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    bytes: Vec<u8>,
+    converter: Converter,
+}
 
 /// A job whose request makes sense.
 #[derive(Debug)]
@@ -122,9 +129,8 @@ impl Job {
             wire::OP_CONVERT => {
                 let from = Layout::from_wire(&request.src_format)?;
                 let to = Layout::from_wire(&request.dst_format)?;
-                let same_size = from.width == to.width && from.height == to.height;
                 let fits = from.size() <= src.length && to.size() <= dst.length;
-                (same_size && fits).then(|| Self {
+                (from.converts_to(&to) && fits).then(|| Self {
                     work: Work::Convert(from, to),
                     src,
                     src_extents: from.extents(),
@@ -141,6 +147,7 @@ impl Job {
             .scratch
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let Scratch { bytes, converter } = &mut *scratch;
         // Held to the end: a buffer must not be detached while its bytes move.
         let table = engine.table();
         let src = match self.work {
@@ -153,29 +160,25 @@ impl Job {
             .resolve(memory, self.dst, &self.dst_extents, Access::Write)
             .map_err(Failure::Fault)?;
 
-        let input = sized(&mut scratch, dma::total(&src));
+        let input = sized(bytes, dma::total(&src));
         table
             .read(memory, &src, input)
             .map_err(|reason| self.lost(Access::Read, reason))?;
         let (bytes_read, src_crc) = (input.len() as u64, crc32c::crc32c(input));
 
-        let made;
         let output: &[u8] = match &self.work {
             Work::Copy => input,
             Work::Fill(pattern) => {
-                let output = sized(&mut scratch, dma::total(&dst));
+                let output = sized(bytes, dma::total(&dst));
                 for bytes in output.chunks_mut(pattern.len()) {
                     bytes.copy_from_slice(&pattern[..bytes.len()]);
                 }
                 output
             }
-            Work::Convert(from, to) => {
-                made = pixel::convert(from, to, input).map_err(|error| {
-                    log::error!("cannot convert {from:?} to {to:?}: {error}");
-                    Failure::Engine
-                })?;
-                &made
-            }
+            Work::Convert(from, to) => converter.convert(from, to, input).map_err(|error| {
+                log::error!("cannot convert {from:?} to {to:?}: {error}");
+                Failure::Engine
+            })?,
         };
         table
             .write(memory, &dst, output)
@@ -185,9 +188,10 @@ impl Job {
             Work::Fill(_) | Work::Convert(..) => crc32c::crc32c(output),
         };
         let bytes_written = output.len() as u64;
-        if scratch.len() > SCRATCH_KEPT {
-            *scratch = Vec::new();
+        if bytes.len() > SCRATCH_KEPT {
+            *bytes = Vec::new();
         }
+        converter.shrink(SCRATCH_KEPT);
         Ok(Done {
             src,
             dst,
@@ -211,14 +215,6 @@ impl Job {
             range,
         })
     }
-}
-
-/// The first `length` bytes of `scratch`, with whatever is in them.
-fn sized(scratch: &mut Vec<u8>, length: usize) -> &mut [u8] {
-    if scratch.len() < length {
-        scratch.resize(length, 0);
-    }
-    &mut scratch[..length]
 }
 
 impl Done {

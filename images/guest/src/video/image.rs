@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Images as V4L2 lays them out (Documentation/userspace-api/media/v4l/pixfmt.rst), without padding between lines.
+//! Images as V4L2 lays them out (Documentation/userspace-api/media/v4l/pixfmt.rst) and colours them (colorspaces.rst there).
 
-use crate::video::v4l2::{FIELD_NONE, PixFormat};
+use crate::video::v4l2::{FIELD_NONE, PIX_FMT_FLAG_SET_CSC, PIX_FMT_PRIV_MAGIC, PixFormat};
 
 /// A pixel format that the device knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,30 @@ impl Pixels {
     }
 }
 
-/// Pixel format and size.
+/// What S_FMT is asked to make of an image's colours; zero is V4L2's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Colours {
+    /// `V4L2_COLORSPACE_…`
+    pub colorspace: u32,
+    /// `V4L2_YCBCR_ENC_…`
+    pub encoding: u32,
+    /// `V4L2_QUANTIZATION_…`
+    pub quantization: u32,
+    /// On a CAPTURE queue: convert to these colours (`V4L2_PIX_FMT_FLAG_SET_CSC`).
+    pub convert: bool,
+}
+
+impl Colours {
+    /// Whatever the node makes of them.
+    pub const ANY: Self = Self {
+        colorspace: 0,
+        encoding: 0,
+        quantization: 0,
+        convert: false,
+    };
+}
+
+/// Pixel format, size and colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image {
     /// The format.
@@ -40,6 +63,10 @@ pub struct Image {
     pub width: usize,
     /// Lines.
     pub height: usize,
+    /// Bytes between a line's end and the next line.
+    pub padding: usize,
+    /// What S_FMT is asked for.
+    pub colours: Colours,
 }
 
 impl Image {
@@ -52,6 +79,8 @@ impl Image {
             pixels: Pixels::Grey,
             width,
             height,
+            padding: 0,
+            colours: Colours::ANY,
         }
     }
 
@@ -60,13 +89,30 @@ impl Image {
         Self { pixels, ..self }
     }
 
-    /// Bytes from one line to the next (of the luma, for NV12).
-    pub fn stride(self) -> usize {
+    /// The same picture with lines that begin at multiples of `bytes`.
+    pub fn aligned(self, bytes: usize) -> Self {
+        let line = self.line();
+        let padding = line.next_multiple_of(bytes) - line;
+        Self { padding, ..self }
+    }
+
+    /// The same picture in other colours.
+    pub fn coloured(self, colours: Colours) -> Self {
+        Self { colours, ..self }
+    }
+
+    /// Bytes of a line without padding.
+    pub fn line(self) -> usize {
         match self.pixels {
             Pixels::Grey | Pixels::Nv12 => self.width,
             Pixels::Yuyv => self.width.next_multiple_of(2) * 2,
             Pixels::Rgb24 => self.width * 3,
         }
+    }
+
+    /// Bytes from one line to the next.
+    pub fn stride(self) -> usize {
+        self.line() + self.padding
     }
 
     /// Bytes.
@@ -77,6 +123,18 @@ impl Image {
         }
     }
 
+    /// The lines of an image, one after the other, without or with only their padding.
+    pub fn lines(self, bytes: &[u8], padding: bool) -> Vec<u8> {
+        bytes
+            .chunks(self.stride())
+            .flat_map(|line| {
+                let (line, rest) = line.split_at(self.line());
+                if padding { rest } else { line }
+            })
+            .copied()
+            .collect()
+    }
+
     /// What to ask of S_FMT.
     pub fn to_v4l2(self) -> PixFormat {
         PixFormat {
@@ -84,6 +142,21 @@ impl Image {
             height: self.height as u32,
             pixelformat: self.pixels.fourcc(),
             field: FIELD_NONE,
+            // Zero asks for no padding.
+            bytesperline: if self.padding > 0 {
+                self.stride() as u32
+            } else {
+                0
+            },
+            colorspace: self.colours.colorspace,
+            private: PIX_FMT_PRIV_MAGIC,
+            flags: if self.colours.convert {
+                PIX_FMT_FLAG_SET_CSC
+            } else {
+                0
+            },
+            ycbcr_enc: self.colours.encoding,
+            quantization: self.colours.quantization,
             ..PixFormat::default()
         }
     }

@@ -46,6 +46,28 @@ pub const FLAG_QUEUED: u32 = 0x2;
 pub const FLAG_DONE: u32 = 0x4;
 /// `V4L2_BUF_FLAG_ERROR`.
 pub const FLAG_ERROR: u32 = 0x40;
+/// `V4L2_PIX_FMT_PRIV_MAGIC`: [`PixFormat`]'s members after `private` mean something.
+pub const PIX_FMT_PRIV_MAGIC: u32 = 0xfeed_cafe;
+/// `V4L2_PIX_FMT_FLAG_SET_CSC`
+pub const PIX_FMT_FLAG_SET_CSC: u32 = 2;
+/// `V4L2_COLORSPACE_…`
+pub const COLORSPACE_SMPTE170M: u32 = 1;
+/// `V4L2_COLORSPACE_…`
+pub const COLORSPACE_REC709: u32 = 3;
+/// `V4L2_COLORSPACE_…`
+pub const COLORSPACE_JPEG: u32 = 7;
+/// `V4L2_COLORSPACE_…`
+pub const COLORSPACE_SRGB: u32 = 8;
+/// `V4L2_YCBCR_ENC_…`
+pub const YCBCR_ENC_601: u32 = 1;
+/// `V4L2_YCBCR_ENC_…`
+pub const YCBCR_ENC_709: u32 = 2;
+/// `V4L2_YCBCR_ENC_…`
+pub const YCBCR_ENC_BT2020: u32 = 6;
+/// `V4L2_QUANTIZATION_…`
+pub const QUANTIZATION_FULL_RANGE: u32 = 1;
+/// `V4L2_QUANTIZATION_…`
+pub const QUANTIZATION_LIM_RANGE: u32 = 2;
 /// `V4L2_FIELD_NONE`.
 pub const FIELD_NONE: u32 = 1;
 

@@ -180,6 +180,16 @@ pub fn format(fourcc: &[u8; 4], width: u32, height: u32, stride: u32) -> wire::F
         width: width.into(),
         height: height.into(),
         stride: stride.into(),
+        encoding: match fourcc {
+            b"RGB3" => wire::ENCODING_NONE,
+            _ => wire::ENCODING_BT601,
+        }
+        .into(),
+        quantization: match fourcc {
+            b"RGB3" => wire::QUANTIZATION_FULL,
+            _ => wire::QUANTIZATION_LIMITED,
+        }
+        .into(),
     }
 }
 
