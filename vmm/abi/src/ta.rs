@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The built-in trusted applications: UUIDs, functions and their parameters.
 //!
-//! The first six are the well-known examples that client programs bring along, with the UUIDs, functions and parameters
+//! The first ten are the well-known examples that client programs bring along, with the UUIDs, functions and parameters
 //! these expect. [`pin`] and [`playback`] are pinbed's own, for its tests.
 //!
 //! `[in, out]` lists the parameters in order: *value in* is [`crate::tee::PARAM_VALUE_INPUT`], *memref any* one of the three
@@ -110,6 +110,140 @@ pub mod acipher {
     pub const ALGORITHM_OAEP_SHA384: u32 = 0x6051_0230;
     /// RSAES-OAEP, MGF1 with SHA-512.
     pub const ALGORITHM_OAEP_SHA512: u32 = 0x6061_0230;
+}
+
+/// Elliptic-curve Diffie-Hellman.
+pub mod ecdh {
+    /// 50c82425-94da-4072-a3e0-58ef063767c0
+    pub const UUID: super::Uuid = super::uuid(0x50c82425_94da_4072_a3e0_58ef063767c0);
+    /// [value in `a` = `CURVE_…`, none, none, memref out]: makes two key pairs, derives the secret on both sides, compares, and
+    /// gives it: the x coordinate, as long as the curve's field.
+    pub const DERIVE_SELFTEST: u32 = 0;
+    /// 24 bytes.
+    pub const CURVE_P192: u32 = 0;
+    /// 28 bytes.
+    pub const CURVE_P224: u32 = 1;
+    /// 32 bytes.
+    pub const CURVE_P256: u32 = 2;
+    /// 48 bytes.
+    pub const CURVE_P384: u32 = 3;
+}
+
+/// ECDSA. The algorithm chooses hash and curve: SHA-1 goes with P-192, SHA-224 with P-224, and so on to SHA-512 with P-521.
+pub mod ecdsa {
+    /// 1945e8e7-0278-4bfb-bb99-af1080b2a934
+    pub const UUID: super::Uuid = super::uuid(0x1945e8e7_0278_4bfb_bb99_af1080b2a934);
+    /// [memref in: message, memref out: digest, value in `a` = `ALGORITHM_…`]: chooses the algorithm, too.
+    pub const COMPUTE_DIGEST: u32 = 0;
+    /// []: a new key pair for the algorithm.
+    pub const GENERATE_KEY: u32 = 1;
+    /// [memref in: digest, memref out: signature]: signs, and verifies that. The signature is r and s, each as long as the curve's
+    /// order.
+    pub const SIGN_VERIFY_DIGEST: u32 = 2;
+    /// P-192, SHA-1.
+    pub const ALGORITHM_SHA1: u32 = 0x7000_1042;
+    /// P-224.
+    pub const ALGORITHM_SHA224: u32 = 0x7000_2042;
+    /// P-256.
+    pub const ALGORITHM_SHA256: u32 = 0x7000_3042;
+    /// P-384.
+    pub const ALGORITHM_SHA384: u32 = 0x7000_4042;
+    /// P-521.
+    pub const ALGORITHM_SHA512: u32 = 0x7000_5042;
+}
+
+/// Digests and message authentication codes.
+pub mod sha {
+    /// 1dc6a16b-2fba-4aa1-9519-ea8a6c8c16e5
+    pub const UUID: super::Uuid = super::uuid(0x1dc6a16b_2fba_4aa1_9519_ea8a6c8c16e5);
+    /// [value in `a` = `HMAC_…` or [`AES_CMAC`], value in key size in bytes, value in `KEY_…`]: begin anew.
+    pub const PREPARE: u32 = 0;
+    /// [memref in]: the key, of just that size.
+    pub const SET_KEY: u32 = 1;
+    /// [memref in]: begin a message. These codes have no initial vector, so what is in the memref does not count.
+    pub const SET_IV: u32 = 2;
+    /// [memref in, memref out]: the code of the message *twice*: the example goes on with it, and then ends with it.
+    pub const COMPUTE_MAC: u32 = 3;
+    /// [memref in, memref in]: MAC_INVALID unless the second is what [`COMPUTE_MAC`] gives for the first.
+    pub const COMPARE_MAC: u32 = 4;
+    /// [memref in, memref out, value in `a` = `SHA…`]: the digest. SHAKE fills the memref.
+    pub const COMPUTE_DIGEST: u32 = 5;
+
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA1: u32 = 0x5000_0002;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA224: u32 = 0x5000_0003;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA256: u32 = 0x5000_0004;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA384: u32 = 0x5000_0005;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA512: u32 = 0x5000_0006;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA3_224: u32 = 0x5000_0008;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA3_256: u32 = 0x5000_0009;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA3_384: u32 = 0x5000_000a;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHA3_512: u32 = 0x5000_000b;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHAKE128: u32 = 0x5000_0101;
+    /// [`COMPUTE_DIGEST`]
+    pub const SHAKE256: u32 = 0x5000_0102;
+    /// [`PREPARE`], with [`KEY_HMAC_SHA1`] of 10 to 64 bytes.
+    pub const HMAC_SHA1: u32 = 0x3000_0002;
+    /// [`PREPARE`], with [`KEY_HMAC_SHA224`] of 14 to 64 bytes.
+    pub const HMAC_SHA224: u32 = 0x3000_0003;
+    /// [`PREPARE`], with [`KEY_HMAC_SHA256`] of 24 to 128 bytes.
+    pub const HMAC_SHA256: u32 = 0x3000_0004;
+    /// [`PREPARE`], with [`KEY_HMAC_SHA384`] of 32 to 128 bytes.
+    pub const HMAC_SHA384: u32 = 0x3000_0005;
+    /// [`PREPARE`], with [`KEY_HMAC_SHA512`] of 32 to 128 bytes.
+    pub const HMAC_SHA512: u32 = 0x3000_0006;
+    /// [`PREPARE`], with [`KEY_AES`] of 16, 24 or 32 bytes.
+    pub const AES_CMAC: u32 = 0x3000_0610;
+    /// [`PREPARE`]
+    pub const KEY_HMAC_SHA256: u32 = 0;
+    /// [`PREPARE`]
+    pub const KEY_HMAC_SHA1: u32 = 1;
+    /// [`PREPARE`]
+    pub const KEY_HMAC_SHA224: u32 = 2;
+    /// [`PREPARE`]
+    pub const KEY_HMAC_SHA384: u32 = 3;
+    /// [`PREPARE`]
+    pub const KEY_HMAC_SHA512: u32 = 4;
+    /// [`PREPARE`]
+    pub const KEY_AES: u32 = 5;
+}
+
+/// RSA signatures.
+pub mod sign_verify {
+    /// f066f150-42af-404f-ae32-c8e6cd117e70
+    pub const UUID: super::Uuid = super::uuid(0xf066f150_42af_404f_ae32_c8e6cd117e70);
+    /// [memref in: message, memref out: signature, value in `a` = `ALGORITHM_…`, value in key size in bits]: makes a key, signs
+    /// the message's digest with it, and verifies that.
+    pub const SIGN_VERIFY: u32 = 0;
+    /// RSASSA-PSS, MGF1 with the same hash, a salt as long as the digest.
+    pub const ALGORITHM_PSS_SHA1: u32 = 0;
+    /// As [`ALGORITHM_PSS_SHA1`].
+    pub const ALGORITHM_PSS_SHA224: u32 = 1;
+    /// As [`ALGORITHM_PSS_SHA1`].
+    pub const ALGORITHM_PSS_SHA256: u32 = 2;
+    /// As [`ALGORITHM_PSS_SHA1`].
+    pub const ALGORITHM_PSS_SHA384: u32 = 3;
+    /// As [`ALGORITHM_PSS_SHA1`].
+    pub const ALGORITHM_PSS_SHA512: u32 = 4;
+    /// RSASSA-PKCS1-v1_5.
+    pub const ALGORITHM_PKCS1_V1_5_SHA1: u32 = 5;
+    /// RSASSA-PKCS1-v1_5.
+    pub const ALGORITHM_PKCS1_V1_5_SHA224: u32 = 6;
+    /// RSASSA-PKCS1-v1_5.
+    pub const ALGORITHM_PKCS1_V1_5_SHA256: u32 = 7;
+    /// RSASSA-PKCS1-v1_5.
+    pub const ALGORITHM_PKCS1_V1_5_SHA384: u32 = 8;
+    /// RSASSA-PKCS1-v1_5.
+    pub const ALGORITHM_PKCS1_V1_5_SHA512: u32 = 9;
 }
 
 /// Touches memory in every way a test may want, now, late, and between calls. May not be given protected memory.

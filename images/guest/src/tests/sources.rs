@@ -45,6 +45,7 @@ pub const TEE_RACE: &str =
     "drivers/tee/tee_shm.c, tee_shm_get_from_id() and tee_shm_put(); CVE-2021-44733";
 pub const TEE_MMAP: &str =
     "man 2 mmap, offset; drivers/tee/tee_shm.c, tee_shm_fop_mmap(); found by this test";
+pub const OPTEE_EXAMPLES: &str = "github.com/linaro-swg/optee_examples: the host and ta directories of ecdh, ecdsa, sha and sign_verify";
 pub const LIBTEEC: &str = "github.com/OP-TEE/optee_client, libteec/src/tee_client_api.c";
 pub const SP800_38A: &str =
     "NIST SP 800-38A, F.5.1; GlobalPlatform TEE Client API Specification v1.0, 4.5";

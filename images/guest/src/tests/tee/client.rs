@@ -3,12 +3,14 @@
 //! that its examples call.
 
 use super::stage::{calls_become, close};
-use crate::tests::sources::{HOTP, LIBTEEC, SP800_38A, TEE_CLIENT_API};
+use crate::tests::sources::{HOTP, LIBTEEC, OPTEE_EXAMPLES, SP800_38A, TEE_CLIENT_API};
 use crate::tests::test::{Test, test};
 use crate::tests::video::stream::Before;
 use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
-use pinbed_abi::ta::{acipher, aes, hello_world, hotp, pin, random, secure_storage};
+use pinbed_abi::ta::{
+    acipher, aes, ecdh, ecdsa, hello_world, hotp, pin, random, secure_storage, sha, sign_verify,
+};
 use pinbed_abi::tee::*;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::memory::mapping::Mapping;
@@ -32,6 +34,14 @@ pub const TESTS: &[Test] = &[
         "The example of one-time passwords gives those of RFC 4226, appendix D."),
     test("tee_client::acipher_asks_for_the_size_first", acipher_asks_for_the_size_first, TEE_CLIENT_API,
         "The RSA example: a call with NULL for the output says how large it is, the next one enciphers, and what is deciphered is what it was."),
+    test("tee_client::ecdh_derives_a_secret", ecdh_derives_a_secret, OPTEE_EXAMPLES,
+        "The ECDH example: a call with NULL for the output says how long the secret is on each curve, and the next one gives one."),
+    test("tee_client::ecdsa_signs_a_digest", ecdsa_signs_a_digest, OPTEE_EXAMPLES,
+        "The ECDSA example: the digest is the published one, and with each algorithm a signature of its length comes into memory larger than that."),
+    test("tee_client::sha_gives_digests_and_codes", sha_gives_digests_and_codes, OPTEE_EXAMPLES,
+        "The SHA example: the published digest of 'abc', and a code that a second operation takes for right, and not with one bit changed."),
+    test("tee_client::sign_verify_gives_a_signature", sign_verify_gives_a_signature, OPTEE_EXAMPLES,
+        "The RSA signature example: signatures of both schemes are as long as the key."),
     test("tee_client::read_only_memory_is_copied", read_only_memory_is_copied, LIBTEEC,
         "Memory that the program may only read cannot be registered; the copy that the client library registers instead is read as well."),
     test("tee_client::without_registering_memory_is_copied", without_registering_memory_is_copied, LIBTEEC,
@@ -255,6 +265,167 @@ fn acipher_asks_for_the_size_first(t: &mut Ctx) -> TestResult {
     let reply = reply.ok("deciphering")?;
     let seen = clear.read(0..size.min(reply.size(1) as usize));
     t.same_bytes(Eye::Cpu, "what was deciphered", &seen, TEXT);
+    program.end(t)
+}
+
+fn ecdh_derives_a_secret(t: &mut Ctx) -> TestResult {
+    let program = Program::start(ecdh::UUID)?;
+    for (curve, length) in [
+        (ecdh::CURVE_P192, 24),
+        (ecdh::CURVE_P224, 28),
+        (ecdh::CURVE_P256, 32),
+        (ecdh::CURVE_P384, 48),
+    ] {
+        let derive = |to: Argument| {
+            let curve = Argument::ValueInput(curve, 0);
+            program.call(ecdh::DERIVE_SELFTEST, [curve, Unused, Unused, to])
+        };
+        let reply = derive(Argument::Temporary(PARAM_MEMREF_OUTPUT, None))?;
+        let short = (TEEC_ERROR_SHORT_BUFFER, TEEC_ORIGIN_TRUSTED_APP);
+        t.equal(Eye::Cpu, "deriving into NULL", reply.verdict(), short);
+        t.equal(Eye::Cpu, "the size needed", reply.size(3), length);
+        let memory = Mapping::malloc(length as usize)?;
+        let mut secrets = Vec::new();
+        for _ in 0..2 {
+            derive(output(&memory, 0..length as usize))?.ok("DERIVE_SELFTEST")?;
+            secrets.push(memory.read(0..length as usize));
+        }
+        t.check(Eye::Cpu, secrets[0] != secrets[1], || {
+            format!("two secrets of new keys on curve {curve} are the same")
+        });
+    }
+    program.end(t)
+}
+
+fn ecdsa_signs_a_digest(t: &mut Ctx) -> TestResult {
+    let program = Program::start(ecdsa::UUID)?;
+    let text = b"hello world";
+    let (message, digest) = (Mapping::malloc(text.len())?, Mapping::malloc(64)?);
+    message.write(0, text);
+    for (algorithm, length, signed) in [
+        (ecdsa::ALGORITHM_SHA1, 20, 48),
+        (ecdsa::ALGORITHM_SHA224, 28, 56),
+        (ecdsa::ALGORITHM_SHA256, 32, 64),
+        (ecdsa::ALGORITHM_SHA384, 48, 96),
+        (ecdsa::ALGORITHM_SHA512, 64, 132),
+    ] {
+        let params = [
+            input(&message, 0..text.len()),
+            output(&digest, 0..64),
+            Argument::ValueInput(algorithm, 0),
+            Unused,
+        ];
+        let reply = program.call(ecdsa::COMPUTE_DIGEST, params)?;
+        let reply = reply.ok("COMPUTE_DIGEST")?;
+        t.equal(Eye::Cpu, "the digest's length", reply.size(1), length);
+        if algorithm == ecdsa::ALGORITHM_SHA256 {
+            let wanted = 0xb94d_27b9_934d_3e08_a52e_52d7_da7d_abfa_u128.to_be_bytes();
+            let seen = digest.read(0..16);
+            t.same_bytes(Eye::Cpu, "the digest's first half", &seen, &wanted);
+        }
+        program
+            .call(ecdsa::GENERATE_KEY, [Unused, Unused, Unused, Unused])?
+            .ok("GENERATE_KEY")?;
+        let mut signatures = Vec::new();
+        for _ in 0..2 {
+            let memory = Mapping::anon(PAGE)?;
+            let params = [
+                input(&digest, 0..length as usize),
+                output(&memory, 0..512),
+                Unused,
+                Unused,
+            ];
+            let reply = program.call(ecdsa::SIGN_VERIFY_DIGEST, params)?;
+            let size = reply.ok("SIGN_VERIFY_DIGEST")?.size(1);
+            t.equal(Eye::Cpu, "the signature's length", size, signed);
+            let rest = memory.read(signed as usize..512);
+            t.same_bytes(Eye::Cpu, "what is behind", &rest, &vec![0; rest.len()]);
+            signatures.push(memory.read(0..signed as usize));
+        }
+        t.check(Eye::Cpu, signatures[0] != signatures[1], || {
+            format!("two signatures with algorithm {algorithm:#x} are the same")
+        });
+    }
+    program.end(t)
+}
+
+fn sha_gives_digests_and_codes(t: &mut Ctx) -> TestResult {
+    const SIZE: usize = 128;
+    let program = Program::start(sha::UUID)?;
+    let (message, result) = (Mapping::malloc(3)?, Mapping::malloc(64)?);
+    message.write(0, b"abc");
+    let text = || input(&message, 0..3);
+    let algorithm = Argument::ValueInput(sha::SHA256, 0);
+    let params = [text(), output(&result, 0..64), algorithm, Unused];
+    let reply = program.call(sha::COMPUTE_DIGEST, params)?;
+    let length = reply.ok("COMPUTE_DIGEST")?.size(1);
+    t.equal(Eye::Cpu, "the digest's length", length, 32);
+    // FIPS 180-4's example.
+    let wanted = 0xba78_16bf_8f01_cfea_4141_40de_5dae_2223_u128.to_be_bytes();
+    let seen = result.read(0..16);
+    t.same_bytes(Eye::Cpu, "the digest's first half", &seen, &wanted);
+
+    let key = Mapping::malloc(SIZE)?;
+    key.write(0, &[0xa5; SIZE]);
+    let begin = || -> TestResult {
+        let prepare = [
+            Argument::ValueInput(sha::HMAC_SHA256, 0),
+            Argument::ValueInput(SIZE as u32, 0),
+            Argument::ValueInput(sha::KEY_HMAC_SHA256, 0),
+            Unused,
+        ];
+        program.call(sha::PREPARE, prepare)?.ok("PREPARE")?;
+        let params = [input(&key, 0..SIZE), Unused, Unused, Unused];
+        program.call(sha::SET_KEY, params)?.ok("SET_KEY")?;
+        let none = Argument::Temporary(PARAM_MEMREF_INPUT, None);
+        let params = [none, Unused, Unused, Unused];
+        program.call(sha::SET_IV, params)?.ok("SET_IV")?;
+        Ok(())
+    };
+    begin()?;
+    let params = [text(), output(&result, 0..64), Unused, Unused];
+    let reply = program.call(sha::COMPUTE_MAC, params)?.ok("COMPUTE_MAC")?;
+    t.equal(Eye::Cpu, "the code's length", reply.size(1), 32);
+    for (change, wanted) in [(0, TEEC_SUCCESS), (1, TEE_ERROR_MAC_INVALID)] {
+        begin()?;
+        let mut code = result.read(0..32);
+        code[31] ^= change;
+        result.write(0, &code);
+        let params = [text(), input(&result, 0..32), Unused, Unused];
+        let reply = program.call(sha::COMPARE_MAC, params)?;
+        t.equal(Eye::Cpu, "comparing the code", reply.result, wanted);
+    }
+    program.end(t)
+}
+
+fn sign_verify_gives_a_signature(t: &mut Ctx) -> TestResult {
+    /// Keys are made at random, and large ones take long.
+    const KEY_BITS: u32 = 512;
+    const SIZE: usize = KEY_BITS as usize / 8;
+    let program = Program::start(sign_verify::UUID)?;
+    let text = b"HelloFromHost";
+    let message = Mapping::malloc(text.len())?;
+    message.write(0, text);
+    for algorithm in [
+        sign_verify::ALGORITHM_PKCS1_V1_5_SHA256,
+        sign_verify::ALGORITHM_PSS_SHA1,
+    ] {
+        let memory = Mapping::anon(PAGE)?;
+        let params = [
+            input(&message, 0..text.len()),
+            output(&memory, 0..512),
+            Argument::ValueInput(algorithm, 0),
+            Argument::ValueInput(KEY_BITS, 0),
+        ];
+        let reply = program.call(sign_verify::SIGN_VERIFY, params)?;
+        let size = reply.ok("SIGN_VERIFY")?.size(1);
+        t.equal(Eye::Cpu, "the signature's length", size as usize, SIZE);
+        t.check(Eye::Cpu, memory.read(0..SIZE) != [0; SIZE], || {
+            "the signature was not written".into()
+        });
+        let rest = memory.read(SIZE..512);
+        t.same_bytes(Eye::Cpu, "what is behind", &rest, &vec![0; rest.len()]);
+    }
     program.end(t)
 }
 

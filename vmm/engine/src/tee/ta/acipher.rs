@@ -22,7 +22,7 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
 };
 
 /// Key sizes in bits: GlobalPlatform asks for 256 to 2048 and OP-TEE has up to 4096, which bounds a key's making to seconds.
-const KEY_BITS: std::ops::RangeInclusive<u64> = 256..=4096;
+pub const KEY_BITS: std::ops::RangeInclusive<u64> = 256..=4096;
 
 const NOT_SUPPORTED: Failure = Failure::Code(TEEC_ERROR_NOT_SUPPORTED);
 

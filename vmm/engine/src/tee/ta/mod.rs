@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The trusted applications, one file each. [`pinbed_abi::ta`] says what they do for whom.
+//! The trusted applications, one file each, and what two of them share. [`pinbed_abi::ta`] says what they do for whom.
 
 mod acipher;
 mod aes;
 mod aes_ae;
+mod curve;
+mod digest;
+mod ecdh;
+mod ecdsa;
 mod hello_world;
 mod hotp;
 mod pin;
 mod playback;
 mod random;
 mod secure_storage;
+mod sha;
+mod sign_verify;
 
 use pinbed_abi::ta::Uuid;
 
@@ -46,12 +52,16 @@ pub struct Descriptor {
 const BUILT_IN: &[Descriptor] = &[
     acipher::DESCRIPTOR,
     aes::DESCRIPTOR,
+    ecdh::DESCRIPTOR,
+    ecdsa::DESCRIPTOR,
     hello_world::DESCRIPTOR,
     hotp::DESCRIPTOR,
     pin::DESCRIPTOR,
     playback::DESCRIPTOR,
     random::DESCRIPTOR,
     secure_storage::DESCRIPTOR,
+    sha::DESCRIPTOR,
+    sign_verify::DESCRIPTOR,
 ];
 
 /// The application of this name.
