@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use pinbed_abi::wire;
 use pinbed_device::{Error, serve_until};
@@ -369,6 +370,26 @@ impl Host {
         assert_eq!(head, 0);
         assert!(length <= room);
         self.read(at + 0x8000, length as usize)
+    }
+
+    /// As [`Host::request`], and sleeps until the device says that it is done; for measuring.
+    #[allow(dead_code, reason = "benches use it")]
+    pub fn prompt(&mut self, queue: u32, request: &[u8]) {
+        let at = FREE - 0x40000 + 0x10000 * u64::from(queue);
+        self.write(at, request);
+        self.descriptor(queue, 0, at, request.len() as u32, F_NEXT, 1);
+        self.descriptor(queue, 1, at + 0x8000, 0x1000, F_WRITE, 0);
+        self.offer(queue, 0);
+        self.kick(queue);
+        while self.poll_used(queue).is_none() {
+            let call = &self.rings[queue as usize].call;
+            // SAFETY: `call` is open for as long as the borrow.
+            let call = unsafe { BorrowedFd::borrow_raw(call.as_raw_fd()) };
+            poll(&mut [PollFd::new(call, PollFlags::POLLIN)], 5000u16).unwrap();
+            let _ = self.rings[queue as usize].call.read();
+        }
+        let status = self.read(at + 0x8000, size_of::<u32>());
+        assert_eq!(status, wire::STATUS_OK.to_le_bytes());
     }
 
     pub fn ask<Q: IntoBytes + Immutable, R: FromBytes>(&mut self, queue: u32, request: &Q) -> R {
