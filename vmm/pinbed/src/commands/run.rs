@@ -75,7 +75,7 @@ fn begin(reporters: &mut Reporters, kernels: Vec<String>) {
 /// Runs all sessions; says by `started` whether it has told of the run's beginning.
 fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Result<Exit> {
     let host = Host::new(&args.vm)?;
-    let kernels = host.requests(&args.vm)?;
+    let kernels = host.requests.clone();
     let top = workspace()?;
     let all = programs::list(&host.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");

@@ -13,8 +13,8 @@ use crate::run::setup;
 /// When something cannot be provided.
 pub fn setup(args: &SetupArgs) -> Result<Exit> {
     let host = setup::Host::new(&args.vm)?;
-    for request in host.requests(&args.vm)? {
-        println!("{}", setup::Setup::new(&host, &args.vm, &request)?);
+    for request in &host.requests {
+        println!("{}", setup::Setup::new(&host, &args.vm, request)?);
     }
     Ok(Exit::Green)
 }

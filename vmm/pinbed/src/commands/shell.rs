@@ -35,7 +35,7 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
     ensure!(io::stdin().is_terminal(), NoTerminal);
     let additions = additions::entries(&args.additions)?;
     let host = Host::new(&args.vm)?;
-    let requests = host.requests(&args.vm)?;
+    let requests = &host.requests;
     let [request] = requests.as_slice() else {
         return Err(SeveralKernels.into());
     };

@@ -29,11 +29,12 @@ impl Image {
     /// # Errors
     /// When it cannot be read, or is not a kernel that boots here.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        let release = release(&bytes).map_err(|why| Error::Argument {
+        let unfit = |why| Error::Argument {
             argument: path.display().to_string(),
             why,
-        })?;
+        };
+        let bytes = fs::read(path).map_err(|e| unfit(e.to_string()))?;
+        let release = release(&bytes).map_err(unfit)?;
         Ok(Image {
             path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
             release,

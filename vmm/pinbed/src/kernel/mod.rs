@@ -232,6 +232,20 @@ fn named(name: &str, patches: &[Patch]) -> String {
     name.to_owned() + &patches.collect::<String>()
 }
 
+/// Fetches what a kernel is made of, as far as that takes the network.
+///
+/// # Errors
+/// Those of [`provide`].
+pub fn fetch(context: &Context, manifest: &Manifest, request: &Request) -> Result<(), Error> {
+    match request {
+        Request::Source(build) if build.tree.is_none() => {
+            Source::of_debian(context, &build.recipe).map(drop)
+        }
+        Request::Package(package) => package.provide(context, manifest).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// Finds the kernel in the cache or builds it. `guest_kernel_config` is the checkout's directory of that name.
 pub fn provide(
     context: &Context,

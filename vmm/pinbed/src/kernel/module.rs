@@ -76,6 +76,7 @@ pub fn provide(context: &Context, kernel: &Kernel, driver: &Path) -> Result<Driv
     // One entry for each kernel and checkout, so that an edit recompiles what it must and no more.
     let place = Fingerprint::default()
         .add("objects", kernel.kit.objects.as_os_str().as_encoded_bytes())
+        .add("make", kernel.kit.make.as_os_str().as_encoded_bytes())
         .add("driver", driver.as_os_str().as_encoded_bytes())
         .finish();
     let entry = context

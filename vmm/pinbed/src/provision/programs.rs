@@ -69,6 +69,8 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         .args(quiet)
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", &target)
+        // Progress of other things is shown at the same time.
+        .env("CARGO_TERM_PROGRESS_WHEN", "never")
         // Theirs, not the caller's: another set would be another build each time.
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result};
 use pinbed_abi::report::{COMPLIANCE_PATH, CONFIG_PATH, MODULES_PATH, PLAN_PATH, Plan};
@@ -38,6 +39,8 @@ pub struct Host {
     /// The kernels there are.
     pub manifest: Manifest,
     context: provision::Context,
+    /// The kernels that the command line asks for; at least one.
+    pub requests: Vec<Request>,
     config: PathBuf,
     disk: PathBuf,
 }
@@ -52,11 +55,28 @@ impl Host {
         let context = provision::Context::of_user()?;
         let config = workspace()?.join("guest-kernel-config");
         let manifest = Manifest::read(&config.join("kernels.toml"))?;
+        let requests = Request::all(&config, &manifest, &choice(args))?;
         packages::ensure(&context)?;
+        // The compiler and the network wait for each other in no way. Of several kernels each may fail for itself, and later.
+        let workspace = workspace()?;
+        let (provided, programs) = thread::scope(|scope| {
+            let programs = scope.spawn(|| programs::build(&workspace));
+            let provide = || {
+                let qemu = Qemu::provide(&context, args.qemu.as_deref())?;
+                let disk = disk::provide(&context)?;
+                if let [request] = requests.as_slice() {
+                    kernel::fetch(&context, &manifest, request)?;
+                }
+                Ok::<_, provision::Error>((qemu, disk))
+            };
+            (provide(), programs.join())
+        });
+        let (qemu, disk) = provided?;
         Ok(Host {
-            qemu: Qemu::provide(&context, args.qemu.as_deref())?,
-            programs: programs::build(&workspace()?)?,
-            disk: disk::provide(&context)?,
+            qemu,
+            programs: programs.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            requests,
+            disk,
             manifest,
             context,
             config,
@@ -84,22 +104,18 @@ impl Host {
             shuffle: None,
         }
     }
+}
 
-    /// The kernels that the command line asks for; at least one.
-    ///
-    /// # Errors
-    /// When it asks for what is not there.
-    pub fn requests(&self, args: &VmArgs) -> Result<Vec<Request>> {
-        let choice = Choice {
-            names: &args.kernels,
-            tree: args.kernel_src.as_deref(),
-            image: args.kernel_image.as_deref(),
-            build: args.kernel_build.as_deref(),
-            modules: args.modules.as_deref(),
-            config: args.config.as_deref(),
-            fragments: &args.fragments,
-        };
-        Ok(Request::all(&self.config, &self.manifest, &choice)?)
+/// What the command line says of kernels.
+fn choice(args: &VmArgs) -> Choice<'_> {
+    Choice {
+        names: &args.kernels,
+        tree: args.kernel_src.as_deref(),
+        image: args.kernel_image.as_deref(),
+        build: args.kernel_build.as_deref(),
+        modules: args.modules.as_deref(),
+        config: args.config.as_deref(),
+        fragments: &args.fragments,
     }
 }
 
