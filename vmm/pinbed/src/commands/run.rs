@@ -92,7 +92,7 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
     };
     let chosen = suite::select(&all, &selection)?;
     let baselines = Baselines::of_checkout(&top, &Names::of_checkout(&top, &host.manifest, &all))?;
-    begin(reporters, kernels.iter().map(|k| name(k)).collect());
+    begin(reporters, kernels.iter().map(name).collect());
     *started = true;
 
     let mut worst = Exit::Green;

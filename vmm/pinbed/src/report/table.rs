@@ -151,10 +151,11 @@ impl<W: Write> Table<W> {
         }
         if let Verdict::Fail { findings, expected } = &judged.verdict {
             self.failure(judged, findings, expected.as_deref())?;
-        } else if differs && ran {
-            if let Some(text) = differs_because(&judged.verdict) {
-                self.page.text(&text)?;
-            }
+        } else if differs
+            && ran
+            && let Some(text) = differs_because(&judged.verdict)
+        {
+            self.page.text(&text)?;
         }
         if self.verbose {
             for note in &judged.notes {
