@@ -846,4 +846,49 @@ mod tests {
             Some(End::Interrupted { signal: 2 })
         );
     }
+
+    #[test]
+    fn the_first_report_of_the_kernel_and_its_test_are_kept() {
+        let trouble = |lines: &[(&str, &str)]| {
+            let now = Instant::now();
+            let mut watch = Watch::new(limits(), now);
+            watch.on(&hello(), now);
+            for (test, line) in lines {
+                watch.on(&start(test), now);
+                watch.on(&Event::Console((*line).to_owned()), now);
+                watch.on(&end(test), now);
+            }
+            watch.trouble().cloned()
+        };
+        let found = trouble(&[
+            ("a", "[    4.0] pinbed virtio1: DETACH of buffer 7"),
+            ("b", "[    5.123456][   T61] kernel BUG at mm/gup.c:1!"),
+            ("c", "[    6.0] BUG: KASAN: use-after-free in f"),
+        ]);
+        let expected = Trouble {
+            line: "kernel BUG at mm/gup.c:1!".to_owned(),
+            test: Some("b".to_owned()),
+        };
+        assert_eq!(found, Some(expected));
+        // Tests judge warnings, which a kernel survives.
+        let warning = "[    5.1] WARNING: CPU: 0 PID: 61 at mm/gup.c:1 f+0x1";
+        assert_eq!(trouble(&[("a", warning)]), None);
+        for line in [
+            "BUG: unable to handle page fault for address: ffff",
+            "Oops: general protection fault, probably for non-canonical address 0x6b",
+            "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [pinbed-guest:61]",
+            "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+            "INFO: task pinbed-guest:61 blocked for more than 122 seconds.",
+        ] {
+            let found = trouble(&[("a", line)]).unwrap();
+            assert_eq!(found.line, line);
+        }
+    }
+
+    #[test]
+    fn a_stopped_boot_has_ended_at_once() {
+        let events = script([hello(), start("a"), Event::Stop]);
+        assert_eq!(play(&events), Some(End::Stopped));
+        assert_eq!(End::Stopped.exit(), None);
+    }
 }

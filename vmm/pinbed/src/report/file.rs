@@ -42,9 +42,13 @@ impl Target {
                 File::options().write(true).open(path).map(drop)
             }
             Target::Path(path) if path.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-            Target::Path(path) => tempfile::Builder::new()
-                .tempfile_in(directory(path))
-                .map(drop),
+            Target::Path(path) => {
+                // First, since its error is the plainest.
+                fs::metadata(directory(path))?;
+                tempfile::Builder::new()
+                    .tempfile_in(directory(path))
+                    .map(drop)
+            }
         }
     }
 

@@ -5,8 +5,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
-
 use super::event::{Event, What};
 use super::file::{json, line};
 use super::record::{Collector, Run};
@@ -76,9 +74,11 @@ impl Kept {
     }
 }
 
-/// The reporter that keeps a run.
+/// The reporter that keeps a run, from its first session on.
 pub struct Recorder {
     parent: PathBuf,
+    /// The first event, until there is a session.
+    first: Option<Event>,
     open: Option<(PathBuf, File)>,
     collector: Collector,
 }
@@ -88,28 +88,36 @@ impl Recorder {
     pub fn new(parent: PathBuf) -> Self {
         Recorder {
             parent,
+            first: None,
             open: None,
             collector: Collector::default(),
         }
     }
 
-    fn begin(&mut self, time: DateTime<Utc>) -> io::Result<()> {
+    fn begin(&mut self, first: &Event) -> io::Result<()> {
         let name = format!(
             "{}-{}",
-            time.format("%Y%m%dT%H%M%S%.3fZ"),
+            first.time.format("%Y%m%dT%H%M%S%.3fZ"),
             std::process::id()
         );
         let directory = self.parent.join(name);
         fs::create_dir_all(&directory)?;
-        let events = File::create(directory.join(EVENTS))?;
+        let mut events = File::create(directory.join(EVENTS))?;
+        events.write_all(&line(first)?)?;
         self.open = Some((directory, events));
         Ok(())
     }
 
     fn take(&mut self, event: &Event) -> io::Result<()> {
         self.collector.hear(event);
-        if let What::RunStarted { .. } = event.what {
-            self.begin(event.time)?;
+        match event.what {
+            What::RunStarted { .. } => self.first = Some(event.clone()),
+            What::SessionStarted { .. } => {
+                if let Some(first) = self.first.take() {
+                    self.begin(&first)?;
+                }
+            }
+            _ => {}
         }
         let Some((directory, events)) = &mut self.open else {
             return Ok(());
@@ -131,7 +139,7 @@ impl Reporter for Recorder {
         // That a run is not kept is no reason to fail it.
         if let Err(error) = self.take(event) {
             log::warn!("the run is not kept in {}: {error}", self.parent.display());
-            self.open = None;
+            (self.first, self.open) = (None, None);
             self.collector = Collector::default();
         }
         Ok(())
@@ -180,6 +188,14 @@ mod tests {
         assert!(all[0].run().is_none());
         let events = fs::read_to_string(all[0].directory.join(EVENTS)).unwrap();
         assert_eq!(events.lines().count(), 4);
+    }
+
+    #[test]
+    fn a_run_without_a_session_is_not_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let nothing = samples::run(Vec::new());
+        samples::tell(&nothing, &mut Recorder::new(place.path().into()));
+        assert!(Kept::all(place.path()).is_empty());
     }
 
     #[test]
