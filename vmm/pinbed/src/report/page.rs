@@ -16,6 +16,8 @@ pub const INDENT: &str = "         ";
 const TITLE: usize = 10;
 /// Narrower terminals have to wrap.
 const NARROWEST: usize = 40;
+/// Below this there is no room for a bar.
+const NARROW: usize = 70;
 /// Wider lines are harder to read.
 const WIDEST: usize = 120;
 /// Where there is no terminal.
@@ -54,8 +56,8 @@ impl<W: Write> Page<W> {
     /// From now on the live line counts to `total`.
     pub fn count_to(&self, total: usize) {
         self.template(match self.width {
-            ..70 => "{spinner} {pos}/{len} {elapsed} {wide_msg:.dim}",
-            _ => "{spinner} [{bar:20}] {pos}/{len}  {elapsed}, {eta} left  {wide_msg:.dim}",
+            ..NARROW => "{spinner} {pos}/{len} {elapsed} {wide_msg:.dim}",
+            _ => "{spinner} [{bar:20}] {pos}/{len}  {elapsed}  {wide_msg:.dim}",
         });
         if let Some(bar) = &self.live {
             bar.set_length(total as u64);
@@ -67,6 +69,12 @@ impl<W: Write> Page<W> {
     /// One more is done.
     pub fn count(&self) {
         if let Some(bar) = &self.live {
+            // Before the first one nobody knows how long the rest will take.
+            if bar.position() == 0 && self.width >= NARROW {
+                self.template(
+                    "{spinner} [{bar:20}] {pos}/{len}  {elapsed}, {eta} left  {wide_msg:.dim}",
+                );
+            }
             bar.inc(1);
         }
     }
