@@ -497,6 +497,22 @@ fn a_run_that_comes_to_nothing_leaves_its_reports() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_is_named_and_costs_no_verdict() {
+    let state = tempfile::tempdir().unwrap();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["run", "--accel", "tcg", "--json", "/dev/full", TESTS[0]])
+        .env("XDG_STATE_HOME", state.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("1 passed, 0 failed"), "{said}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the JSON report /dev/full"), "{said}");
+}
+
+#[test]
 fn a_filter_without_match_names_close_tests() {
     let run = Command::new(env!("CARGO_BIN_EXE_pinbed"))
         .args(["run", "userptr::malloc_is_decoder_inptu"])
