@@ -23,15 +23,17 @@ pub const RELEASE: [&str; 3] = ["trixie", "trixie-security", "trixie-backports"]
 
 /// Packages that others depend on for their installation, or for what is done with them here by the host's own tools. We only
 /// unpack, so these and all they need stay away.
-const NOT_NEEDED: [&str; 15] = [
+const NOT_NEEDED: [&str; 17] = [
     "adduser",
     "binutils",
+    "binutils-x86-64-linux-gnu",
     "bzip2",
     "coreutils",
     "debconf",
     "gcc-10",
     "gcc-12",
     "gcc-14",
+    "gcc-14-for-host",
     "gcc-15",
     "initramfs-tools",
     "kmod",
