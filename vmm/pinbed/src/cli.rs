@@ -29,6 +29,9 @@ pub struct Cli {
         hide_env_values = true
     )]
     pub workspace: Option<PathBuf>,
+    /// Fetch nothing: use what is in the cache, and name what is not
+    #[arg(long, global = true, env = "PINBED_OFFLINE", hide_env_values = true)]
+    pub offline: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -57,6 +60,39 @@ pub enum Command {
     Device(DeviceArgs),
     /// Provide all that a run needs (packages, QEMU, kernel, driver, guest programs), and show it
     Setup(SetupArgs),
+    /// Show, check and clear what is kept between runs, or carry it to another machine
+    Cache {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+    /// Show what a run finds on this machine and what it lacks, with a line each to mend it; fetches nothing
+    Doctor,
+}
+
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show the entries, their sizes, and when they were last used
+    List,
+    /// Hold every file against its checksum; what is damaged is made anew by the next run that needs it
+    Verify,
+    /// Remove what was not used for a while
+    Prune {
+        /// How many days
+        #[arg(long = "unused", value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=36_500))]
+        days: u64,
+    },
+    /// Write what was fetched and built to a tarball, for a machine without a network
+    Export {
+        /// The file: .tar, .tar.gz, .tar.zst
+        file: PathBuf,
+    },
+    /// Take in such a tarball
+    Import {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// Arguments of `pinbed run`.
@@ -169,7 +205,7 @@ pub struct DeviceArgs {
 #[command(next_help_heading = "Virtual machine")]
 pub struct VmArgs {
     /// The kernel to test, one of guest-kernel-config/kernels.toml, or all of them, one after the other (may be repeated); 6.12+PATCH is
-    /// 6.12 with a patch of guest-kernel-config/patches/fixes; deb:SUITE is Debian's kernel as it is in the packages of a suite
+    /// 6.12 with a patch of guest-kernel-config/patches/fixes; newest is the newest that Debian has the source of; deb:SUITE is Debian's kernel as it is in the packages of a suite
     /// (deb:trixie, deb:trixie-backports), deb:SUITE/PACKAGE another one of that suite, deb:FILE a package with its headers beside it
     #[arg(long = "kernel", value_name = "NAME")]
     pub kernels: Vec<String>,

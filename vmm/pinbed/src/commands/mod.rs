@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The subcommands, a file each.
 
+pub mod cache;
 pub mod device;
+pub mod doctor;
 pub mod known;
 pub mod list;
 pub mod matrix;
@@ -27,6 +29,9 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
     if let Some(directory) = &cli.workspace {
         provision::choose_workspace(directory)?;
     }
+    if cli.offline {
+        provision::stay_offline();
+    }
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::List(args) => list::list(args),
@@ -35,6 +40,8 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
         Command::Matrix => matrix::matrix(),
         Command::Shell(args) => shell::shell(args),
         Command::Setup(args) => setup::setup(args),
+        Command::Cache { command } => cache::cache(command),
+        Command::Doctor => doctor::doctor(),
         Command::Device(args) => device::device(args),
     }
 }

@@ -111,6 +111,9 @@ pub fn provide(
     let mem2mem = (!config.has("V4L2_MEM2MEM_DEV")).then(|| source.dir.join(MEM2MEM));
     Ok(Kernel {
         name: request.recipe.name.clone(),
+        baseline: (request.recipe.baseline.as_ref())
+            .unwrap_or(&request.recipe.name)
+            .clone(),
         patches: request.patches.clone(),
         release: built.release,
         image: objects.join("vmlinux"),

@@ -283,6 +283,7 @@ impl Unpacked {
             .add("compiler", compiler::version(&context.cache)?);
         Ok(Kernel {
             name: manifest.nearest(&self.release)?.name.clone(),
+            baseline: manifest.nearest(&self.release)?.name.clone(),
             patches: Vec::new(),
             release: self.release.clone(),
             image: image.path,

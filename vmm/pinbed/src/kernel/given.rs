@@ -114,6 +114,7 @@ impl Given {
         }
         Ok(Kernel {
             name: self.nearest.clone(),
+            baseline: self.nearest.clone(),
             patches: Vec::new(),
             release: self.image.release.clone(),
             image: self.image.path.clone(),

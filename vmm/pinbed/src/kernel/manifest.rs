@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use origin::Origin;
+
+use super::origin;
 use crate::provision::Error;
 
 /// The file.
@@ -13,7 +16,16 @@ use crate::provision::Error;
 pub struct Manifest {
     path: PathBuf,
     text: Text,
+    /// The name of the newest kernel, once it has been looked for.
+    newest: Option<String>,
+    /// Kernels that the file does not have.
+    extra: Vec<Recipe>,
 }
+
+/// The name for the newest kernel that the suites have.
+pub const NEWEST: &str = "newest";
+/// What the names of packages with kernels' sources begin with.
+pub const PACKAGE: &str = "linux-source-";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,10 +40,11 @@ struct Text {
 pub struct Recipe {
     /// A version, such as "6.12".
     pub name: String,
-    /// The Debian package.
-    pub package: String,
-    /// The Debian suites to look in.
-    pub suites: Vec<String>,
+    /// Where its source comes from; the first that has it is taken.
+    pub sources: Vec<Origin>,
+    /// What baselines call it, where that is not the name.
+    #[serde(skip)]
+    pub baseline: Option<String>,
     /// Names of fragments, without ".config".
     pub fragments: Vec<String>,
     /// Symbols the fragments ask for that this kernel does not have, without "CONFIG_".
@@ -68,8 +81,8 @@ impl Manifest {
             {
                 return Err(bad(format!("there are two kernels named {}", recipe.name)));
             }
-            if recipe.suites.is_empty() {
-                return Err(bad(format!("kernel {} has no suites", recipe.name)));
+            if recipe.sources.is_empty() {
+                return Err(bad(format!("kernel {} has no sources", recipe.name)));
             }
         }
         if !text.kernel.iter().any(|recipe| recipe.name == text.default) {
@@ -81,6 +94,8 @@ impl Manifest {
         Ok(Manifest {
             path: path.to_owned(),
             text,
+            newest: None,
+            extra: Vec::new(),
         })
     }
 
@@ -102,10 +117,53 @@ impl Manifest {
         self.named(&self.text.default)
     }
 
+    /// Takes in the newest kernel that there is, for [`NEWEST`] to name: the entry of its version, else a new one like that of the next
+    /// older, whose baseline it is held to.
+    ///
+    /// # Errors
+    /// When the package is not of a kernel.
+    pub fn add_newest(&mut self, package: &str, suites: &[String]) -> Result<(), Error> {
+        let name = package.strip_prefix(PACKAGE).unwrap_or(package);
+        if version(name).is_none() {
+            return Err(self.unknown(package));
+        }
+        self.newest = Some(name.to_owned());
+        if self.named(name).is_ok() {
+            return Ok(());
+        }
+        let older = self.nearest(name)?;
+        let recipe = Recipe {
+            name: name.to_owned(),
+            sources: vec![Origin::debian(package, suites)],
+            baseline: Some(older.name.clone()),
+            ..older.clone()
+        };
+        self.extra.push(recipe);
+        Ok(())
+    }
+
+    /// The suites in which [`NEWEST`] is looked for: all that the file names of the host's own mirrors.
+    pub fn suites(&self) -> Vec<String> {
+        let mut suites: Vec<String> = Vec::new();
+        for origin in self.recipes().iter().flat_map(|recipe| &recipe.sources) {
+            for suite in origin.host_suites() {
+                if !suites.contains(suite) {
+                    suites.push(suite.clone());
+                }
+            }
+        }
+        suites
+    }
+
     /// The kernel of this name.
     pub fn named(&self, name: &str) -> Result<&Recipe, Error> {
+        let name = match (name, &self.newest) {
+            (NEWEST, Some(newest)) => newest,
+            _ => name,
+        };
         self.recipes()
             .iter()
+            .chain(&self.extra)
             .find(|recipe| recipe.name == name)
             .ok_or_else(|| self.unknown(name))
     }
@@ -147,7 +205,7 @@ mod tests {
 
     fn entry(name: &str) -> String {
         format!(
-            "[[kernel]]\nname = \"{name}\"\npackage = \"p\"\nsuites = [\"s\"]\nfragments = []\nsteps = 1\n"
+            "[[kernel]]\nname = \"{name}\"\nsources = [{{ package = \"p\", suites = [\"s\"] }}]\nfragments = []\nsteps = 1\n"
         )
     }
 
@@ -173,6 +231,22 @@ mod tests {
         assert_eq!(nearest("6.18.0-rc3"), "6.12");
         assert_eq!(nearest("8.0.0"), "7.3");
         assert_eq!(nearest("4.19.3"), "5.10");
+    }
+
+    #[test]
+    fn the_newest_is_an_entry_or_one_like_the_next_older() {
+        let text = ["6.12", "7.3"].map(entry).concat();
+        let mut manifest = parse(&format!("default = \"6.12\"\n{text}")).unwrap();
+        assert!(manifest.named(NEWEST).is_err());
+        assert_eq!(manifest.suites(), ["s"]);
+        manifest.add_newest("linux-source-7.3", &[]).unwrap();
+        let newest = manifest.named(NEWEST).unwrap();
+        assert_eq!((newest.name.as_str(), &newest.baseline), ("7.3", &None));
+        manifest.add_newest("linux-source-7.10", &[]).unwrap();
+        let newest = manifest.named(NEWEST).unwrap();
+        assert_eq!(newest.name, "7.10");
+        assert_eq!(newest.baseline.as_deref(), Some("7.3"));
+        assert_eq!(manifest.names(), ["6.12", "7.3"], "\"all\" is the file's");
     }
 
     #[test]

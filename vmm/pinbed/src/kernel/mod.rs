@@ -10,6 +10,7 @@ mod image;
 mod manifest;
 mod module;
 mod modules;
+mod origin;
 mod patch;
 mod source;
 
@@ -17,10 +18,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 pub use config::Config;
-pub use manifest::{Manifest, Recipe};
+pub use manifest::{Manifest, NEWEST, Recipe};
 pub use module::{Driver, provide as module};
 pub use modules::{Module, provide as modules};
 pub use patch::Patch;
+pub use source::newest;
 
 use crate::provision::{Context, Error};
 use deb::Package;
@@ -81,6 +83,8 @@ pub struct SourceBuild {
 pub struct Kernel {
     /// The entry of kernels.toml that is nearest to it: the one it was built by, or the one whose baseline may fit.
     pub name: String,
+    /// The entry of kernels.toml whose baseline it is held to: its own, but for one that is newer than all of them.
+    pub baseline: String,
     /// The patches that are in it.
     pub patches: Vec<Patch>,
     /// What `uname -r` says in it.
@@ -193,7 +197,7 @@ impl Request {
 impl Kernel {
     /// Its version and patches, as baselines name them.
     pub fn baseline_name(&self) -> String {
-        named(&self.name, &self.patches)
+        named(&self.baseline, &self.patches)
     }
 
     /// The object directory, or the headers, that modules for it are built against.
@@ -212,6 +216,18 @@ impl SourceBuild {
     fn suffix(&self) -> String {
         named("", &self.patches)
     }
+}
+
+/// Whether the source of each kernel of the file is in the cache.
+pub fn fetched<'a>(
+    context: &Context,
+    manifest: &'a Manifest,
+) -> impl Iterator<Item = (&'a str, bool)> {
+    let cache = context.cache.clone();
+    manifest.recipes().iter().map(move |recipe| {
+        let entry = cache.entry("source", &recipe.name);
+        (recipe.name.as_str(), entry.is_complete())
+    })
 }
 
 /// Sees whether a failed build is the fault of a source in the cache that has lost files. If so, the next attempt fetches it again.
@@ -239,7 +255,7 @@ fn named(name: &str, patches: &[Patch]) -> String {
 pub fn fetch(context: &Context, manifest: &Manifest, request: &Request) -> Result<(), Error> {
     match request {
         Request::Source(build) if build.tree.is_none() => {
-            Source::of_debian(context, &build.recipe).map(drop)
+            Source::of_recipe(context, &build.recipe).map(drop)
         }
         Request::Package(package) => package.provide(context, manifest).map(drop),
         _ => Ok(()),
@@ -273,7 +289,7 @@ pub fn provide(
     )?;
     let source = match &request.tree {
         Some(source) => source.clone(),
-        None => Source::of_debian(context, recipe)?,
+        None => Source::of_recipe(context, recipe)?,
     };
     build::provide(context, request, source, &wish)
 }

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Kernel source trees: Debian's, unpacked into the cache, or a user's own, left as it is.
+//! Kernel source trees: fetched from where kernels.toml says, into the cache, or a user's own, left as it is.
 
 use std::fs::{self, File};
-use std::io::Seek;
+use std::io::{ErrorKind, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
-use super::Recipe;
+use super::manifest::{Origin, PACKAGE, Recipe};
 use crate::provision::apt::{self, Apt};
 use crate::provision::cache::{Entry, Fingerprint, Locked};
 use crate::provision::child::Run;
 use crate::provision::inventory::{Check, Depth};
 use crate::provision::progress::Unit;
-use crate::provision::{Context, Error};
+use crate::provision::{Context, Error, answers, is_offline, online};
 
 /// The space that a package, the tarball in it and the unpacked tree take at the same time.
 const SPACE: u64 = 2300 << 20;
@@ -34,7 +35,7 @@ pub struct Source {
     pub entry: Option<Entry>,
 }
 
-/// The record of an unpacked Debian package.
+/// The record of a source: what it came from.
 #[derive(Serialize, Deserialize)]
 struct Unpacked {
     package: String,
@@ -43,8 +44,8 @@ struct Unpacked {
 }
 
 impl Source {
-    /// The recipe's package out of Debian; fetched once, and the same from then on.
-    pub fn of_debian(context: &Context, recipe: &Recipe) -> Result<Self, Error> {
+    /// The recipe's source, fetched once, and the same from then on.
+    pub fn of_recipe(context: &Context, recipe: &Recipe) -> Result<Self, Error> {
         let entry = context.cache.entry("source", &recipe.name);
         let unpacked = match entry.record::<Unpacked>() {
             Some(unpacked) => unpacked,
@@ -159,64 +160,232 @@ fn version(dir: &Path) -> Result<String, Error> {
     ))
 }
 
+/// Fetches the source from the first origin that has it.
 fn fetch(context: &Context, recipe: &Recipe, work: &Locked) -> Result<Unpacked, Error> {
     context.cache.require_free(SPACE)?;
-    let apt = Apt::open(context, &recipe.suites)?;
-    let deb = apt.package(&recipe.package)?;
-    let what = format!("{} {}", deb.package, deb.version);
-    let files = apt.download(&what, std::slice::from_ref(&deb))?;
-    let package = work.fresh("package")?;
-    for file in &files {
-        apt::unpack(file, &package, |_| {})?;
+    let mut reasons = Vec::new();
+    for origin in &recipe.sources {
+        let tree = work.fresh("tree")?;
+        let fetched = fetch_from(context, origin, work, &tree).and_then(|unpacked| {
+            let found = version(&tree)?;
+            let rest = found.strip_prefix(&recipe.name);
+            match rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit())) {
+                true => Ok(unpacked),
+                false => Err(Error::AnotherKernel {
+                    from: origin.to_string(),
+                    found,
+                    wanted: recipe.name.clone(),
+                }),
+            }
+        });
+        match fetched {
+            Ok(unpacked) => {
+                work.publish(
+                    &unpacked,
+                    Check::OnFailure,
+                    &["package", "originals", "patching"],
+                )?;
+                // Only now: an unpacking that is interrupted must not cost the download again.
+                let package = work.dir().join("package");
+                match fs::remove_dir_all(&package) {
+                    Err(e) if e.kind() != ErrorKind::NotFound => {
+                        return Err(Error::io("delete", &package, e));
+                    }
+                    _ => return Ok(unpacked),
+                }
+            }
+            Err(error) if error.is_final() => return Err(error),
+            Err(error) => {
+                let why = format!("{origin}: {error}");
+                context.progress.say(&why);
+                reasons.push(why);
+            }
+        }
     }
-    let tarball = package
-        .join("usr/src")
-        .join(format!("{}.tar.xz", recipe.package));
-    let tree = work.fresh("tree")?;
-    let file = File::open(&tarball).map_err(|e| Error::io("read", &tarball, e))?;
-    let size = file
-        .metadata()
-        .map_err(|e| Error::io("read", &tarball, e))?
-        .len();
+    Err(Error::NoSource {
+        kernel: recipe.name.clone(),
+        reasons,
+    })
+}
+
+fn fetch_from(
+    context: &Context,
+    origin: &Origin,
+    work: &Locked,
+    tree: &Path,
+) -> Result<Unpacked, Error> {
+    match origin {
+        Origin::Debian {
+            package,
+            suites,
+            mirror,
+            security,
+        } => {
+            let apt = match mirror {
+                None => Apt::open(context, suites)?,
+                Some(mirror) => Apt::open_old(context, suites, mirror, security.as_deref())?,
+            };
+            let deb = apt.package(package)?;
+            let what = format!("{} {}", deb.package, deb.version);
+            let files = apt.download(&what, std::slice::from_ref(&deb))?;
+            let unpacked = work.fresh("package")?;
+            for file in &files {
+                apt::unpack(file, &unpacked, |_| {})?;
+            }
+            let tarball = format!("usr/src/{package}.tar.xz");
+            unpack(context, &what, &unpacked.join(tarball), tree)?;
+            for file in &files {
+                fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
+            }
+            Ok(Unpacked {
+                package: deb.package,
+                version: deb.version,
+                sha256: deb.sha256,
+            })
+        }
+        Origin::Tarball { url, sha256 } => {
+            if !url.starts_with("file:") {
+                online(url)?;
+            }
+            let name = url.rsplit('/').next().unwrap_or(url);
+            let file = work.fresh("package")?.join(name);
+            let mut task = context
+                .progress
+                .start(format!("downloading {name}"), Unit::Bytes, None);
+            // apt's own way: with the host's proxies and certificates, and the checksum looked at.
+            let mut helper = Command::new("/usr/lib/apt/apt-helper");
+            helper
+                .args(["-o", "APT::Sandbox::User=root", "download-file", url])
+                .arg(&file)
+                .arg(format!("SHA256:{}", sha256.to_ascii_lowercase()));
+            Run::new("the download", helper)
+                .errors(|line| line.starts_with("E: ") || line.starts_with("Err:"))
+                .checked(|_| task.set(file.metadata().map_or(0, |file| file.len())))?;
+            task.finish(&format!("downloaded {name}"));
+            unpack(context, name, &file, tree)?;
+            Ok(Unpacked {
+                package: url.clone(),
+                version: String::new(),
+                sha256: sha256.clone(),
+            })
+        }
+        Origin::Git { url, tag, commit } => {
+            if Path::new(url).is_relative() && !url.starts_with("file:") {
+                online(url)?;
+            }
+            let mut task =
+                context
+                    .progress
+                    .start(format!("fetching {origin}"), Unit::Count("commits"), None);
+            let git = |arguments: &[&str]| {
+                let mut command = Command::new("git");
+                command.args(arguments).current_dir(tree);
+                command
+            };
+            let tag = format!("refs/tags/{tag}");
+            for arguments in [
+                &["init", "--quiet", "."][..],
+                &["fetch", "--quiet", "--depth=1", url, &tag],
+                // The commit, not what the tag may have become.
+                &["checkout", "--quiet", commit],
+            ] {
+                Run::new("git", git(arguments))
+                    .errors(|line| line.starts_with("fatal:") || line.starts_with("error:"))
+                    .checked(|_| task.tick())?;
+            }
+            let history = tree.join(".git");
+            fs::remove_dir_all(&history).map_err(|e| Error::io("delete", &history, e))?;
+            task.finish(&format!("fetched {origin}"));
+            Ok(Unpacked {
+                package: url.clone(),
+                version: tag,
+                sha256: commit.clone(),
+            })
+        }
+        Origin::Directory { path } => {
+            let source = Source::of_user(path)?;
+            let mut copy = Command::new("cp");
+            copy.args(["--archive", "--reflink=auto", "--no-target-directory"])
+                .arg(&source.dir)
+                .arg(tree)
+                .current_dir(work.dir());
+            Run::new("copying the source", copy).checked(|_| {})?;
+            Ok(Unpacked {
+                package: path.display().to_string(),
+                version: source.version,
+                sha256: source.identity,
+            })
+        }
+    }
+}
+
+/// Unpacks a tarball without its top directory.
+fn unpack(context: &Context, what: &str, tarball: &Path, tree: &Path) -> Result<(), Error> {
+    let read = |e| Error::io("read", tarball, e);
+    let file = File::open(tarball).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
     // tar reads from a descriptor whose position we share, which is how far it is.
-    let mut position = file
-        .try_clone()
-        .map_err(|e| Error::io("read", &tarball, e))?;
-    let mut task = context.progress.start(
-        format!("unpacking {}", recipe.package),
-        Unit::Bytes,
-        Some(size),
-    );
+    let mut position = file.try_clone().map_err(read)?;
+    let mut task = context
+        .progress
+        .start(format!("unpacking {what}"), Unit::Bytes, Some(size));
+    let compression = match tarball.extension().and_then(|end| end.to_str()) {
+        Some("xz") => Some("--xz"),
+        Some("gz" | "tgz") => Some("--gzip"),
+        Some("zst") => Some("--zstd"),
+        Some("bz2") => Some("--bzip2"),
+        _ => None,
+    };
     let mut tar = Command::new("tar");
-    tar.args(["--extract", "--xz", "--strip-components=1", "--file=-"])
-        .current_dir(&tree);
+    tar.args(["--extract", "--strip-components=1", "--file=-"])
+        .args(compression)
+        .current_dir(tree);
     Run::new("tar", tar)
         .stdin(file)
         .checked(|_| task.set(position.stream_position().unwrap_or_default()))?;
-    let unpacked = Unpacked {
-        package: deb.package,
-        version: deb.version,
-        sha256: deb.sha256,
-    };
-    work.publish(
-        &unpacked,
-        Check::OnFailure,
-        &["package", "originals", "patching"],
-    )?;
     task.finish(&format!("unpacked {what}"));
-    // Only now: an unpacking that is interrupted must not cost the download again.
-    fs::remove_dir_all(&package).map_err(|e| Error::io("delete", &package, e))?;
-    for file in &files {
-        fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
+    Ok(())
+}
+
+/// The newest package with a kernel's source that the suites have. Remembered for a day, and whatever its age where nothing may be fetched.
+pub fn newest(context: &Context, suites: &[String]) -> Result<String, Error> {
+    let question = format!("the newest kernel of {}", suites.join(" "));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let day = now.map_or(0, |now| now.as_secs() / 86_400).to_string();
+    let last = format!("{question}, whenever");
+    let known = match is_offline() {
+        true => answers::recall(&context.cache, &last, ""),
+        false => answers::recall(&context.cache, &question, &day),
+    };
+    if let Some(package) = known {
+        return Ok(package);
     }
-    Ok(unpacked)
+    let names = Apt::open(context, suites)?.names(PACKAGE)?;
+    let newest = names
+        .into_iter()
+        .filter_map(|name| {
+            let number = name.strip_prefix(PACKAGE)?;
+            let (major, minor) = number.split_once('.')?;
+            Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?, name))
+        })
+        .max();
+    let (_, _, package) = newest.ok_or_else(|| Error::NoSource {
+        kernel: "newest".to_owned(),
+        reasons: vec![format!("no {PACKAGE}* in {}", suites.join(", "))],
+    })?;
+    answers::keep(&context.cache, &last, "", &package);
+    answers::keep(&context.cache, &question, &day, &package);
+    Ok(package)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, BufRead, Write};
+
     use super::*;
     use crate::kernel::Manifest;
     use crate::provision::cache::Cache;
+    use crate::provision::inventory;
     use crate::provision::progress::Progress;
 
     fn tree() -> tempfile::TempDir {
@@ -297,5 +466,146 @@ mod tests {
         );
         assert!(heal(&context, recipe).unwrap());
         assert!(entry.record::<String>().is_none());
+    }
+
+    fn context(directory: &Path) -> Context {
+        Context {
+            cache: Cache::at(directory.join("cache")),
+            progress: Progress::new(),
+        }
+    }
+
+    fn recipe(name: &str, sources: &str) -> Recipe {
+        toml::from_str(&format!(
+            "name = \"{name}\"\nsources = [{sources}]\nfragments = []\nsteps = 1\n"
+        ))
+        .unwrap()
+    }
+
+    /// A tarball of the tree of 6.13, and its SHA-256.
+    fn tarball(directory: &Path) -> (PathBuf, String) {
+        let (tree, path) = (tree(), directory.join("linux-6.13.tar.gz"));
+        let status = Command::new("tar")
+            .args([
+                "--create",
+                "--gzip",
+                "--transform=s,^[.],linux-6.13,",
+                "--file",
+            ])
+            .arg(&path)
+            .arg("--directory")
+            .arg(tree.path())
+            .arg(".")
+            .status();
+        assert!(status.unwrap().success());
+        let (_, sum) = inventory::sum(&path).unwrap();
+        (path, sum)
+    }
+
+    /// Serves a file to whoever asks, on the loopback device.
+    fn serve(path: &Path) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let body = fs::read(path).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines();
+                while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+            }
+        });
+        format!("http://127.0.0.1:{port}/linux-6.13.tar.gz")
+    }
+
+    #[test]
+    fn the_first_source_that_has_the_kernel_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, sum) = tarball(directory.path());
+        let (file, wrong) = (format!("file:{}", path.display()), "0".repeat(64));
+        let url = serve(&path);
+        // Nobody listens on port 1.
+        let silent = "package = \"linux-source-6.13\", suites = [\"trixie\"], mirror = \"http://127.0.0.1:1/debian\"";
+        for (case, last) in [
+            format!("tarball = \"{file}\", sha256 = \"{sum}\""),
+            format!("tarball = \"{url}\", sha256 = \"{sum}\""),
+            format!("directory = \"{}\"", tree().keep().display()),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let context = context(&directory.path().join(case.to_string()));
+            let first = match case {
+                // apt tries again some times, which takes seconds.
+                0 => silent,
+                _ => "directory = \"/nonexistent\"",
+            };
+            let sources = format!(
+                "{{ {first} }}, {{ tarball = \"{file}\", sha256 = \"{wrong}\" }}, {{ {last} }}"
+            );
+            let source = Source::of_recipe(&context, &recipe("6.13", &sources)).unwrap();
+            assert_eq!(source.version, "6.13.0-rc4", "{last}");
+            assert!(source.dir.join("mm/gup.c").is_file());
+            let entry = source.entry.unwrap();
+            assert!(!entry.dir().join("package").exists());
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_no_source_has_is_named_with_the_reasons() {
+        let directory = tempfile::tempdir().unwrap();
+        let context = context(directory.path());
+        let (path, sum) = tarball(directory.path());
+        let sources = format!(
+            "{{ tarball = \"file:{}\", sha256 = \"{sum}\" }}, {{ directory = \"/nonexistent\" }}",
+            path.display()
+        );
+        let error = Source::of_recipe(&context, &recipe("6.1", &sources)).unwrap_err();
+        assert_eq!(error.exit(), crate::exit::Exit::Provisioning);
+        let said = error.to_string();
+        for what in ["kernel 6.1 ", "6.13.0-rc4, not 6.1", "/nonexistent"] {
+            assert!(said.contains(what), "{said}");
+        }
+        assert!(
+            context
+                .cache
+                .entry("source", "6.1")
+                .record::<Unpacked>()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_tag_is_taken_only_if_it_is_of_the_commit() {
+        let directory = tempfile::tempdir().unwrap();
+        let context = context(directory.path());
+        let tree = tree();
+        let git = |arguments: &[&str]| {
+            let identity = ["-c", "user.name=x", "-c", "user.email=x@x.example"];
+            let mut command = Command::new("git");
+            command
+                .args(identity)
+                .args(arguments)
+                .current_dir(tree.path());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        git(&["init", "--quiet"]);
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message=x"]);
+        git(&["tag", "v6.13"]);
+        let commit = git(&["rev-parse", "HEAD"]);
+        let source = |commit: &str| {
+            let path = tree.path().display();
+            let source = format!("{{ git = \"{path}\", tag = \"v6.13\", commit = \"{commit}\" }}");
+            Source::of_recipe(&context, &recipe("6.13", &source))
+        };
+        assert!(source(&"1".repeat(40)).is_err());
+        assert_eq!(source(&commit).unwrap().version, "6.13.0-rc4");
     }
 }

@@ -100,7 +100,6 @@ pub fn probe(
 }
 
 /// What is known of KVM here without a trial; for `pinbed doctor`.
-#[allow(dead_code, reason = "for the command doctor")]
 pub fn known(qemu: &Qemu, context: &Context) -> Option<Kvm> {
     match opens() {
         Err(why) => Some(Kvm::Fails(why)),

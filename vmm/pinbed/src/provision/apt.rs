@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::cache::Locked;
+use super::cache::{Fingerprint, Locked};
 use super::child::{Event, Run};
 use super::sources::Mirrors;
 use super::{Context, Error, inventory};
@@ -63,10 +63,34 @@ pub struct Deb {
 }
 
 impl<'a> Apt<'a> {
-    /// Fetches the package lists of the suites. A "-security" suite is left out if the host has no security mirror.
+    /// Fetches the package lists of the suites from the host's mirrors. A "-security" suite is left out if there is no security mirror.
     pub fn open(context: &'a Context, suites: &[String]) -> Result<Self, Error> {
+        Apt::open_at(context, suites, Mirrors::of_host(Path::new(ETC)), "")
+    }
+
+    /// Fetches them from other mirrors, such as Debian's archive of old releases and its snapshots, whose lists are of any age.
+    pub fn open_old(
+        context: &'a Context,
+        suites: &[String],
+        mirror: &str,
+        security: Option<&str>,
+    ) -> Result<Self, Error> {
+        let mirrors = Mirrors {
+            archive: vec![mirror.to_owned()],
+            security: security.iter().map(|&mirror| mirror.to_owned()).collect(),
+        };
+        let key = Fingerprint::default().add("mirror", mirror).finish();
+        Apt::open_at(context, suites, mirrors, &format!("@{key}"))
+    }
+
+    fn open_at(
+        context: &'a Context,
+        suites: &[String],
+        mirrors: Mirrors,
+        suffix: &str,
+    ) -> Result<Self, Error> {
         let release = suites.first().map_or("", String::as_str);
-        let mirrors = Mirrors::of_host(Path::new(ETC));
+        super::online(&format!("the package lists of Debian {release}"))?;
         if mirrors.archive.is_empty() {
             return Err(Error::NoMirror {
                 etc: ETC.into(),
@@ -80,10 +104,14 @@ impl<'a> Apt<'a> {
         }
         let work = context
             .cache
-            .entry("apt", &suites.join("+"))
+            .entry("apt", &(suites.join("+") + suffix))
             .lock(&context.progress)?;
         let apt = Apt { context, work };
-        apt.write("apt.conf", &apt.configuration())?;
+        let mut configuration = apt.configuration();
+        if !suffix.is_empty() {
+            configuration += "Acquire::Check-Valid-Until \"false\";\n";
+        }
+        apt.write("apt.conf", &configuration)?;
         apt.write("status", &installed(&NOT_NEEDED))?;
         for dir in [
             "state/lists/partial",
@@ -115,6 +143,25 @@ impl<'a> Apt<'a> {
     pub fn package(&self, name: &str) -> Result<Deb, Error> {
         let mut found = self.describe(&[name.to_owned()])?;
         found.pop().ok_or_else(|| self.unknown(name))
+    }
+
+    /// The names of all packages that begin so.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let mut command = Command::new("apt-cache");
+        command
+            .arg("--config-file")
+            .arg(self.path("apt.conf"))
+            .args(["pkgnames", prefix])
+            .current_dir(self.work.dir());
+        let mut names = Vec::new();
+        Run::new("the search for packages", command)
+            .errors(complaint)
+            .checked(|event| {
+                if let Event::Line(line) = event {
+                    names.push(line.trim().to_owned());
+                }
+            })?;
+        Ok(names)
     }
 
     /// The packages and all that they need to run, none taken as installed, the newest that `suite` allows.

@@ -11,14 +11,16 @@ use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
 
 use super::error::Error;
 use super::inventory::{self, Check, Depth};
@@ -76,7 +78,7 @@ impl Cache {
 
     /// The file for a remembered answer. Touches nothing on disk.
     pub(super) fn answer(&self, key: &str) -> PathBuf {
-        self.root.join("answers").join(format!("{key}.json"))
+        self.root.join(ANSWERS).join(format!("{key}.json"))
     }
 
     /// The places of one kind whose key begins so, complete or not, the last changed first.
@@ -93,6 +95,56 @@ impl Cache {
             .collect();
         found.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
         found.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// All entries, by kind and key.
+    pub fn all(&self) -> Vec<Entry> {
+        let kinds = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut kinds: Vec<_> = kinds
+            .filter_map(|kind| kind.file_name().into_string().ok())
+            .filter(|kind| kind != ANSWERS)
+            .collect();
+        kinds.sort();
+        let mut all = Vec::new();
+        for kind in kinds {
+            let mut entries = self.entries(&kind, "");
+            entries.sort_by(|a, b| a.dir.cmp(&b.dir));
+            all.extend(entries);
+        }
+        all
+    }
+
+    /// Removes what interrupted work left and nobody went on with for a week. (Object directories, apt's state and cargo's are never
+    /// complete: they go with [`Cache::prune`] alone.)
+    pub fn sweep(&self) {
+        let week = Duration::from_secs(7 * 86_400);
+        for entry in self.all() {
+            let is_work = WORK.iter().any(|kind| entry.name().starts_with(kind));
+            if !is_work && !entry.is_complete() && entry.is_older(week) {
+                // Of no use to anyone, and in nobody's way.
+                let _ = entry.remove();
+            }
+        }
+    }
+
+    /// Removes what was not used for so long, but for what another pinbed is at work on. Returns the names.
+    ///
+    /// # Errors
+    /// When a directory cannot be removed.
+    pub fn prune(&self, age: Duration) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for entry in self.all().into_iter().filter(|entry| entry.is_older(age)) {
+            entry.remove()?;
+            if !entry.dir.exists() {
+                removed.push(entry.name());
+            }
+        }
+        Ok(removed)
     }
 
     /// Fails early when fewer than `bytes` are free: better than after minutes of work.
@@ -116,6 +168,11 @@ impl Cache {
         Ok(())
     }
 }
+
+/// Kinds of entries that are places to work in.
+const WORK: [&str; 3] = ["apt/", "build/", "target/"];
+/// The directory of remembered answers.
+const ANSWERS: &str = "answers";
 
 /// One entry, there or not.
 #[derive(Clone, Debug)]
@@ -142,12 +199,63 @@ impl Entry {
             );
             return None;
         }
+        self.touch();
         Some(record)
+    }
+
+    /// Marks the entry as used now, by its record's time of access, which costs a write an hour at most.
+    fn touch(&self) {
+        let path = self.dir.join(RECORD);
+        let hour = Duration::from_secs(3600);
+        let is_recent = |used: SystemTime| used.elapsed().is_ok_and(|age| age < hour);
+        if !self.used().is_some_and(is_recent) {
+            let times = fs::FileTimes::new().set_accessed(SystemTime::now());
+            // A cache that cannot be written is used all the same.
+            let _ = File::open(path).and_then(|file| file.set_times(times));
+        }
+    }
+
+    /// When it was last used; of one without a record, when it was last worked on.
+    pub fn used(&self) -> Option<SystemTime> {
+        if let Ok(record) = fs::metadata(self.dir.join(RECORD)) {
+            return record.accessed().ok();
+        }
+        let files = fs::read_dir(&self.dir).ok()?.flatten();
+        let times = files.filter_map(|file| file.metadata().ok()?.modified().ok());
+        times.chain(fs::metadata(&self.dir).ok()?.modified()).max()
+    }
+
+    /// Whether the entry has a record, whatever that says.
+    pub fn is_complete(&self) -> bool {
+        self.dir.join(RECORD).exists()
+    }
+
+    /// Its kind and key, as the cache's directories have them.
+    pub fn name(&self) -> String {
+        let parts: Vec<_> = self.dir.iter().rev().take(2).collect();
+        let parts: Vec<_> = parts
+            .iter()
+            .rev()
+            .map(|part| part.to_string_lossy())
+            .collect();
+        parts.join("/")
+    }
+
+    /// The space that its files take, in bytes.
+    pub fn size(&self) -> u64 {
+        let files = WalkDir::new(&self.dir).into_iter().flatten();
+        let sizes = files.filter_map(|file| Some(file.metadata().ok()?.blocks() * 512));
+        sizes.sum()
     }
 
     /// What is wrong with a complete entry's files: the first that differs from what was published.
     pub fn damage(&self, depth: Depth) -> Option<String> {
         inventory::difference(&self.dir, depth)
+    }
+
+    fn is_older(&self, age: Duration) -> bool {
+        let past = |used: SystemTime| used.elapsed().is_ok_and(|since| since >= age);
+        self.used().is_some_and(past)
     }
 
     /// Deletes the entry, unless another pinbed works on it.
@@ -356,6 +464,36 @@ mod tests {
         work.publish(&2, Check::EachUse, &["file"]).unwrap();
         fs::write(work.dir().join("file"), "of work").unwrap();
         assert_eq!(cache.entry("thing", "one").record(), Some(2));
+    }
+
+    #[test]
+    fn what_was_not_used_for_long_goes_and_what_is_unfinished_goes_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let old = SystemTime::now() - Duration::from_secs(30 * 86_400);
+        let times = fs::FileTimes::new().set_accessed(old).set_modified(old);
+        let make = |kind: &str, complete: bool| {
+            let work = cache.entry(kind, "x").lock(&Progress::new()).unwrap();
+            if complete {
+                work.publish(&1, Check::EachUse, &[]).unwrap();
+            }
+            for path in [work.dir().to_owned(), work.dir().join(RECORD)] {
+                if let Ok(file) = File::open(path) {
+                    file.set_times(times).unwrap();
+                }
+            }
+        };
+        make("kernel", true);
+        make("source", false);
+        make("build", false);
+        make("qemu", true);
+        let names = || -> Vec<_> { cache.all().iter().map(Entry::name).collect() };
+        cache.sweep();
+        assert_eq!(names(), ["build/x", "kernel/x", "qemu/x"]);
+        assert_eq!(cache.entry("qemu", "x").record(), Some(1));
+        let removed = cache.prune(Duration::from_secs(86_400)).unwrap();
+        assert_eq!(removed, ["build/x", "kernel/x"]);
+        assert_eq!(names(), ["qemu/x"]);
     }
 
     #[test]

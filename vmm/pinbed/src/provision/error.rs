@@ -126,6 +126,48 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// `--offline`, and something has to be fetched.
+    #[error(
+        "{what} would have to be fetched, and --offline forbids that. On a machine with a network, `pinbed setup` and `pinbed cache export FILE` \
+         gather everything; `pinbed cache import FILE` takes it in here"
+    )]
+    Offline {
+        /// What.
+        what: String,
+    },
+
+    /// A cache entry is not what was published.
+    #[error("{what} is damaged: {why}. `pinbed cache verify` has it made anew")]
+    Damaged {
+        /// The entry.
+        what: String,
+        /// What differs.
+        why: String,
+    },
+
+    /// No source of a kernel has it.
+    #[error(
+        "kernel {kernel} cannot be had from any of its sources:{}",
+        tail(reasons, None)
+    )]
+    NoSource {
+        /// Which.
+        kernel: String,
+        /// For each source, why not.
+        reasons: Vec<String>,
+    },
+
+    /// A source has another kernel.
+    #[error("{from} has Linux {found}, not {wanted}")]
+    AnotherKernel {
+        /// Which source.
+        from: String,
+        /// What it has.
+        found: String,
+        /// What was wanted.
+        wanted: String,
+    },
+
     /// A download failed.
     #[error(
         "the download of {what} was cut off or failed; run pinbed again to resume it{}",
@@ -337,6 +379,14 @@ impl Error {
                 source,
             },
         }
+    }
+
+    /// Whether trying something else instead would be in vain.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Error::Interrupted | Error::DiskFull { .. } | Error::CacheNotWritable { .. }
+        )
     }
 
     /// How `pinbed` ends because of this.

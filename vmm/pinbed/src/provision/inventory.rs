@@ -19,7 +19,6 @@ pub enum Depth {
     /// Whether they are there and have their size.
     Sizes,
     /// Their content, too.
-    #[allow(dead_code, reason = "for the command cache")]
     Contents,
 }
 

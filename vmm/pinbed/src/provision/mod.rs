@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub mod apt;
+pub mod bundle;
 pub mod cache;
 pub mod child;
 pub mod compliance;
@@ -20,9 +21,37 @@ mod workspace;
 pub use error::Error;
 pub use workspace::{choose as choose_workspace, target, workspace};
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cache::Cache;
 
 use progress::Progress;
+
+/// Whether nothing may be fetched.
+static OFFLINE: AtomicBool = AtomicBool::new(false);
+
+/// From here on nothing is fetched: what is not in the cache is an error.
+pub fn stay_offline() {
+    OFFLINE.store(true, Ordering::Relaxed);
+}
+
+/// Whether nothing may be fetched.
+pub fn is_offline() -> bool {
+    OFFLINE.load(Ordering::Relaxed)
+}
+
+/// Sees that `what` may be fetched.
+///
+/// # Errors
+/// When the command line says that nothing may be.
+pub fn online(what: &str) -> Result<(), Error> {
+    match is_offline() {
+        true => Err(Error::Offline {
+            what: what.to_owned(),
+        }),
+        false => Ok(()),
+    }
+}
 
 /// Where things are kept and where progress is shown: what every step needs.
 #[derive(Clone, Debug)]

@@ -70,6 +70,14 @@ impl fmt::Display for Need {
     }
 }
 
+/// What is missing, for people, and the line that installs it; none when all are there.
+pub fn lacking() -> Option<(String, String)> {
+    let missing: Vec<Need> = needs().filter(|need| !need.met()).collect();
+    let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
+    (!missing.is_empty()).then(|| (names.join(", "), install_line(&packages)))
+}
+
 /// Makes sure of all of them; does nothing, and takes no time, when all are there.
 pub fn ensure(context: &Context) -> Result<(), Error> {
     let missing: Vec<Need> = needs().filter(|need| !need.met()).collect();
@@ -85,7 +93,7 @@ pub fn ensure(context: &Context) -> Result<(), Error> {
     if which::which("apt-get").is_err() {
         return Err(Error::NoApt { missing: names });
     }
-    if !Uid::effective().is_root() {
+    if !Uid::effective().is_root() || super::is_offline() {
         return Err(Error::MissingPackages {
             missing: names,
             line: install_line(&packages),

@@ -67,6 +67,7 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         .args(["build", "--release", "--locked", "--target", TARGET])
         .args(["-p", "pinbed-device", "-p", "pinbed-init", "-p", "pinbed-guest"])
         .args(quiet)
+        .args(provision::is_offline().then_some("--offline"))
         .current_dir(workspace)
         .env("CARGO_TARGET_DIR", &target)
         // Progress of other things is shown at the same time.

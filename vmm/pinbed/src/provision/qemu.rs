@@ -88,6 +88,27 @@ impl Qemu {
         command
     }
 
+    /// The one that a run would take without fetching anything, and where it is from; or why there is none.
+    pub fn present(cache: &Cache) -> Result<(Self, &'static str), String> {
+        let host = which::which(PROGRAM).map_err(|_| format!("no {PROGRAM} on PATH"));
+        let host = host.and_then(|program| {
+            let probed = Candidate::plain(program).probe(cache);
+            probed.map_err(|error| error.to_string())
+        });
+        let why = match host {
+            Ok(qemu) => return Ok((qemu, "the host's")),
+            Err(why) => why,
+        };
+        let private = cache.entry("qemu", SUITE);
+        if private.record::<Private>().is_none() {
+            return Err(why);
+        }
+        Candidate::unpacked(&private.dir().join("tree"))
+            .and_then(|candidate| candidate.probe(cache))
+            .map(|qemu| (qemu, "a private copy"))
+            .map_err(|error| error.to_string())
+    }
+
     /// The one at `asked` and no other; else the host's if it will do; else a private copy, fetched when there is none yet.
     pub fn provide(context: &Context, asked: Option<&Path>) -> Result<Self, Error> {
         let cache = &context.cache;

@@ -53,8 +53,14 @@ impl Host {
     pub fn new(args: &VmArgs) -> Result<Self> {
         interrupt::install().context("cannot watch for signals")?;
         let context = provision::Context::of_user()?;
+        context.cache.sweep();
         let config = workspace()?.join("guest-kernel-config");
-        let manifest = Manifest::read(&config.join("kernels.toml"))?;
+        let mut manifest = Manifest::read(&config.join("kernels.toml"))?;
+        let is_newest = |name: &String| name.split('+').next() == Some(kernel::NEWEST);
+        if args.kernels.iter().any(is_newest) {
+            let suites = manifest.suites();
+            manifest.add_newest(&kernel::newest(&context, &suites)?, &suites)?;
+        }
         let requests = Request::all(&config, &manifest, &choice(args))?;
         packages::ensure(&context)?;
         // The compiler and the network wait for each other in no way. Of several kernels each may fail for itself, and later.
@@ -239,7 +245,7 @@ impl<'a> Setup<'a> {
             .collect();
         self.is_known().then(|| {
             baselines
-                .of(&self.kernel.name)
+                .of(&self.kernel.baseline)
                 .patched(&patches)
                 .configured(self.kernel.config.clone())
         })
@@ -340,7 +346,7 @@ impl fmt::Display for Setup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let qemu = shell_line(&self.host.qemu.command());
         let baseline = if self.is_known() {
-            &self.kernel.name
+            &self.kernel.baseline
         } else {
             "none"
         };
