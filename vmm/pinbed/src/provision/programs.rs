@@ -6,9 +6,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::TestInfo;
+use walkdir::WalkDir;
 
 use crate::interrupt;
-use crate::provision;
+use crate::provision::cache::Fingerprint;
+use crate::provision::{self, answers};
 
 /// The one target that they are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -23,6 +25,23 @@ pub struct Programs {
     /// The tests.
     pub tests: PathBuf,
 }
+
+impl Programs {
+    fn files(&self) -> [PathBuf; 3] {
+        [&self.device, &self.init, &self.tests].map(PathBuf::clone)
+    }
+}
+
+/// All in the workspace that the programs are made from.
+const MADE_FROM: [&str; 7] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "vmm/abi",
+    "vmm/engine",
+    "vmm/device",
+    "images/init",
+    "images/guest",
+];
 
 /// Cargo cannot build the programs. It has said why.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +81,16 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         init: built.join("pinbed-init"),
         tests: built.join("pinbed-guest"),
     };
+    // Cargo takes 0.1 s to find that there is nothing to do.
+    let question = format!("are {} made from {}", built.display(), workspace.display());
+    let sources = stamp(MADE_FROM.map(|part| workspace.join(part)));
+    let stamps =
+        |sources: &str| format!("{sources} {}", stamp(programs.files()).unwrap_or_default());
+    if let Some(sources) = &sources
+        && answers::recall(&cache, &question, &stamps(sources)) == Some(true)
+    {
+        return Ok(programs);
+    }
     let quiet = programs.tests.exists().then_some("--quiet");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--locked", "--target", TARGET])
@@ -85,7 +114,25 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         return Err(provision::Error::Interrupted.into());
     }
     ensure!(status.success(), BuildFailed);
+    // Taken before the build: an edit during it counts at the next.
+    if let Some(sources) = &sources {
+        answers::keep(&cache, &question, &stamps(sources), &true);
+    }
     Ok(programs)
+}
+
+/// A stamp of files and of directories with all that is in them. None where one cannot be read: cargo then says what is wrong.
+fn stamp(paths: impl IntoIterator<Item = PathBuf>) -> Option<String> {
+    let mut all = Fingerprint::default();
+    for path in paths {
+        for entry in WalkDir::new(path).sort_by_file_name() {
+            let entry = entry.ok()?;
+            if entry.file_type().is_file() {
+                all = all.add("file", answers::stamp_of(entry.path())?);
+            }
+        }
+    }
+    Some(all.finish())
 }
 
 /// The tests that the guest has. Its program lists them on any Linux.
@@ -112,6 +159,24 @@ pub fn list(programs: &Programs) -> Result<Vec<TestInfo>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_changes_with_any_file_below() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+        std::fs::create_dir(&two).unwrap();
+        std::fs::write(&one, "").unwrap();
+        let look = || stamp([one.clone(), two.clone()]);
+        let before = look().unwrap();
+        assert_eq!(look().unwrap(), before);
+        std::fs::write(two.join("new.rs"), "").unwrap();
+        let with_new = look().unwrap();
+        assert_ne!(with_new, before);
+        std::fs::write(&one, "longer").unwrap();
+        assert_ne!(look().unwrap(), with_new);
+        std::fs::remove_file(&one).unwrap();
+        assert_eq!(look(), None);
+    }
 
     #[test]
     fn without_a_checkout_the_device_is_the_one_beside_the_command() {
