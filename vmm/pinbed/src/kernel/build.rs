@@ -202,6 +202,7 @@ fn make_all(
     let suffix = request.suffix();
     let kernel = format!("{}{suffix}", source.version);
     let objects = place.dir().join("objects");
+    let is_first = !objects.join(".config").exists();
     configure(source, wish, &objects)?;
 
     let log = place.dir().join("build.log");
@@ -214,8 +215,8 @@ fn make_all(
     let mut task = context.progress.start(
         format!("building kernel {kernel}, {jobs} at a time"),
         Unit::Count("steps"),
-        // With a patch it is a few of them.
-        request.patches.is_empty().then_some(request.recipe.steps),
+        // How many of them are left of an earlier build, make alone knows; and of a whole configuration it is others.
+        (is_first && !wish.has_base()).then_some(request.recipe.steps),
     );
     let mut steps = 0;
     Run::new("the kernel build", command)
