@@ -225,6 +225,16 @@
  */
 #define PINBED_INJECT_DIE 3
 /*
+ * struct pinbed_inject_request.kind: a DETACH answers PINBED_STATUS_ERROR, and
+ * the device goes on holding the buffer.
+ */
+#define PINBED_INJECT_KEEP 4
+/*
+ * struct pinbed_inject_request.kind: after this request the device takes
+ * requests and answers none, until it is reset. Any count but zero will do.
+ */
+#define PINBED_INJECT_SILENCE 5
+/*
  * struct pinbed_event.kind: an access faulted; struct pinbed_event.fault says
  * which.
  */
@@ -436,11 +446,11 @@ struct pinbed_checksum_response {
 static_assert(sizeof(struct pinbed_checksum_response) == 64);
 
 /**
- * struct pinbed_inject_request - PINBED_OP_INJECT: the next count video jobs
- * misbehave.
+ * struct pinbed_inject_request - PINBED_OP_INJECT: the device misbehaves at the
+ * next count video jobs, or as the kind says.
  * @header: op is PINBED_OP_INJECT.
  * @kind: PINBED_INJECT_*.
- * @count: How many jobs; zero takes this kind back.
+ * @count: How many times; zero takes this kind back.
  * @argument: Depends on the kind.
  */
 struct pinbed_inject_request {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Loading modules, and unloading pinbed.ko.
+//! Loading modules; unloading the driver, binding it to the device and unbinding it.
 
 use crate::harness::error::Error;
+use crate::harness::setting::Setting;
 use crate::observe::device;
 use crate::video::v4l2;
 use nix::errno::Errno;
@@ -71,6 +72,23 @@ pub fn insert_listed() -> Vec<Error> {
 /// insmod: loads the driver and waits for its nodes.
 pub fn load() -> Result<(), Error> {
     insert(PATH, "")?;
+    wait_for_nodes()
+}
+
+/// Makes the driver work again, whatever a test left: loads it, brings the device back, binds it anew.
+pub fn restore() -> Result<(), Error> {
+    insert(PATH, "")?;
+    if bound().is_none() {
+        rescan()?;
+    } else {
+        // It may be bound to a device that it has given up.
+        unbind()?;
+    }
+    bind()?;
+    wait_for_nodes()
+}
+
+fn wait_for_nodes() -> Result<(), Error> {
     let start = Instant::now();
     while !is_ready() {
         if start.elapsed() > PATIENCE {
@@ -85,6 +103,73 @@ pub fn load() -> Result<(), Error> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// The driver's directory in sysfs, with a link to the device that it is bound to.
+const DRIVER: &str = "/sys/bus/virtio/drivers/pinbed";
+/// The device's virtio ID, as sysfs has it.
+const ID: &str = "0x0015";
+
+/// The device's name on the virtio bus, if it is there.
+fn device_name() -> Option<String> {
+    let devices = fs::read_dir("/sys/bus/virtio/devices").ok()?;
+    devices.flatten().find_map(|entry| {
+        let id = fs::read_to_string(entry.path().join("device")).ok()?;
+        (id.trim() == ID).then(|| entry.file_name().to_string_lossy().into_owned())
+    })
+}
+
+/// The device's name on the virtio bus, if the driver is bound to it.
+pub fn bound() -> Option<String> {
+    device_name().filter(|name| Path::new(DRIVER).join(name).exists())
+}
+
+fn tell_sysfs(path: impl AsRef<Path>, text: &str) -> Result<(), Error> {
+    let path = path.as_ref();
+    fs::write(path, text).map_err(Error::io(format!("writing {text} to {}", path.display())))
+}
+
+/// Unbinds the driver from the device. Returns when the kernel does.
+pub fn unbind() -> Result<(), Error> {
+    match bound() {
+        Some(name) => tell_sysfs(Path::new(DRIVER).join("unbind"), &name),
+        None => Ok(()),
+    }
+}
+
+/// Binds the driver to the device, unless it is bound.
+pub fn bind() -> Result<(), Error> {
+    match device_name() {
+        Some(name) if bound().is_none() => tell_sysfs(Path::new(DRIVER).join("bind"), &name),
+        Some(_) => Ok(()),
+        None => Err(Error::Absent {
+            what: "the device on the virtio bus".into(),
+            remedy: "rescan the PCI bus".into(),
+        }),
+    }
+}
+
+/// Takes the device off the PCI bus, as hot-unplug does.
+pub fn remove() -> Result<(), Error> {
+    let name = device_name().unwrap_or_default();
+    tell_sysfs(format!("/sys/bus/virtio/devices/{name}/../remove"), "1")
+}
+
+/// Finds the device on the PCI bus again.
+pub fn rescan() -> Result<(), Error> {
+    if device_name().is_some() {
+        return Ok(());
+    }
+    tell_sysfs("/sys/bus/pci/rescan", "1")
+}
+
+/// A parameter of the driver that can be written while it is loaded.
+pub fn parameter(name: &str, value: &str) -> Result<Setting, Error> {
+    Setting::set(
+        format!("/sys/module/pinbed/parameters/{name}"),
+        value,
+        "build the driver as a module",
+    )
 }
 
 /// rmmod, without waiting for users to go away.

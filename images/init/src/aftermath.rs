@@ -71,9 +71,9 @@ impl Witness {
         // What is warned of once per boot would be blamed on the first test only. Absent without debugfs.
         let _ = fs::write("/sys/kernel/debug/clear_warn_once", "1");
         let device = match Device::open() {
-            // A test that ended between rmmod and insmod has left no driver.
+            // A test that ended between rmmod and insmod, or unbind and bind, has left no driver.
             Err(_) => {
-                module::load()?;
+                module::restore()?;
                 Device::open()?
             }
             Ok(device) => device,
@@ -94,6 +94,15 @@ impl Witness {
     pub fn after_test(&mut self) -> Result<Vec<Finding>, Error> {
         let before = self.before.take().unwrap_or_default();
         let start = Instant::now();
+        let lost = match Device::open() {
+            Ok(_) => None,
+            Err(error) => {
+                module::restore()?;
+                Some(format!(
+                    "the driver was without a device, or had given it up, until it was bound again: {error}"
+                ))
+            }
+        };
         let mut now = self.look()?;
         let mut leaks = now.leaks_since(&before, &self.regions);
         let mut changed = Instant::now();
@@ -120,8 +129,9 @@ impl Witness {
             }
         }
         self.before = clean.then_some(now);
-        Ok(leaks
+        Ok(lost
             .into_iter()
+            .chain(leaks)
             .map(|text| Finding {
                 eye: Eye::Aftermath,
                 text,

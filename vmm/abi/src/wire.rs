@@ -135,6 +135,11 @@ pub const INJECT_DELAY: u32 = 1;
 pub const INJECT_FAIL: u32 = 2;
 /// [`InjectRequest::kind`]: the device process aborts at the next video job, as broken hardware falls off the bus.
 pub const INJECT_DIE: u32 = 3;
+/// [`InjectRequest::kind`]: a DETACH answers [`STATUS_ERROR`], and the device goes on holding the buffer.
+pub const INJECT_KEEP: u32 = 4;
+/// [`InjectRequest::kind`]: after this request the device takes requests and answers none, until it is reset. Any count but zero
+/// will do.
+pub const INJECT_SILENCE: u32 = 5;
 
 /// [`Event::kind`]: an access faulted; [`Event::fault`] says which.
 pub const EVENT_DMA_FAULT: u32 = 1;
@@ -296,13 +301,13 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// [`OP_INJECT`]: the next `count` video jobs misbehave.
+    /// [`OP_INJECT`]: the device misbehaves at the next `count` video jobs, or as the kind says.
     pub struct InjectRequest {
         /// `op` is [`OP_INJECT`].
         pub header: RequestHeader,
         /// `INJECT_…`.
         pub kind: U32,
-        /// How many jobs; zero takes this kind back.
+        /// How many times; zero takes this kind back.
         pub count: U32,
         /// Depends on the kind.
         pub argument: U64,

@@ -154,6 +154,9 @@ impl Calls {
             drop(own);
             return Some((place, answer));
         }
+        if self.engine.is_silent() {
+            return None;
+        }
         let memory = self.memory.memory();
         post(&self.engine, &place.event, &memory, &answer.events);
         let written = place.chain.write(&*memory, &answer.bytes);

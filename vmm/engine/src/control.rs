@@ -33,6 +33,10 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
         wire::OP_DETACH => request.answer(|detach: wire::DetachRequest, rest| {
             nothing_follows(rest)?;
             let handle = detach.handle.get();
+            if engine.injector.keeps() {
+                log::debug!("DETACH {handle} refused, as INJECT_KEEP asked for");
+                return Err(wire::STATUS_ERROR);
+            }
             let buffer = engine.table_mut().detach(handle);
             match buffer {
                 Some(buffer) => log::debug!("DETACH {handle}: {} bytes", buffer.length()),

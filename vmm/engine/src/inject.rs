@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Misbehaviour on request: video jobs that start late, fail, or take the device down with them.
+//! Misbehaviour on request: video jobs that start late, fail, or take the device down with them; a DETACH that is refused; silence.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,9 @@ struct Planned {
     delays: u32,
     failures: u32,
     deaths: u32,
+    /// DETACHs that are refused.
+    keeps: u32,
+    silent: bool,
     /// Goes up when jobs that wait are to go on.
     generation: u64,
     /// While not zero, no job begins to wait.
@@ -52,6 +55,8 @@ impl Injector {
             }
             wire::INJECT_FAIL => planned.failures = count,
             wire::INJECT_DIE => planned.deaths = count,
+            wire::INJECT_KEEP => planned.keeps = count,
+            wire::INJECT_SILENCE => planned.silent |= count > 0,
             _ => return false,
         }
         true
@@ -93,6 +98,19 @@ impl Injector {
             drop(self.changed.wait_timeout_while(planned, delay, waits));
         }
         outcome
+    }
+
+    /// Called for a DETACH: whether it is to be refused.
+    pub fn keeps(&self) -> bool {
+        let mut planned = self.lock();
+        let keeps = planned.keeps > 0;
+        planned.keeps = planned.keeps.saturating_sub(1);
+        keeps
+    }
+
+    /// Whether the device has fallen silent.
+    pub fn is_silent(&self) -> bool {
+        self.lock().silent
     }
 
     /// While the guard lives, jobs do not wait, and one that does goes on at once.

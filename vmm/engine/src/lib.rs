@@ -135,6 +135,11 @@ impl Engine {
         count(&self.counters.events_lost, lost);
     }
 
+    /// Whether the device takes requests and answers none, as a test injected: for a transport, which then drops the answers.
+    pub fn is_silent(&self) -> bool {
+        self.injector.is_silent()
+    }
+
     /// While the guard lives, no job waits for a delay that a test injected: for a transport that must come to a stop.
     pub fn hurry(&self) -> Hurry<'_> {
         self.injector.hurry()

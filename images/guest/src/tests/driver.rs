@@ -36,7 +36,7 @@ pub fn needs_module() -> TestResult {
 }
 
 /// One copy with user memory on both queues.
-fn copy(t: &mut Ctx, m2m: &M2m) -> TestResult {
+pub fn copy(t: &mut Ctx, m2m: &M2m) -> TestResult {
     let mut src = m2m.with(Output, Area::anon(8, FRAME.size())?)?;
     let mut dst = m2m.with(Capture, Area::anon(0, FRAME.size())?)?;
     m2m.copy(t, &mut src, &mut dst)

@@ -2,16 +2,18 @@
 //! All tests, in a folder for each subject.
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function. A subject uses only those
-//! after it: playback, tee, lifecycle, pin; dmabuf, video, driver.
+//! after it: playback, tee, lifecycle, pin; dmabuf, video, unplug, ioctl, driver.
 
 mod dmabuf;
 mod driver;
+mod ioctl;
 mod lifecycle;
 mod pin;
 mod playback;
 mod sources;
 mod tee;
 mod test;
+mod unplug;
 mod video;
 
 use test::Test;
@@ -48,6 +50,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         video::compliance::TESTS,
         playback::TESTS,
         driver::TESTS,
+        ioctl::TESTS,
+        unplug::TESTS,
         tee::memory::LAST,
     ]
     .into_iter()
