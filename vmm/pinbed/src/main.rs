@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command `pinbed`: boots a kernel beside the device, runs the tests in it, and judges them.
 
+// First, for its macro.
+#[macro_use]
+mod text;
+
 mod cli;
 mod commands;
 mod exit;
@@ -11,7 +15,6 @@ mod machine;
 mod provision;
 mod report;
 mod run;
-mod text;
 
 use std::io;
 
@@ -27,7 +30,7 @@ fn main() -> Exit {
         if is_closed_pipe(&error) {
             return Exit::ClosedPipe;
         }
-        eprintln!(
+        say!(
             "{} {error:#}",
             Style::new().for_stderr().red().bold().apply_to("pinbed:")
         );

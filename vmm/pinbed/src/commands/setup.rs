@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `pinbed setup`: provides all that a run needs, and shows it.
 
+use std::io::{self, Write};
+
 use anyhow::Result;
 
 use crate::cli::SetupArgs;
@@ -14,7 +16,11 @@ use crate::run::setup;
 pub fn setup(args: &SetupArgs) -> Result<Exit> {
     let host = setup::Host::new(&args.vm)?;
     for request in &host.requests {
-        println!("{}", setup::Setup::new(&host, &args.vm, request)?);
+        writeln!(
+            io::stdout(),
+            "{}",
+            setup::Setup::new(&host, &args.vm, request)?
+        )?;
     }
     Ok(Exit::Green)
 }

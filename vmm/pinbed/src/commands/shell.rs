@@ -12,6 +12,7 @@ use crate::cli::ShellArgs;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::machine::events::{self, Happening};
+use crate::machine::qmp::{Monitor, Said};
 use crate::machine::vm::{self, Console};
 use crate::machine::watch::describe;
 use crate::run::additions;
@@ -48,7 +49,7 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
         &Plan::Shell,
         additions,
     )?;
-    eprintln!("pinbed: the guest powers off when the shell ends; Ctrl-A X ends it at once");
+    say!("pinbed: the guest powers off when the shell ends; Ctrl-A X ends it at once");
 
     let (to, happenings) = events::stream();
     let signals = to.clone();
@@ -56,17 +57,25 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
         interrupt::subscribe(move |signal| drop(signals.send(Happening::Signal(signal))));
     let _terminal = Terminal::save()?;
     let (mut vm, sources) = vm::start(&machine, host.qemu.command(), directory.files())?;
+    // Without it QEMU tells of no events.
+    let _monitor = Monitor::new(sources.qmp.try_clone()?)?;
     events::listen(sources, &to);
+    let mut reset = false;
     for happening in happenings {
         match happening {
+            Happening::Qemu(Said::Shutdown { reset: by_reset }) => reset |= by_reset,
             Happening::QemuEnded => {
                 let status = vm.qemu.reap()?;
+                if status.success() && reset {
+                    say!("\r\npinbed: the guest reset itself, as a kernel does that panics");
+                    return Ok(Exit::Panic);
+                }
                 if status.success() {
                     return Ok(Exit::Green);
                 }
                 let said =
                     std::fs::read_to_string(directory.files().qemu_log()).unwrap_or_default();
-                eprintln!(
+                say!(
                     "\r\npinbed: QEMU died ({}): {}",
                     describe(status),
                     said.trim()
@@ -77,7 +86,7 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
                 let status = vm.device.reap()?;
                 // It leaves when QEMU does.
                 if !status.success() {
-                    eprintln!(
+                    say!(
                         "\r\npinbed: the device process died ({}); the guest ends with it\r",
                         describe(status)
                     );
@@ -85,7 +94,7 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
                 }
             }
             Happening::Report(Ok(Message::Broken { reason })) => {
-                eprintln!("\r\npinbed: the guest says: {reason}\r")
+                say!("\r\npinbed: the guest says: {reason}\r")
             }
             // The terminal is the guest's: Ctrl-C reaches it as a key.
             Happening::Signal(SIGINT) => {}

@@ -193,7 +193,7 @@ impl Entry {
         if inventory::is_checked_on_use(&self.dir)
             && let Some(why) = self.damage(Depth::Sizes)
         {
-            eprintln!(
+            say!(
                 "pinbed: {} is damaged: {why}; making it anew",
                 self.dir.display()
             );

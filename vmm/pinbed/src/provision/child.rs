@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
                     return Err(Error::Interrupted);
                 }
                 if !told {
-                    eprintln!(
+                    say!(
                         "pinbed: will stop when {} has ended; it must not be left half done",
                         self.what
                     );

@@ -49,7 +49,7 @@ impl Progress {
 
     /// Says one thing, on a line of its own.
     pub fn say(&self, line: &str) {
-        eprintln!("pinbed: {line}");
+        say!("pinbed: {line}");
     }
 
     /// Starts showing a task. `what` names it in the present participle: "building kernel 6.12".
@@ -61,7 +61,7 @@ impl Progress {
             bar
         });
         if bar.is_none() {
-            eprintln!("pinbed: {what} ...");
+            say!("pinbed: {what} ...");
         }
         let now = Instant::now();
         let task = Task {
@@ -110,7 +110,7 @@ impl Task {
         } else if self.spoke.elapsed() >= QUIET {
             self.spoke = Instant::now();
             let amount = self.unit.show(self.done, self.total);
-            eprintln!(
+            say!(
                 "pinbed: {}{amount}, {}",
                 self.what,
                 span(self.started.elapsed())
@@ -124,7 +124,7 @@ impl Task {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("pinbed: {said} ({})", span(self.started.elapsed()));
+        say!("pinbed: {said} ({})", span(self.started.elapsed()));
     }
 
     fn style(&self) {

@@ -46,7 +46,7 @@ pub fn workspace() -> Result<PathBuf, Error> {
     let current = env::current_dir().unwrap_or_default();
     let (found, say) = search(&current, &program, built_from())?;
     if say {
-        eprintln!(
+        say!(
             "pinbed: working on the checkout {} (--workspace names another)",
             found.display()
         );

@@ -123,10 +123,10 @@ impl<W: Write> Ktap<W> {
         }
         for what in &explanation.what {
             self.comment(what)?;
-            eprintln!("pinbed: {}", printable(what));
+            say!("pinbed: {}", printable(what));
         }
         self.comment(&format!("next: {}", explanation.next))?;
-        eprintln!("pinbed: next: {}", explanation.next);
+        say!("pinbed: next: {}", explanation.next);
         Ok(())
     }
 

@@ -472,7 +472,7 @@ impl Directory {
     /// Says where the files are, if they are kept.
     pub fn tell(&self) {
         if self.scratch.is_kept() {
-            eprintln!(
+            say!(
                 "pinbed: the run's files are kept in {}",
                 self.files.directory().display()
             );
