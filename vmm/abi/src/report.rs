@@ -46,6 +46,7 @@ pub enum Plan {
 
 /// One test, as the guest's test binary lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TestInfo {
     /// `group::what_a_correct_kernel_does`.
     pub name: String,
@@ -60,6 +61,7 @@ pub struct TestInfo {
 /// One of the four eyes that judge a test, or the test itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Eye {
     /// What the process reads back, and what system calls return.
     Cpu,
@@ -75,6 +77,7 @@ pub enum Eye {
 
 /// Something a correct kernel does not do, or that kept the test from judging.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Who saw it.
     pub eye: Eye,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::report::kcidb;
 use crate::run::suite::Shard;
 
 /// The guest's memory in MiB unless something else is asked for.
@@ -45,13 +46,23 @@ pub enum Command {
     /// Exit codes: 0 every verdict is as the baseline says; 1 a verdict differs; 2 wrong usage; 3 something could not be provided or
     /// built; 4 the guest never came up; 5 kernel panic; 6 hang; 7 the device process died; 8 QEMU died; 9 internal error;
     /// 130 interrupted; 141 the reader of standard output has gone.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show the tests, and what a correct kernel does in each
     List(ListArgs),
     /// Show the known failures and skips of kernels, with the reasons
     Known(KnownArgs),
     /// List the runs that are kept, the newest first
     Runs,
+    /// Show how `run --shard` shares the tests out among machines, and the arguments of each
+    Plan(PlanArgs),
+    /// Make one run of the results of several: of shards, or of several kernels
+    ///
+    /// Exit codes are those of `run`, for the whole; 2 if the results do not belong together, and at least 3 if a shard is missing.
+    Merge(MergeArgs),
+    /// Print a script that completes arguments in a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages
+    Man(ManArgs),
     /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
     Matrix,
     /// Boot the kernel with the driver and the device, and open a shell in it
@@ -133,24 +144,83 @@ pub struct RunArgs {
     /// Boot a fresh guest for each test
     #[arg(long)]
     pub isolate: bool,
+    /// Keep the directory with the console log, the guest's report and QEMU's command line
+    #[arg(long)]
+    pub keep: bool,
+    #[command(flatten)]
+    pub reports: ReportArgs,
+}
+
+/// What is reported of a run, and where.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reports")]
+pub struct ReportArgs {
     /// Print KTAP version 1 on standard output, and nothing else there
     #[arg(long)]
     pub ktap: bool,
     /// Write the run as JSON to this file; "-" is standard output, and the table then goes to standard error
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the verdicts as JUnit XML to this file; "-" is standard output
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// Write the results for KCIDB to this file, by its schema 5; "-" is standard output
+    #[arg(long, value_name = "FILE")]
+    pub kcidb: Option<PathBuf>,
+    /// The name of this CI system in KCIDB: small letters, digits and _
+    #[arg(long, value_name = "NAME", default_value = kcidb::ORIGIN, value_parser = kcidb::parse_origin)]
+    pub kcidb_origin: String,
     /// Write each event of the run to this file as it comes, a JSON object a line; "-" is standard output
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
-    /// Keep the directory with the console log, the guest's report and QEMU's command line
-    #[arg(long)]
-    pub keep: bool,
     /// Show a line for each test, the facts that it noted, the guest's console, and the reasons of known failures
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// Arguments of `pinbed plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Only tests whose name contains this, or matches it where it has one of *?[ (several: any of them)
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// Leave out tests whose name contains this, or matches it where it has one of *?[ (may be repeated)
+    #[arg(long, value_name = "FILTER")]
+    pub skip: Vec<String>,
+    /// How many machines share the tests
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_shards)]
+    pub shards: usize,
+    /// A kernel to test, as for `pinbed run` (may be repeated); each has jobs of its own
+    #[arg(long = "kernel", value_name = "NAME")]
+    pub kernels: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `pinbed merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// What `pinbed run --json` wrote
+    #[arg(value_name = "RESULT", required = true)]
+    pub results: Vec<PathBuf>,
+    #[command(flatten)]
+    pub reports: ReportArgs,
+}
+
+/// Arguments of `pinbed completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `pinbed man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Where to write them; it is made if it is not there
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// Arguments of `pinbed list`.
@@ -252,6 +322,14 @@ pub struct VmArgs {
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CPUS, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub cpus: u8,
+}
+
+/// Parses a number of shards.
+fn parse_shards(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(shards @ 1..=1000) => Ok(shards),
+        _ => Err("not a number of shards from 1 to 1000".to_owned()),
+    }
 }
 
 /// Parses a number of guests.

@@ -34,6 +34,29 @@ pub enum Exit {
     ClosedPipe = 141,
 }
 
+impl Exit {
+    /// The one with this code.
+    pub fn of(code: u8) -> Option<Self> {
+        use Exit::*;
+        [
+            Green,
+            Differs,
+            Usage,
+            Provisioning,
+            NeverUp,
+            Panic,
+            Hang,
+            DeviceDied,
+            QemuDied,
+            Internal,
+            Interrupted,
+            ClosedPipe,
+        ]
+        .into_iter()
+        .find(|exit| *exit as u8 == code)
+    }
+}
+
 impl Termination for Exit {
     fn report(self) -> ExitCode {
         ExitCode::from(self as u8)

@@ -15,18 +15,18 @@ mod machine;
 mod provision;
 mod report;
 mod run;
+mod settings;
 
 use std::io;
 
-use clap::Parser;
 use console::Style;
 
-use crate::cli::Cli;
 use crate::exit::Exit;
 
 fn main() -> Exit {
     env_logger::init();
-    commands::execute(&Cli::parse()).unwrap_or_else(|error| {
+    let result = settings::parse().and_then(|cli| commands::execute(&cli));
+    result.unwrap_or_else(|error| {
         if is_closed_pipe(&error) {
             return Exit::ClosedPipe;
         }

@@ -2,11 +2,15 @@
 //! The subcommands, a file each.
 
 pub mod cache;
+pub mod completions;
 pub mod device;
 pub mod doctor;
 pub mod known;
 pub mod list;
+pub mod man;
 pub mod matrix;
+pub mod merge;
+pub mod plan;
 pub mod run;
 pub mod runs;
 pub mod setup;
@@ -20,6 +24,7 @@ use crate::judge::baseline;
 use crate::provision::{self, programs};
 use crate::report;
 use crate::run::{additions, suite};
+use crate::settings;
 
 /// Carries out a subcommand.
 ///
@@ -37,6 +42,10 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
         Command::List(args) => list::list(args),
         Command::Known(args) => known::known(args),
         Command::Runs => runs::runs(),
+        Command::Plan(args) => plan::plan(args),
+        Command::Merge(args) => merge::merge(args),
+        Command::Completions(args) => completions::completions(args),
+        Command::Man(args) => man::man(args),
         Command::Matrix => matrix::matrix(),
         Command::Shell(args) => shell::shell(args),
         Command::Setup(args) => setup::setup(args),
@@ -56,6 +65,8 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<shell::SeveralKernels>()
         || error.is::<shell::NoTerminal>()
         || error.is::<run::SharedStdout>()
+        || error.is::<merge::Unfit>()
+        || error.is::<settings::Error>()
         || error.is::<run::Unwritable>()
     {
         Exit::Usage

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use console::Term;
 use pinbed_abi::report::{Plan as GuestPlan, TestInfo};
 
-use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, RunArgs};
+use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, ReportArgs, RunArgs};
 use crate::commands::exit_of;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
@@ -21,10 +21,10 @@ use crate::provision::{programs, workspace};
 use crate::report::event::What;
 use crate::report::file::{self, Stream, Target, Whole};
 use crate::report::ktap::Ktap;
-use crate::report::record::FORMAT;
+use crate::report::record::{Environment, FORMAT};
 use crate::report::recorder::{self, Kept, Recorder};
 use crate::report::table::Table;
-use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, junit};
+use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, junit, kcidb};
 use crate::run::plan::Plan;
 use crate::run::revision;
 use crate::run::session::{Options, Session};
@@ -37,7 +37,7 @@ use crate::run::suite::{self, Selection};
 /// When no run comes to begin, or a report cannot be written. If one of several kernels cannot be had, the others run.
 pub fn run(args: &RunArgs) -> Result<Exit> {
     let began = Instant::now();
-    let mut reporters = Reporters::new(reporters(args)?, began);
+    let mut reporters = Reporters::new(all_reporters(args)?, began);
     let mut started = false;
     let result = on_all(args, &mut reporters, &mut started);
     if !started {
@@ -129,6 +129,7 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
             Ok(setup) => {
                 let mut environment = setup.environment(&args.vm, kernel);
                 environment.shuffle = selection.shuffle;
+                environment.shard = selection.shard.map(|shard| shard.to_string());
                 let baseline = setup.baseline(&baselines);
                 let guests = |names: &[String]| {
                     let plan = GuestPlan::Tests {
@@ -146,7 +147,10 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
                 )?
             }
             Err(error) => Session::new(session, plan, None, options, reporters).without_kernel(
-                host.environment(&args.vm, kernel),
+                Environment {
+                    shard: selection.shard.map(|shard| shard.to_string()),
+                    ..host.environment(&args.vm, kernel)
+                },
                 shown,
                 format!("{error:#}"),
             ),
@@ -167,12 +171,24 @@ fn name(kernel: &Request) -> String {
 }
 
 /// Everybody who is to hear of the run.
-fn reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
-    let rerun = rerun_command(args);
+fn all_reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
+    let mut all = reporters(&args.reports, rerun_command(args))?;
+    if let Some(place) = recorder::directory() {
+        all.insert(0, Box::new(Recorder::new(place)));
+    }
+    Ok(all)
+}
+
+/// The reports that a command line asks for; `rerun` makes the command that runs one test again.
+///
+/// # Errors
+/// When one of them cannot be written where it is to be, or two are to share standard output.
+pub fn reporters(args: &ReportArgs, rerun: Rerun) -> Result<Vec<Box<dyn Reporter>>> {
     let target = |path: &PathBuf| Target::from(path.clone());
     let files = [
         ("--json", &args.json),
         ("--junit", &args.junit),
+        ("--kcidb", &args.kcidb),
         ("--events", &args.events),
     ];
     let mut on_stdout: Vec<&str> = files
@@ -193,9 +209,6 @@ fn reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
     }
     // Files first: they are told of what happened before anybody sees it.
     let mut all: Vec<Box<dyn Reporter>> = Vec::new();
-    if let Some(place) = recorder::directory() {
-        all.push(Box::new(Recorder::new(place)));
-    }
     if let Some(path) = &args.events {
         let stream = Stream::new(target(path))
             .with_context(|| format!("cannot create {}", path.display()))?;
@@ -213,6 +226,14 @@ fn reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
             "the JUnit report",
             target(path),
             junit::document,
+        )));
+    }
+    if let Some(path) = &args.kcidb {
+        let origin = args.kcidb_origin.clone();
+        all.push(Box::new(Whole::new(
+            "the KCIDB report",
+            target(path),
+            move |run| kcidb::document(run, &origin),
         )));
     }
     all.push(match (args.ktap, on_stdout.is_empty()) {

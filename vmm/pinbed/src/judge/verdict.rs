@@ -9,6 +9,7 @@ use crate::judge::baseline::{Baseline, Expected};
 /// A judged outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Verdict {
     /// The kernel did the correct thing, as expected.
     Pass,
@@ -109,6 +110,7 @@ impl Verdict {
 
 /// How many tests came to what. Every test of every repetition counts once, by its last attempt; all forms of output count so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counts {
     /// As expected: passes, and failures that the baseline knows.
     pub passed: usize,

@@ -28,6 +28,7 @@ const TRIAL_STEP: Duration = Duration::from_secs(10);
 /// Who runs the guest's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Accel {
     /// The processor.
     Kvm,

@@ -65,6 +65,7 @@ impl Limits {
 /// How a boot ended, and with it perhaps the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum End {
     /// The plan was carried out.
     Done,
@@ -146,6 +147,7 @@ impl End {
 
 /// What is known of a bad end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// The last lines on the guest's console.
     pub console: Vec<String>,

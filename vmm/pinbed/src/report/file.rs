@@ -10,7 +10,7 @@ use super::record::{Collector, Run};
 use super::{Error, Reporter};
 
 /// Makes a document of a run.
-pub type Format = fn(&Run) -> Result<Vec<u8>, String>;
+pub type Format = Box<dyn Fn(&Run) -> Result<Vec<u8>, String>>;
 
 /// Where a report goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,11 +100,15 @@ pub struct Whole {
 
 impl Whole {
     /// Writes what `format` makes of the run to `target`; `what` names it in messages: "the JSON report".
-    pub fn new(what: &str, target: Target, format: Format) -> Self {
+    pub fn new(
+        what: &str,
+        target: Target,
+        format: impl Fn(&Run) -> Result<Vec<u8>, String> + 'static,
+    ) -> Self {
         Whole {
             what: what.to_owned(),
             target,
-            format,
+            format: Box::new(format),
             collector: Collector::default(),
         }
     }

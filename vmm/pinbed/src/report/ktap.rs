@@ -187,6 +187,7 @@ impl<W: Write> Reporter for Ktap<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
     use std::rc::Rc;
 
     use super::*;
@@ -251,6 +252,57 @@ mod tests {
         let flaky = shown(&samples::flaky());
         let last = "ok 1 group::flaky # flaky: passed on attempt 2";
         assert_eq!(results(&flaky), ["KTAP version 1", "1..1", last]);
+    }
+
+    /// What the kernel's own parser (tools/testing/kunit) makes of it: how many passed, failed, were skipped, crashed, and how many lines
+    /// it objects to. None where the cache has no source tree of 6.12 yet, or there is no Python.
+    fn parsed_by_the_kernel(ktap: &str) -> Option<String> {
+        const SCRIPT: &str = "\
+import sys
+sys.path.insert(0, sys.argv[1])
+from kunit_parser import parse_run_tests
+c = parse_run_tests(sys.stdin.read().splitlines()).counts
+print(c.passed, c.failed, c.skipped, c.crashed, c.errors)
+";
+        let cache = crate::provision::Context::of_user().ok()?.cache;
+        let parser = cache.entry("source", "6.12");
+        let parser = parser.dir().join("tree/tools/testing/kunit");
+        if !parser.exists() {
+            return None;
+        }
+        let mut python = Command::new("python3")
+            .args(["-B", "-c", SCRIPT])
+            .arg(parser)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut stdin = python.stdin.take().unwrap();
+        stdin.write_all(ktap.as_bytes()).unwrap();
+        drop(stdin);
+        let output = python.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}");
+        said.lines().last().map(str::to_owned)
+    }
+
+    #[test]
+    fn the_kernels_parser_counts_as_the_run_does() {
+        let mut both = samples::mixed();
+        both.sessions.extend(samples::not_provided().sessions);
+        for (run, counts) in [
+            (samples::green(), "1 0 0 0 0"),
+            (samples::mixed(), "2 3 1 0 0"),
+            (samples::panicked(), "1 1 0 0 0"),
+            (samples::interrupted(), "1 2 0 0 0"),
+            (samples::flaky(), "1 0 0 0 0"),
+            (both, "2 4 1 0 0"),
+        ] {
+            let ktap = shown(&run);
+            if let Some(parsed) = parsed_by_the_kernel(&ktap) {
+                assert_eq!(parsed, counts, "{ktap}");
+            }
+        }
     }
 
     #[test]

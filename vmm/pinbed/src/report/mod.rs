@@ -5,6 +5,7 @@ pub mod event;
 mod explain;
 pub mod file;
 pub mod junit;
+pub mod kcidb;
 pub mod ktap;
 mod page;
 pub mod record;
@@ -84,16 +85,20 @@ impl Reporters {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Tells all of them what happened.
+    /// Tells all of them what happens.
     pub fn tell(&mut self, what: What) {
-        let event = Event {
+        self.pass_on(&Event {
             time: Utc::now(),
             elapsed_ms: self.elapsed_ms(),
             what,
-        };
+        });
+    }
+
+    /// Tells all of them of an event, now or of the past.
+    pub fn pass_on(&mut self, event: &Event) {
         let failure = &mut self.failure;
         self.reporters.retain_mut(|reporter| {
-            let result = reporter.hear(&event);
+            let result = reporter.hear(event);
             match result {
                 Ok(()) => true,
                 Err(error) => {
@@ -135,3 +140,6 @@ fn parts(name: &str) -> (&str, &str) {
 /// Runs to show in tests.
 #[cfg(test)]
 pub mod samples;
+/// The JSON schema of a run.
+#[cfg(test)]
+mod schema;

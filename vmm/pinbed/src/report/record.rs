@@ -6,7 +6,7 @@
 //! One object, [`Run`]. Fields are only ever added; a change of meaning raises `format`. Every type here is a part of it, under the names
 //! that its fields have in Rust.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use pinbed_abi::report::TestInfo;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ pub const FORMAT: u32 = 2;
 
 /// A run: one call of `pinbed run`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Run {
     /// [`FORMAT`].
     pub format: u32,
@@ -40,8 +41,95 @@ pub struct Run {
     pub sessions: Vec<Session>,
 }
 
+impl Run {
+    /// The events that a run consisted of, as far as the run has kept them.
+    pub fn events(&self) -> Vec<Event> {
+        let mut all = Vec::new();
+        let mut add = |elapsed_ms, what| {
+            let ms = i64::try_from(elapsed_ms).unwrap_or(i64::MAX);
+            let after = TimeDelta::try_milliseconds(ms).unwrap_or_default();
+            all.push(Event {
+                time: self.started + after,
+                elapsed_ms,
+                what,
+            });
+        };
+        add(
+            0,
+            What::RunStarted {
+                format: self.format,
+                pinbed: self.pinbed.clone(),
+                revision: self.revision.clone(),
+                command: self.command.clone(),
+                kernels: self.sessions.iter().map(|s| s.name().to_owned()).collect(),
+            },
+        );
+        let mut ended = 0;
+        for (session, of) in self.sessions.iter().enumerate() {
+            let began = ended;
+            ended = ended.max(of.summary.times.ended);
+            add(
+                began,
+                What::SessionStarted {
+                    session,
+                    environment: of.environment.clone(),
+                    plan: of.results().map(|(last, _)| last.test.clone()).collect(),
+                },
+            );
+            for boot in &of.boots {
+                let tests = of.tests.iter().filter(|test| test.boot == Some(boot.boot));
+                add(
+                    of.summary.times.qemu_started.unwrap_or(began),
+                    What::BootStarted {
+                        session,
+                        boot: boot.boot,
+                        tests: tests.count(),
+                    },
+                );
+            }
+            for judged in &of.tests {
+                let at = judged
+                    .started_ms
+                    .map(|ms| ms + judged.duration_ms.unwrap_or(0));
+                add(
+                    at.unwrap_or(ended),
+                    What::TestFinished {
+                        session,
+                        judged: Box::new(judged.clone()),
+                    },
+                );
+            }
+            for boot in &of.boots {
+                add(
+                    ended,
+                    What::BootFinished {
+                        session,
+                        ended: Box::new(boot.clone()),
+                    },
+                );
+            }
+            add(
+                ended,
+                What::SessionFinished {
+                    session,
+                    summary: of.summary.clone(),
+                },
+            );
+        }
+        add(
+            ended,
+            What::RunFinished {
+                exit: self.exit.unwrap_or(crate::exit::Exit::Internal as u8),
+                error: self.error.clone(),
+            },
+        );
+        all
+    }
+}
+
 /// The tests of one kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Session {
     /// What the tests ran on.
     pub environment: Environment,
@@ -83,6 +171,7 @@ impl Session {
 
 /// What a session comes to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
     /// The exit code.
     pub exit: u8,
@@ -96,6 +185,7 @@ pub struct Summary {
 
 /// What the tests ran on.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Environment {
     /// `uname -r` of the guest, once it is up.
     pub release: Option<String>,
@@ -125,10 +215,14 @@ pub struct Environment {
     pub baseline: Option<String>,
     /// The seed that the tests' order was shuffled with.
     pub shuffle: Option<u64>,
+    /// Which share of the tests was to run, of `--shard`: "1/4".
+    #[serde(default)]
+    pub shard: Option<String>,
 }
 
 /// Milliseconds from the start of the command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Times {
     /// QEMU was first started.
     pub qemu_started: Option<u64>,
@@ -142,6 +236,7 @@ pub struct Times {
 
 /// An attempt at a test, and what became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Judged {
     /// Its name, and what a correct kernel does.
     #[serde(flatten)]
@@ -169,6 +264,7 @@ pub struct Judged {
 
 /// A boot of the guest, and how it ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Boot {
     /// The number of the boot in the session, from 0.
     pub boot: usize,

@@ -180,7 +180,7 @@ mod tests {
     fn a_run_that_was_killed_leaves_its_events() {
         let place = tempfile::tempdir().unwrap();
         let mut recorder = Recorder::new(place.path().into());
-        for event in samples::events(&samples::mixed()).into_iter().take(4) {
+        for event in samples::mixed().events().into_iter().take(4) {
             recorder.hear(&event).unwrap();
         }
         drop(recorder);

@@ -5,7 +5,6 @@ use chrono::DateTime;
 use pinbed_abi::report::{Eye, Finding, TestInfo};
 
 use super::Reporter;
-use super::event::{Event, What};
 use super::record::{Boot, Environment, FORMAT, Judged, Run, Session, Summary, Times};
 use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::accel::Accel;
@@ -209,61 +208,9 @@ pub fn flaky() -> Run {
     )])
 }
 
-/// The events that a run consists of.
-pub fn events(run: &Run) -> Vec<Event> {
-    let mut all = vec![What::RunStarted {
-        format: run.format,
-        pinbed: run.pinbed.clone(),
-        revision: run.revision.clone(),
-        command: run.command.clone(),
-        kernels: run.sessions.iter().map(|s| s.name().to_owned()).collect(),
-    }];
-    for (session, of) in run.sessions.iter().enumerate() {
-        all.push(What::SessionStarted {
-            session,
-            environment: of.environment.clone(),
-            plan: of.results().map(|(last, _)| last.test.clone()).collect(),
-        });
-        for boot in &of.boots {
-            all.push(What::BootStarted {
-                session,
-                boot: boot.boot,
-                tests: of.tests.len(),
-            });
-        }
-        for judged in &of.tests {
-            all.push(What::TestFinished {
-                session,
-                judged: Box::new(judged.clone()),
-            });
-        }
-        for boot in &of.boots {
-            all.push(What::BootFinished {
-                session,
-                ended: Box::new(boot.clone()),
-            });
-        }
-        all.push(What::SessionFinished {
-            session,
-            summary: of.summary.clone(),
-        });
-    }
-    all.push(What::RunFinished {
-        exit: run.exit.unwrap_or(0),
-        error: None,
-    });
-    all.into_iter()
-        .map(|what| Event {
-            time: run.started,
-            elapsed_ms: 0,
-            what,
-        })
-        .collect()
-}
-
 /// Tells a reporter of a run.
 pub fn tell(run: &Run, reporter: &mut dyn Reporter) {
-    for event in events(run) {
+    for event in run.events() {
         reporter.hear(&event).unwrap();
     }
 }
@@ -272,7 +219,7 @@ pub fn tell(run: &Run, reporter: &mut dyn Reporter) {
 fn a_collector_rebuilds_a_run_from_its_events() {
     for run in [mixed(), panicked(), not_provided(), interrupted(), flaky()] {
         let mut collector = super::record::Collector::default();
-        for event in events(&run) {
+        for event in run.events() {
             collector.hear(&event);
         }
         let rebuilt = serde_json::to_value(collector.run().unwrap()).unwrap();

@@ -108,6 +108,7 @@ impl Host {
             cpus: args.cpus,
             baseline: None,
             shuffle: None,
+            shard: None,
         }
     }
 }

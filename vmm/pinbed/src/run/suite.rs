@@ -76,6 +76,12 @@ pub struct Shard {
     pub of: usize,
 }
 
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
 impl std::str::FromStr for Shard {
     type Err = String;
 
