@@ -227,6 +227,11 @@ impl Watch {
         }
     }
 
+    /// Gives the guest this much more time, since it did not get a CPU for so long.
+    pub fn grant(&mut self, time: Duration) {
+        self.deadline += time;
+    }
+
     /// The kernel's first report that it is broken, if there was one.
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
