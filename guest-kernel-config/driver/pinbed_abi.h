@@ -45,6 +45,15 @@
  * version.
  */
 #define PINBED_VERSION 1
+/* Feature bit: the device has a TEE, and serves PINBED_QUEUE_TEE. */
+#define PINBED_F_TEE 0
+/* Feature bit: the device protects memory (PINBED_ATTACH_PROTECTED). */
+#define PINBED_F_PROTECTED 1
+/*
+ * Feature bit: the device misbehaves when asked to (PINBED_OP_INJECT). Offered
+ * only where the host allows it.
+ */
+#define PINBED_F_SABOTAGE 2
 /*
  * Queue on which buffers are attached and detached, and the device is asked
  * about itself.
@@ -89,7 +98,8 @@
  */
 #define PINBED_OP_CHECKSUM 0x0104
 /*
- * Control: misbehave on purpose. struct pinbed_inject_request -> struct
+ * Control: misbehave on purpose; PINBED_STATUS_UNSUPPORTED without
+ * PINBED_F_SABOTAGE. struct pinbed_inject_request -> struct
  * pinbed_response_header.
  */
 #define PINBED_OP_INJECT 0x0105
@@ -168,6 +178,11 @@
  */
 #define PINBED_FAULT_PROTECTED 5
 /*
+ * struct pinbed_fault.reason: what was to be written may go to protected memory
+ * only, and this is not.
+ */
+#define PINBED_FAULT_NOT_PROTECTED 6
+/*
  * struct pinbed_format.quantization: full range, V4L2_QUANTIZATION_FULL_RANGE.
  * RGB always has it.
  */
@@ -192,13 +207,14 @@
 #define PINBED_ENCODING_SMPTE240M 8
 /*
  * struct pinbed_attach_request.flags: from now on, and until DETACH, the memory
- * is the TEE's. Whichever buffer names it, only trusted applications that may
- * have protected memory reach it, and the video engine as far as one of these
- * allows it; for all others it is a PINBED_FAULT_PROTECTED, for
- * PINBED_OP_CHECKSUM too. What the device writes there stands in memory
- * enciphered, so that the CPU cannot read it; what stood there before reads as
- * garbage. Memory that is protected already cannot be protected again
- * (PINBED_STATUS_INVALID).
+ * is the TEE's, whichever buffer names it. The first session that accesses it
+ * of a trusted application with the right to protected memory owns it for as
+ * long as the session lives; the video engine accesses it as far as the owner
+ * allows; all other accesses are a PINBED_FAULT_PROTECTED, PINBED_OP_CHECKSUM
+ * too. What the device writes there stands in memory encrypted, with a random
+ * key for each attachment and owner, so that the CPU cannot read it; what stood
+ * there before reads as garbage. Memory that is protected already cannot be
+ * protected again (PINBED_STATUS_INVALID).
  */
 #define PINBED_ATTACH_PROTECTED 1
 /*
@@ -247,6 +263,17 @@
  * @max_buffers: Buffers that can be attached at a time.
  * @max_segments: Segments in one ATTACH.
  * @max_length: Bytes in one ATTACH.
+ * @max_total_segments: Segments of all attached buffers together.
+ * @max_protected_pieces: Pieces of protected memory: segments that were
+ *   attached with PINBED_ATTACH_PROTECTED, and parts of these that the video
+ *   engine is let at differently from the rest.
+ * @max_overlap: Bytes that a job reads whose source and destination share
+ *   memory.
+ * @max_side: Pixels or lines of an image's side.
+ * @max_delay_us: Microseconds of an PINBED_INJECT_DELAY.
+ * @max_sessions: TEE sessions that are open at a time.
+ * @max_calls: TEE calls that are under way at a time.
+ * @max_storage: Bytes of all objects in the TEE's storage together.
  */
 struct pinbed_config {
 	__le32 magic;
@@ -254,9 +281,17 @@ struct pinbed_config {
 	__le32 max_buffers;
 	__le32 max_segments;
 	__le64 max_length;
+	__le32 max_total_segments;
+	__le32 max_protected_pieces;
+	__le32 max_overlap;
+	__le32 max_side;
+	__le32 max_delay_us;
+	__le32 max_sessions;
+	__le32 max_calls;
+	__le32 max_storage;
 };
 
-static_assert(sizeof(struct pinbed_config) == 24);
+static_assert(sizeof(struct pinbed_config) == 56);
 
 /**
  * struct pinbed_request_header - Begins every request.
@@ -617,21 +652,22 @@ static_assert(sizeof(struct pinbed_event) == 56);
 /*
  * Ask an open or invoke that is under way to end. struct pinbed_cancel_request
  * -> struct pinbed_result_response, at once: the call that is cancelled answers
- * for itself, with PINBED_TEEC_ERROR_CANCEL if it heeds the cancellation.
+ * for itself, with PINBED_TEEC_ERROR_CANCEL if it does not run yet, or its
+ * trusted application has unmasked cancellation and waits.
  */
 #define PINBED_OP_CANCEL 0x0302
 /*
  * Close a session. struct pinbed_close_session_request -> struct
- * pinbed_result_response, at once: calls under way in the session are
- * cancelled, answer for themselves, and the trusted application's instance goes
- * away after the last of them.
+ * pinbed_result_response, when the calls under way in the session have ended:
+ * they are cancelled, and answer for themselves; no call begins in the session
+ * any more.
  */
 #define PINBED_OP_CLOSE_SESSION 0x0303
 /*
  * The client is gone. struct pinbed_close_context_request -> struct
  * pinbed_result_response, at once: closes all sessions of the context and ends
- * its calls, also those that do not heed a cancellation. A context that has no
- * session is no error.
+ * its calls, also those that mask cancellation. A context that has no session
+ * is no error.
  */
 #define PINBED_OP_CLOSE_CONTEXT 0x0304
 /* Parameters of a call. */

@@ -129,7 +129,12 @@ static int pinbed_tee_close_session(struct tee_context *ctx, u32 session)
 	close = req->request;
 	close->context = cpu_to_le64(client->context);
 	close->session = cpu_to_le32(session);
-	ret = pinbed_tee_tell(pdev, req);
+	/* Answered when the calls in the session have ended. */
+	req->patient = true;
+	ret = pinbed_request_submit(pdev, PINBED_QUEUE_TEE, req);
+	if (!ret)
+		ret = wait_for_completion_killable(&req->answer) ?:
+		      pinbed_tee_result(req);
 	pinbed_request_put(req);
 	return ret;
 }

@@ -44,7 +44,7 @@ pub mod aes {
     /// [memref in]: the initial vector or counter block, 16 bytes; none for ECB.
     pub const SET_IV: u32 = 2;
     /// [memref in, memref out]: the next bytes of the stream. CBC and ECB put out whole blocks and keep the rest for the
-    /// next call.
+    /// next call. BAD_STATE after a call that ended in the middle, because its memory went away, until [`SET_IV`].
     pub const CIPHER: u32 = 3;
     /// [memref in, memref out, value in: zero decrypts, else encrypts, memref inout: the tag]: a whole message with CCM or GCM, the
     /// nonce [`NONCE`], and no other data. Tags are 4, 6 … 16 bytes long with CCM, 12 to 16 with GCM, else NOT_SUPPORTED;
@@ -68,7 +68,7 @@ pub mod aes {
     pub const MODE_ENCODE: u32 = 1;
 }
 
-/// Objects that outlive a session (here: in the device's memory, until the device is reset). One session at a time.
+/// Objects that outlive a session and a reset of the device (here: in its memory). One session at a time.
 pub mod secure_storage {
     /// f4e750bb-1437-4fbf-8785-8d3580c34994
     pub const UUID: super::Uuid = super::uuid(0xf4e750bb_1437_4fbf_8785_8d3580c34994);
@@ -284,6 +284,10 @@ pub mod pin {
     /// []: panic.
     pub const PANIC: u32 = 13;
 
+    /// [value out, value out]: who opened the session: `a` of the first is the login (`TEE_IOCTL_LOGIN_…`), `a` and `b` of the
+    /// second are the upper and the lower half of the UUID that the kernel computed for it.
+    pub const CLIENT: u32 = 14;
+
     /// Memrefs that a session can hold.
     pub const MAX_HELD: u32 = 64;
     /// Longest wait in milliseconds.
@@ -291,7 +295,8 @@ pub mod pin {
 }
 
 /// Secure playback: decrypts a stream (AES-CTR) into memory that only the device's engines can read. May be given protected
-/// memory; its session has a key and a policy, and knows how far the stream is.
+/// memory; its session has a key and a policy, and knows how far the stream is. The first session that names protected memory
+/// owns it until the session is closed; for all others it is as for an application without the right.
 ///
 /// Where these functions take *memory*, it is a memref of the kind given, or a value in whose `a` is the handle of a buffer that is
 /// attached as protected, all of which is meant: for kernels whose TEE subsystem cannot register a dma-buf.
@@ -303,11 +308,11 @@ pub mod playback {
     pub const SET_KEY: u32 = 0;
     /// [memref in, memory out, value out]: decrypt the next bytes of the stream into the second, whose size becomes that of
     /// the first (SHORT_BUFFER if it is smaller). `a` is the CRC32C of the plain bytes, `b` the new stream position.
-    /// ACCESS_DENIED if the second is not protected and the policy wants it to be; BAD_STATE without a key.
+    /// ACCESS_DENIED if the second is not protected and the policy wants it to be, or the first is; BAD_STATE without a key.
     pub const DECRYPT: u32 = 1;
     /// [value in]: go to stream position `a` (in bytes; any).
     pub const SEEK: u32 = 2;
-    /// [memory in or inout, value out]: `a` is the CRC32C of the memory as it is now, `b` its size.
+    /// [memory in or inout, value out]: `a` is the CRC32C of the memory as it is now, `b` its size. BAD_STATE without a key.
     pub const CHECKSUM: u32 = 3;
     /// [memory any, value in]: let the video engine touch this protected memory: `a` is a `DIRECTION_…` of
     /// [`crate::wire`], or zero to forbid it again. BAD_PARAMETERS if the memory is not protected.

@@ -24,13 +24,14 @@ pub const OP_OPEN_SESSION: u32 = 0x0300;
 /// Call a function of a trusted application. [`InvokeRequest`] → [`CallResponse`].
 pub const OP_INVOKE: u32 = 0x0301;
 /// Ask an open or invoke that is under way to end. [`CancelRequest`] → [`ResultResponse`], at once: the call that is
-/// cancelled answers for itself, with [`TEEC_ERROR_CANCEL`] if it heeds the cancellation.
+/// cancelled answers for itself, with [`TEEC_ERROR_CANCEL`] if it does not run yet, or its trusted application has unmasked
+/// cancellation and waits.
 pub const OP_CANCEL: u32 = 0x0302;
-/// Close a session. [`CloseSessionRequest`] → [`ResultResponse`], at once: calls under way in the session are cancelled,
-/// answer for themselves, and the trusted application's instance goes away after the last of them.
+/// Close a session. [`CloseSessionRequest`] → [`ResultResponse`], when the calls under way in the session have ended: they are
+/// cancelled, and answer for themselves; no call begins in the session any more.
 pub const OP_CLOSE_SESSION: u32 = 0x0303;
 /// The client is gone. [`CloseContextRequest`] → [`ResultResponse`], at once: closes all sessions of the context and ends
-/// its calls, also those that do not heed a cancellation. A context that has no session is no error.
+/// its calls, also those that mask cancellation. A context that has no session is no error.
 pub const OP_CLOSE_CONTEXT: u32 = 0x0304;
 
 /// Parameters of a call.

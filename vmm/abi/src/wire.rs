@@ -25,6 +25,13 @@ pub const MAGIC: u32 = 0x424e_4950;
 /// Value of [`Config::version`]; a driver refuses a device of another version.
 pub const VERSION: u32 = 1;
 
+/// Feature bit: the device has a TEE, and serves [`QUEUE_TEE`].
+pub const F_TEE: u32 = 0;
+/// Feature bit: the device protects memory ([`ATTACH_PROTECTED`]).
+pub const F_PROTECTED: u32 = 1;
+/// Feature bit: the device misbehaves when asked to ([`OP_INJECT`]). Offered only where the host allows it.
+pub const F_SABOTAGE: u32 = 2;
+
 /// Queue on which buffers are attached and detached, and the device is asked about itself.
 pub const QUEUE_CONTROL: u32 = 0;
 /// Queue of video jobs.
@@ -48,7 +55,7 @@ pub const OP_DETACH: u32 = 0x0102;
 pub const OP_QUERY: u32 = 0x0103;
 /// Control: CRC32C of an attached buffer as the device sees it now. [`ChecksumRequest`] → [`ChecksumResponse`].
 pub const OP_CHECKSUM: u32 = 0x0104;
-/// Control: misbehave on purpose. [`InjectRequest`] → [`ResponseHeader`].
+/// Control: misbehave on purpose; [`STATUS_UNSUPPORTED`] without [`F_SABOTAGE`]. [`InjectRequest`] → [`ResponseHeader`].
 pub const OP_INJECT: u32 = 0x0105;
 /// Video: copy `src` to `dst`, byte for byte. [`JobRequest`] → [`JobResponse`] + [`Segment`]s.
 pub const OP_COPY: u32 = 0x0200;
@@ -100,6 +107,8 @@ pub const FAULT_PERMISSION: u32 = 3;
 pub const FAULT_NO_MEMORY: u32 = 4;
 /// [`Fault::reason`]: the memory is protected ([`ATTACH_PROTECTED`]) from whoever asked.
 pub const FAULT_PROTECTED: u32 = 5;
+/// [`Fault::reason`]: what was to be written may go to protected memory only, and this is not.
+pub const FAULT_NOT_PROTECTED: u32 = 6;
 
 /// [`Format::quantization`]: full range, `V4L2_QUANTIZATION_FULL_RANGE`. RGB always has it.
 pub const QUANTIZATION_FULL: u32 = 1;
@@ -116,11 +125,12 @@ pub const ENCODING_BT2020: u32 = 6;
 /// [`Format::encoding`]: SMPTE 240M, `V4L2_YCBCR_ENC_SMPTE240M`.
 pub const ENCODING_SMPTE240M: u32 = 8;
 
-/// [`AttachRequest::flags`]: from now on, and until DETACH, the memory is the TEE's. Whichever buffer names it, only
-/// trusted applications that may have protected memory reach it, and the video engine as far as one of these allows it;
-/// for all others it is a [`FAULT_PROTECTED`], for [`OP_CHECKSUM`] too. What the device writes there stands in memory
-/// enciphered, so that the CPU cannot read it; what stood there before reads as garbage. Memory that is protected already
-/// cannot be protected again ([`STATUS_INVALID`]).
+/// [`AttachRequest::flags`]: from now on, and until DETACH, the memory is the TEE's, whichever buffer names it. The first
+/// session that accesses it of a trusted application with the right to protected memory owns it for as long as the session lives;
+/// the video engine accesses it as far as the owner allows; all other accesses are a [`FAULT_PROTECTED`], [`OP_CHECKSUM`] too.
+/// What the device writes there stands in memory encrypted, with a random key for each attachment and owner, so that the
+/// CPU cannot read it; what stood there before reads as garbage. Memory that is protected already cannot be protected again
+/// ([`STATUS_INVALID`]).
 pub const ATTACH_PROTECTED: u32 = 1;
 
 /// [`QueryRequest::flags`]: describe the attached buffer with the smallest handle that is greater than
@@ -167,6 +177,23 @@ wire_struct! {
         pub max_segments: U32,
         /// Bytes in one ATTACH.
         pub max_length: U64,
+        /// Segments of all attached buffers together.
+        pub max_total_segments: U32,
+        /// Pieces of protected memory: segments that were attached with [`ATTACH_PROTECTED`], and parts of these that the
+        /// video engine is let at differently from the rest.
+        pub max_protected_pieces: U32,
+        /// Bytes that a job reads whose source and destination share memory.
+        pub max_overlap: U32,
+        /// Pixels or lines of an image's side.
+        pub max_side: U32,
+        /// Microseconds of an [`INJECT_DELAY`].
+        pub max_delay_us: U32,
+        /// TEE sessions that are open at a time.
+        pub max_sessions: U32,
+        /// TEE calls that are under way at a time.
+        pub max_calls: U32,
+        /// Bytes of all objects in the TEE's storage together.
+        pub max_storage: U32,
     }
 }
 

@@ -5,30 +5,22 @@
 //! queue has none: its buffers are taken when there is an event, by the worker whose request caused it, before that request
 //! is answered. So whoever has seen the answer can see the event, or its absence in [`StatusResponse::events_lost`].
 //! The TEE queue's worker does not run calls itself, which may block: see `calls`.
-//!
-//! # What a reset of the device looks like from here
-//!
-//! QEMU does not tell a back end that the guest has reset the device. It stops the rings (GET_VRING_BASE), as it also does
-//! when the virtual machine is paused, by a user or a debugger's breakpoint, and then all that is attached must stay. The two
-//! differ when the rings start again: after a pause the control ring goes on where it stopped, after a reset it begins at
-//! zero. So the decision falls before the first request after a stop is served: unless the control ring is where it was
-//! left, the engine is reset. One case is left, a ring stopped at zero, or at a multiple of 65,536 requests: there, that the
-//! configuration space was read in between says that a driver has begun anew, since a paused guest reads nothing.
+//! What the device is doing, and how work in hand stops, is `life`'s.
 //!
 //! [`StatusResponse::events_lost`]: pinbed_abi::wire::StatusResponse::events_lost
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pinbed_abi::wire;
 use pinbed_engine::{Answer, DEFAULT_LIMITS, Engine, Submitted};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_user_backend::{VhostUserBackend, VringMutex, VringState, VringT};
+use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use virtio_queue::{DescriptorChain, Error, QueueT};
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -37,69 +29,47 @@ use zerocopy::IntoBytes;
 
 use crate::calls::{Calls, Place};
 use crate::chain::Chain;
-
-pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-pub(crate) type Ring = VringMutex<Memory>;
-pub(crate) type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;
+use crate::life::{Life, Next, Worker};
+use crate::ring::{Memory, Ring, Snapshot};
+use crate::{Options, ring};
 
 /// Queues that have a worker, by its number.
 const WORKERS: [u32; 3] = [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO, wire::QUEUE_TEE];
 
 /// The device of one connection.
 pub(crate) struct Backend {
-    pub engine: Arc<Engine>,
+    engine: Arc<Engine>,
     memory: Memory,
+    life: Arc<Life>,
     calls: Arc<Calls>,
-    /// One for each worker, which holds it while it serves its ring.
-    serving: [Mutex<()>; WORKERS.len()],
-    life: Mutex<Life>,
+    workers: [Worker; WORKERS.len()],
     spoken_to: AtomicBool,
 }
 
-/// What is needed to tell a reset from a pause; see the module's documentation.
-#[derive(Debug, Default)]
-struct Life {
-    /// Where the control ring is, after the last request that was taken from it.
-    control_at: u16,
-    /// The control ring has not run since it was stopped, so it is not decided yet what that meant.
-    stopped: bool,
-    /// The configuration space was read since.
-    config_read: bool,
-}
-
-/// The rings that a worker sees, as [`Backend::queues_per_thread`] sets them out.
-struct Rings<'a> {
+/// A worker, and the rings that it sees as [`Backend::queues_per_thread`] sets them out.
+#[derive(Clone, Copy)]
+struct Desk<'a> {
+    queue: u32,
+    worker: &'a Worker,
     control: &'a Ring,
     own: &'a Ring,
     event: &'a Ring,
 }
 
-impl<'a> Rings<'a> {
-    /// Rings come in the queues' order: control first, event last, and the worker's own, which may be control, before that.
-    fn of_worker(rings: &'a [Ring]) -> Option<Self> {
-        match rings {
-            [control, .., event] => Some(Self {
-                control,
-                own: &rings[rings.len() - 2],
-                event,
-            }),
-            _ => None,
-        }
-    }
-}
-
 impl Backend {
-    pub fn new(memory: Memory) -> Self {
-        let engine = Arc::new(Engine::new(DEFAULT_LIMITS));
+    pub fn new(memory: Memory, options: Options) -> Self {
+        let engine = Engine::new(DEFAULT_LIMITS);
+        let engine = Arc::new(match options.allow_sabotage {
+            true => engine.allow_sabotage(),
+            false => engine,
+        });
+        let life = Arc::new(Life::new(Arc::clone(&engine)));
         Self {
-            calls: Arc::new(Calls::new(Arc::clone(&engine), memory.clone())),
+            calls: Calls::new(Arc::clone(&engine), Arc::clone(&life), memory.clone()),
             engine,
             memory,
-            serving: Default::default(),
-            life: Mutex::new(Life {
-                stopped: true,
-                ..Life::default()
-            }),
+            life,
+            workers: Default::default(),
             spoken_to: AtomicBool::new(false),
         }
     }
@@ -109,119 +79,120 @@ impl Backend {
         self.spoken_to.load(Ordering::Relaxed)
     }
 
-    fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends the device: abandons all work, and takes up none.
+    pub fn stop(&self) {
+        self.life.stop();
+        self.calls.stop();
     }
 
-    /// Decides, once after each stop, whether the device was reset.
-    fn begin_life(&self, control: &Ring) {
-        let mut life = self.life();
-        if !life.stopped || !is_running(&control.get_ref()) {
-            return;
-        }
-        let at = control.queue_next_avail();
-        let goes_on = at == life.control_at && !(at == 0 && life.config_read);
-        log::debug!(
-            "control ring stopped at {} and goes on at {at}: {}",
-            life.control_at,
-            if goes_on { "a pause" } else { "a reset" }
-        );
-        if !goes_on {
-            self.engine.reset();
-        }
-        self.calls.go_on(!goes_on);
-        *life = Life {
-            control_at: at,
-            ..Life::default()
-        };
-    }
-
-    /// Serves what is in a worker's ring.
-    fn serve(&self, worker: usize, rings: &Rings) {
-        let Some(serving) = self.serving.get(worker) else {
-            return;
-        };
-        let _serving = serving.lock().unwrap_or_else(PoisonError::into_inner);
-        self.begin_life(rings.control);
-        self.calls.send();
-        if let Err(error) = self.drain(WORKERS[worker], rings) {
-            log::warn!(
-                "ring {}: {error}; it rests until the next kick",
-                WORKERS[worker]
-            );
+    /// Rings come in the queues' order: control first, event last, and the worker's own, which may be control, before that.
+    fn desk<'a>(&'a self, worker: usize, rings: &'a [Ring]) -> Option<Desk<'a>> {
+        match rings {
+            [control, .., event] => Some(Desk {
+                queue: *WORKERS.get(worker)?,
+                worker: self.workers.get(worker)?,
+                control,
+                own: &rings[rings.len() - 2],
+                event,
+            }),
+            _ => None,
         }
     }
 
-    fn drain(&self, queue: u32, rings: &Rings) -> Result<(), virtio_queue::Error> {
+    /// Serves what is in a worker's ring, once the device runs.
+    fn serve(&self, desk: Desk) {
+        desk.worker.works(|| {
+            while !self.life.is_running(desk.control) {
+                if self.life.is_stopping() || !ring::runs(desk.own) {
+                    return;
+                }
+                desk.worker.parks(|| self.life.wait_a_moment());
+            }
+            self.calls.send();
+            if let Err(error) = self.drain(desk) {
+                log::warn!("ring {}: {error}; it rests until the next kick", desk.queue);
+                // Which must not be forbidden. What cannot be read may not be written either.
+                let _ = ring::want_kicks(desk.own, true);
+            }
+        });
+    }
+
+    fn drain(&self, desk: Desk) -> Result<(), Error> {
         // A ring whose index says more than can be taken from it would be asked again and again.
         let mut vain = 0;
         while vain < 2 {
-            want_kicks(rings.own, false)?;
+            ring::want_kicks(desk.own, false)?;
             vain += 1;
-            while let Some(chain) = pop(rings.own, &self.memory.memory())? {
+            while self.life.is_running(desk.control)
+                && let Some(chain) = ring::pop(desk.own, &self.memory.memory())?
+            {
                 vain = 0;
-                if queue == wire::QUEUE_CONTROL {
-                    // Not asked of the ring, which the front end may have stopped and set elsewhere since.
-                    let mut life = self.life();
-                    life.control_at = life.control_at.wrapping_add(1);
+                if desk.queue == wire::QUEUE_CONTROL {
+                    self.life.control_taken();
                 }
-                self.serve_chain(queue, chain, rings)?;
+                self.serve_chain(chain, desk)?;
             }
-            if !want_kicks(rings.own, true)? {
+            if !ring::want_kicks(desk.own, true)? {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    fn serve_chain(
-        &self,
-        queue: u32,
-        chain: DescriptorChain<Snapshot>,
-        rings: &Rings,
-    ) -> Result<(), virtio_queue::Error> {
-        let memory = self.memory.memory();
+    fn serve_chain(&self, chain: DescriptorChain<Snapshot>, desk: Desk) -> Result<(), Error> {
+        let life = self.life.number();
         let head = chain.head_index();
         if self.engine.is_silent() {
             return Ok(());
         }
-        let written = match Chain::read(chain, self.engine.longest_request() + 1) {
+        let size = desk.own.get_ref().get_queue().size();
+        match Chain::read(chain, size, self.engine.longest_request() + 1) {
             Ok(chain) => {
-                let Some((chain, answer)) = self.ask(queue, &memory, head, chain, rings) else {
+                let Some((chain, answer)) = self.ask(life, head, chain, desk) else {
                     return Ok(());
                 };
-                post(&self.engine, rings.event, &memory, &answer.events);
-                chain.write(&*memory, &answer.bytes)
+                if self.life.look(life, desk.control, desk.own) == Next::Abandon {
+                    log::debug!("queue {}: a request is abandoned", desk.queue);
+                    return Ok(());
+                }
+                post(&self.engine, desk.event, &self.memory, &answer.events);
+                ring::answer(desk.own, &self.memory, head, &chain, &answer.bytes)
             }
             Err(error) => {
-                log::warn!("queue {queue}: malformed chain at descriptor {head}: {error}");
-                0
+                log::warn!(
+                    "queue {}: malformed chain at descriptor {head}: {error}",
+                    desk.queue
+                );
+                ring::give_back(desk.own, head)
             }
-        };
-        give_back(&mut rings.own.get_mut(), head, written)
+        }
     }
 
     /// The answer, or nothing if it comes later.
-    fn ask(
-        &self,
-        queue: u32,
-        memory: &Snapshot,
-        head: u16,
-        chain: Chain,
-        rings: &Rings,
-    ) -> Option<(Chain, Answer)> {
-        let (request, room) = (&chain.request, chain.room());
-        let answer = match queue {
-            wire::QUEUE_CONTROL => self.engine.control(&**memory, request, room),
-            wire::QUEUE_VIDEO => self.engine.video(&**memory, request, room),
+    fn ask(&self, life: u64, head: u16, chain: Chain, desk: Desk) -> Option<(Chain, Answer)> {
+        let (request, room, memory) = (&chain.request, chain.room(), self.memory.clone());
+        let go_on = || {
+            loop {
+                match self.life.look(life, desk.control, desk.own) {
+                    Next::GoOn => return true,
+                    Next::Abandon => return false,
+                    Next::Wait => desk.worker.parks(|| self.life.wait_a_moment()),
+                }
+            }
+        };
+        let answer = match desk.queue {
+            wire::QUEUE_CONTROL => self.engine.control(memory, request, room, &go_on),
+            wire::QUEUE_VIDEO => self.engine.video(memory, request, room, &go_on),
             _ => match self.engine.tee(request, room) {
                 Submitted::Answer(answer) => answer,
                 Submitted::Call(call) => {
                     let place = Place {
+                        life,
                         head,
-                        chain,
-                        own: rings.own.clone(),
-                        event: rings.event.clone(),
+                        chain: chain.without_request(),
+                        control: desk.control.clone(),
+                        own: desk.own.clone(),
+                        event: desk.event.clone(),
                     };
                     self.calls.start(place, call);
                     return None;
@@ -233,92 +204,13 @@ impl Backend {
 }
 
 /// Posts events, and counts those for which the driver has no room.
-pub(crate) fn post(engine: &Engine, ring: &Ring, memory: &Snapshot, events: &[wire::Event]) {
+pub(crate) fn post(engine: &Engine, ring: &Ring, memory: &Memory, events: &[wire::Event]) {
     for event in events {
-        if !deliver(ring, memory, event) {
+        if !ring::deliver(ring, memory, event) {
             log::warn!("event lost: the driver has posted no buffer for it");
             engine.count_lost_events(1);
         }
     }
-}
-
-/// Puts an event into the next fit buffer of the event ring; false if there is none.
-fn deliver(ring: &Ring, memory: &Snapshot, event: &wire::Event) -> bool {
-    let mut ring = ring.get_mut();
-    for _ in 0..ring.get_queue().size() {
-        let Ok(Some(chain)) = pop_locked(&mut ring, memory) else {
-            return false;
-        };
-        let head = chain.head_index();
-        let written = match Chain::read(chain, 0) {
-            Ok(chain) if chain.room() >= size_of_val(event) => {
-                chain.write(&**memory, event.as_bytes())
-            }
-            Ok(_) => 0,
-            Err(error) => {
-                log::warn!("event queue: malformed chain at descriptor {head}: {error}");
-                0
-            }
-        };
-        if give_back(&mut ring, head, written).is_err() {
-            return false;
-        }
-        if written != 0 {
-            return true;
-        }
-        log::warn!("event queue: buffer at descriptor {head} cannot take an event");
-    }
-    false
-}
-
-/// A ring runs between SET_VRING_KICK and GET_VRING_BASE, while it is enabled. Outside, its memory is not touched.
-pub(crate) fn is_running(ring: &VringState<Memory>) -> bool {
-    ring.is_enabled() && ring.get_queue().ready()
-}
-
-fn pop(
-    ring: &Ring,
-    memory: &Snapshot,
-) -> Result<Option<DescriptorChain<Snapshot>>, virtio_queue::Error> {
-    pop_locked(&mut ring.get_mut(), memory)
-}
-
-fn pop_locked(
-    ring: &mut VringState<Memory>,
-    memory: &Snapshot,
-) -> Result<Option<DescriptorChain<Snapshot>>, virtio_queue::Error> {
-    if !is_running(ring) {
-        return Ok(None);
-    }
-    Ok(ring.get_queue_mut().iter(memory.clone())?.next())
-}
-
-/// Puts a chain into the used ring and notifies the driver if it wants that.
-pub(crate) fn give_back(
-    ring: &mut VringState<Memory>,
-    head: u16,
-    written: u32,
-) -> Result<(), virtio_queue::Error> {
-    ring.add_used(head, written)?;
-    if ring.needs_notification()?
-        && let Err(error) = ring.signal_used_queue()
-    {
-        log::error!("cannot notify the driver: {error}");
-    }
-    Ok(())
-}
-
-/// Asks the driver to kick, or not to; true if the ring has got more meanwhile.
-fn want_kicks(ring: &Ring, want: bool) -> Result<bool, virtio_queue::Error> {
-    let mut ring = ring.get_mut();
-    if !is_running(&ring) {
-        return Ok(false);
-    }
-    if want {
-        return ring.enable_notification();
-    }
-    ring.disable_notification()?;
-    Ok(false)
 }
 
 impl VhostUserBackend for Backend {
@@ -340,6 +232,7 @@ impl VhostUserBackend for Backend {
         1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | self.engine.features()
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
@@ -354,14 +247,16 @@ impl VhostUserBackend for Backend {
 
     /// A front end that sends RESET_DEVICE says plainly what QEMU does not.
     fn reset_device(&self) {
-        self.engine.reset();
-        self.calls.go_on(true);
+        let _hurry = self.engine.hurry();
+        self.life.reset();
+        for worker in &self.workers {
+            worker.await_rest();
+        }
     }
 
     /// Exactly `size` bytes, as vhost-user wants; zero past the end of [`wire::Config`].
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        let mut life = self.life();
-        life.config_read |= life.stopped;
+        self.life.config_read();
         let config = self.engine.config();
         let mut bytes: Vec<u8> = config
             .as_bytes()
@@ -379,12 +274,14 @@ impl VhostUserBackend for Backend {
         Ok(())
     }
 
+    /// Returns when no access is under way to memory that is no more.
     fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+        self.engine.settle();
         Ok(())
     }
 
     /// A bit for each queue whose ring a worker sees; a queue's kicks go to the first worker that sees it. Each sees the
-    /// control ring, for [`Backend::begin_life`], its own, and the event ring.
+    /// control ring, for [`Life::is_running`], its own, and the event ring.
     fn queues_per_thread(&self) -> Vec<u64> {
         let shared = 1 << wire::QUEUE_CONTROL | 1 << wire::QUEUE_EVENT;
         WORKERS.map(|queue| shared | 1 << queue).to_vec()
@@ -396,20 +293,14 @@ impl VhostUserBackend for Backend {
             .ok()
     }
 
-    /// Returns when the queue's worker has answered what it had begun, without the delays that a test injected.
+    /// Returns when the queue's worker has answered what it had begun, or has parked it; without the delays that a test injected.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         let _hurry = self.engine.hurry();
-        let Some(worker) = WORKERS.iter().position(|of| *of == queue) else {
-            return Ok(());
-        };
-        let _idle = self.serving[worker]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         if queue == wire::QUEUE_CONTROL {
-            let mut life = self.life();
-            life.stopped = true;
-            life.config_read = false;
-            self.calls.halt();
+            self.life.control_stopped();
+        }
+        if let Some(worker) = WORKERS.iter().position(|of| *of == queue) {
+            self.workers[worker].await_rest();
         }
         Ok(())
     }
@@ -423,10 +314,10 @@ impl VhostUserBackend for Backend {
         worker: usize,
     ) -> io::Result<()> {
         // A kick of the event ring says that there are buffers, which are taken when there is an event.
-        if let Some(rings_of_worker) = Rings::of_worker(rings)
+        if let Some(desk) = self.desk(worker, rings)
             && usize::from(ring) + 2 == rings.len()
         {
-            self.serve(worker, &rings_of_worker);
+            self.serve(desk);
         }
         Ok(())
     }

@@ -1,168 +1,199 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Calls of the TEE queue that are under way.
 //!
-//! A call may block, so each runs in a thread of its own; the engine bounds their number. It is answered when it ends, in
-//! whatever order. A stop of the rings does not end a call, since it may be a pause: one that ends meanwhile waits here
-//! ([`Calls::halt`]) until it is decided what the stop meant ([`Calls::go_on`]). After a pause its answer goes out; after a
-//! reset it belongs to a ring that is no more, and is dropped.
+//! A call may block, so each is run by a thread of a pool, which has one for each call that the engine lets be under way. It is
+//! answered when it ends, in whatever order. A stop of the rings does not end a call, since it may be a pause: one that ends
+//! meanwhile waits here until the ring runs again, and is dropped if that is in another life of the device.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use pinbed_engine::tee::Call;
+use pinbed_engine::tee::{Call, MAX_CALLS};
 use pinbed_engine::{Answer, Engine};
-use vhost_user_backend::VringT;
-use vm_memory::GuestAddressSpace;
 
-use crate::backend::{Memory, Ring, give_back, is_running, post};
+use crate::backend::post;
 use crate::chain::Chain;
+use crate::life::{Life, Next};
+use crate::ring::{self, Memory, Ring};
+
+/// Calls and closings that are not answered yet; more are declined.
+const SLOTS: usize = 2 * MAX_CALLS;
 
 /// Where a call's answer goes.
 pub(crate) struct Place {
+    /// The life of the device in which it was made.
+    pub life: u64,
     pub head: u16,
     pub chain: Chain,
+    pub control: Ring,
     pub own: Ring,
     pub event: Ring,
 }
 
 #[derive(Default)]
 struct State {
-    /// Which life of the device this is: goes up when it is reset.
+    /// The life that the rest is about.
     life: u64,
-    halted: bool,
+    /// Calls that no thread has taken yet.
+    queue: VecDeque<(Place, Call)>,
+    /// Answers that wait for their ring.
     ended: Vec<(Place, Answer)>,
+    /// Calls that are not answered.
+    slots: usize,
+    threads: usize,
+    /// Threads that wait for a call.
+    idle: usize,
+    stopping: bool,
+}
+
+impl State {
+    /// Forgets what was of another life.
+    fn enter(&mut self, life: u64) {
+        if self.life != life {
+            self.life = life;
+            self.slots = 0;
+            self.queue.clear();
+            self.ended.clear();
+        }
+    }
 }
 
 /// The calls of a device.
 pub(crate) struct Calls {
     engine: Arc<Engine>,
+    life: Arc<Life>,
     memory: Memory,
     state: Mutex<State>,
-}
-
-struct Task {
-    calls: Arc<Calls>,
-    life: u64,
-    place: Place,
-    call: Call,
-}
-
-impl Task {
-    fn run(self) {
-        let memory = self.calls.memory.memory();
-        let answer = self.calls.engine.run(&*memory, self.call);
-        // Let go of before the end: a front end may change the memory's layout while an answer waits.
-        drop(memory);
-        self.calls.end(self.life, self.place, answer);
-    }
-
-    fn decline(self) {
-        self.calls.end(self.life, self.place, self.call.decline());
-    }
+    more: Condvar,
 }
 
 impl Calls {
-    pub fn new(engine: Arc<Engine>, memory: Memory) -> Self {
-        Self {
+    pub fn new(engine: Arc<Engine>, life: Arc<Life>, memory: Memory) -> Arc<Self> {
+        Arc::new(Self {
             engine,
+            life,
             memory,
             state: Mutex::default(),
-        }
+            more: Condvar::new(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `call`, and then answers it in its place.
+    /// Has `call` run, and then answered in its place.
     pub fn start(self: &Arc<Self>, place: Place, call: Call) {
-        let task = Task {
-            calls: Arc::clone(self),
-            life: self.state().life,
-            place,
-            call,
-        };
-        // So that the task is still there when there is no thread for it.
-        let slot = Arc::new(Mutex::new(Some(task)));
-        let take = |slot: &Mutex<Option<Task>>| {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            slot.take()
-        };
-        let of_thread = Arc::clone(&slot);
-        let spawned = thread::Builder::new()
-            .name("tee call".into())
-            .spawn(move || {
-                if let Some(task) = take(&of_thread) {
-                    task.run();
-                }
-            });
-        if let Err(error) = spawned
-            && let Some(task) = take(&slot)
-        {
-            log::error!("no thread for a TEE call, which is answered BUSY: {error}");
-            task.decline();
-        }
-    }
-
-    /// The control ring was stopped: answers wait.
-    pub fn halt(&self) {
-        self.state().halted = true;
-    }
-
-    /// It was decided what that meant.
-    pub fn go_on(&self, reset: bool) {
         let mut state = self.state();
-        state.halted = false;
-        if reset {
-            state.life += 1;
-            state.ended.clear();
+        state.enter(place.life);
+        if state.idle <= state.queue.len() && state.threads < MAX_CALLS {
+            let calls = Arc::clone(self);
+            let thread = thread::Builder::new().name("tee call".into());
+            match thread.spawn(move || calls.work()) {
+                Ok(_) => state.threads += 1,
+                Err(error) => log::error!("no thread for a TEE call: {error}"),
+            }
         }
+        state.slots += 1;
+        if state.slots > SLOTS || state.threads == 0 {
+            drop(state);
+            self.end(place, call.decline());
+            return;
+        }
+        state.queue.push_back((place, call));
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// A thread of the pool.
+    fn work(&self) {
+        let mut state = self.state();
+        while !state.stopping {
+            let Some((place, call)) = state.queue.pop_front() else {
+                state.idle += 1;
+                let woken = self.more.wait(state);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+                continue;
+            };
+            drop(state);
+            let answer = self.run(&place, call);
+            self.end(place, answer);
+            state = self.state();
+        }
+    }
+
+    fn run(&self, place: &Place, call: Call) -> Answer {
+        let go_on = || {
+            loop {
+                match self.life.look(place.life, &place.control, &place.own) {
+                    Next::GoOn => return true,
+                    Next::Abandon => return false,
+                    Next::Wait => self.life.wait_a_moment(),
+                }
+            }
+        };
+        self.engine.run(self.memory.clone(), call, &go_on)
+    }
+
+    /// No thread takes up a call any more.
+    pub fn stop(&self) {
+        let mut state = self.state();
+        state.stopping = true;
+        state.queue.clear();
+        state.ended.clear();
+        drop(state);
+        self.more.notify_all();
     }
 
     /// Sends the answers that have waited, as far as their rings run again.
     pub fn send(&self) {
         let mut state = self.state();
-        if state.halted {
-            return;
-        }
         let waiting = std::mem::take(&mut state.ended);
-        let answers = waiting.into_iter();
-        state.ended = answers
-            .filter_map(|(place, answer)| self.try_send(place, answer))
-            .collect();
+        for (place, answer) in waiting {
+            self.try_send(&mut state, place, answer);
+        }
     }
 
-    fn end(&self, life: u64, place: Place, answer: Answer) {
+    fn end(&self, place: Place, answer: Answer) {
         // Held until the answer is sent or waits: else `send` could miss it in between.
         let mut state = self.state();
-        if life != state.life {
+        self.try_send(&mut state, place, answer);
+    }
+
+    /// Sends an answer, or keeps it if its ring does not run.
+    fn try_send(&self, state: &mut State, place: Place, answer: Answer) {
+        let (running, life) = self.life.now();
+        state.enter(life);
+        if place.life != life || state.stopping {
             log::debug!("a TEE call ends after the device's reset");
             return;
         }
-        let left = match state.halted {
-            true => Some((place, answer)),
-            false => self.try_send(place, answer),
-        };
-        state.ended.extend(left);
-    }
-
-    /// Sends an answer; gives it back if its ring does not run.
-    fn try_send(&self, place: Place, answer: Answer) -> Option<(Place, Answer)> {
-        // Memory is touched under the ring's lock only, after a look at whether it runs.
-        let mut own = place.own.get_mut();
-        if !is_running(&own) {
-            drop(own);
-            return Some((place, answer));
-        }
         if self.engine.is_silent() {
-            return None;
+            return;
         }
-        let memory = self.memory.memory();
-        post(&self.engine, &place.event, &memory, &answer.events);
-        let written = place.chain.write(&*memory, &answer.bytes);
-        if let Err(error) = give_back(&mut own, place.head, written) {
-            log::warn!("TEE queue: {error}; an answer is lost");
+        // Memory is touched under the ring's lock only, after a look at whether it runs.
+        let events = || post(&self.engine, &place.event, &self.memory, &answer.events);
+        let sent = match running {
+            true => ring::answer_if_running(
+                &place.own,
+                &self.memory,
+                place.head,
+                &place.chain,
+                &answer.bytes,
+                events,
+            ),
+            false => Ok(false),
+        };
+        match sent {
+            Ok(false) => {
+                state.ended.push((place, answer));
+                return;
+            }
+            Ok(true) => {}
+            Err(error) => log::warn!("TEE queue: {error}; an answer is lost"),
         }
-        None
+        state.slots -= 1;
     }
 }

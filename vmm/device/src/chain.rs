@@ -20,6 +20,8 @@ pub(crate) enum Error {
     Truncated,
     #[error("it has no descriptor: its head is out of range or a bad indirect table")]
     Empty,
+    #[error("it has more descriptors than its queue")]
+    TooLong,
     #[error("a device-readable descriptor follows a device-writable one")]
     Order,
     #[error("descriptor of {length} bytes at {address:#x} is not memory")]
@@ -35,8 +37,9 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Checks all of a chain and copies the first `limit` bytes that are device-readable.
-    pub fn read<M>(chain: DescriptorChain<M>, limit: usize) -> Result<Self, Error>
+    /// Checks all of a chain, which may have up to `size` descriptors, and copies the first `limit` bytes that are
+    /// device-readable.
+    pub fn read<M>(chain: DescriptorChain<M>, size: u16, limit: usize) -> Result<Self, Error>
     where
         M: Clone + Deref,
         M::Target: GuestMemory + Sized,
@@ -45,7 +48,11 @@ impl Chain {
         let memory = chain.memory();
         let (mut request, mut writable) = (Vec::new(), Vec::new());
         let mut more = None;
-        for descriptor in descriptors {
+        for (count, descriptor) in descriptors.enumerate() {
+            // An indirect table may be longer than the queue, a chain in it not (virtio 1.3, 2.7.5.3.1).
+            if count >= size.into() {
+                return Err(Error::TooLong);
+            }
             more = Some(descriptor.has_next());
             let (address, length) = (descriptor.addr(), descriptor.len() as usize);
             let no_memory = Error::NoMemory {
@@ -76,6 +83,12 @@ impl Chain {
             Some(true) => Err(Error::Truncated),
             Some(false) => Ok(Self { request, writable }),
         }
+    }
+
+    /// Only the part that an answer needs.
+    pub fn without_request(mut self) -> Self {
+        self.request = Vec::new();
+        self
     }
 
     /// Bytes that can be written.

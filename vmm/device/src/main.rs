@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The program `pinbed-device`: serves one front end and ends with it.
 
+mod log_rate;
+
+use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::Arg::{Long, Short};
+use pinbed_device::{Options, serve};
 
 const USAGE: &str = "\
 pinbed's device, a vhost-user back end
@@ -13,20 +17,22 @@ Usage: pinbed-device --socket-path <PATH>
 
 Options:
   -s, --socket-path <PATH>  Where to listen; a front end connects there once, and the device ends when it leaves
+      --allow-sabotage      Let the guest have the device misbehave: delay and fail jobs, and abort the process
   -h, --help                Print help
   -V, --version             Print version";
 
 /// What the command line asks for.
 enum Request {
-    Serve(PathBuf),
+    Serve(PathBuf, Options),
     Help,
     Version,
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
-    let socket = match parse() {
-        Ok(Request::Serve(socket)) => socket,
+    log_rate::install();
+    quiet_applications();
+    let (socket, options) = match parse() {
+        Ok(Request::Serve(socket, options)) => (socket, options),
         Ok(Request::Help) => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -40,7 +46,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match pinbed_device::serve(&socket) {
+    match serve(&socket, options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pinbed-device: {}", with_causes(&error));
@@ -52,16 +58,29 @@ fn main() -> ExitCode {
 fn parse() -> Result<Request, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     let mut socket = None;
+    let mut options = Options::default();
     while let Some(argument) = parser.next()? {
         match argument {
             Short('s') | Long("socket-path") => socket = Some(parser.value()?.into()),
+            Long("allow-sabotage") => options.allow_sabotage = true,
             Short('h') | Long("help") => return Ok(Request::Help),
             Short('V') | Long("version") => return Ok(Request::Version),
             other => return Err(other.unexpected()),
         }
     }
     let missing = || lexopt::Error::Custom("--socket-path is missing".into());
-    socket.map(Request::Serve).ok_or_else(missing)
+    let serve = |socket| Request::Serve(socket, options);
+    socket.map(serve).ok_or_else(missing)
+}
+
+/// A trusted application that panics is the engine's to report, and no more than a line in the log.
+fn quiet_applications() {
+    let others = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !pinbed_engine::tee::panic_is_contained() {
+            others(info);
+        }
+    }));
 }
 
 /// An error and its causes, on one line.

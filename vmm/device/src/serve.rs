@@ -16,7 +16,9 @@ use vhost::vhost_user::Error as VhostUserError;
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::GuestMemoryMmap;
 
-use crate::backend::{Backend, Memory, Shared};
+use crate::Options;
+use crate::backend::{Backend, Shared};
+use crate::ring::Memory;
 use crate::socket::{Socket, SocketError};
 
 /// Why the device could not be served.
@@ -46,9 +48,11 @@ pub enum Error {
 /// dead process has left is replaced; the file is removed in the end. A peer that leaves before it has asked for the
 /// device's features was no front end, and does not count.
 ///
+/// It returns within a second, whatever is queued or runs.
+///
 /// The two signals are blocked in the calling thread while this runs; call it before the process has other threads, which
 /// might take them.
-pub fn serve(socket: &Path) -> Result<(), Error> {
+pub fn serve(socket: &Path, options: Options) -> Result<(), Error> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -57,7 +61,7 @@ pub fn serve(socket: &Path) -> Result<(), Error> {
         .map_err(io::Error::from)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let stop = SignalFd::with_flags(&signals, flags).map_err(io::Error::from)?;
-    let result = serve_until(socket, stop.as_fd());
+    let result = serve_until(socket, options, stop.as_fd());
     // Taken, or it would end the process as soon as it is unblocked.
     if let Ok(Some(signal)) = stop.read_signal() {
         log::info!("ends on signal {}", signal.ssi_signo);
@@ -67,7 +71,7 @@ pub fn serve(socket: &Path) -> Result<(), Error> {
 }
 
 /// As [`serve`], but without a look at signals: returns when `stop` is readable.
-pub fn serve_until(socket: &Path, stop: BorrowedFd) -> Result<(), Error> {
+pub fn serve_until(socket: &Path, options: Options, stop: BorrowedFd) -> Result<(), Error> {
     let mut listening = Socket::listen(socket).map_err(|source| Error::Socket {
         path: socket.to_owned(),
         source,
@@ -78,16 +82,14 @@ pub fn serve_until(socket: &Path, stop: BorrowedFd) -> Result<(), Error> {
             return Ok(());
         }
         let memory = Memory::new(GuestMemoryMmap::new());
-        let backend = Shared::new(Backend::new(memory.clone()));
+        let backend = Shared::new(Backend::new(memory.clone(), options));
         let mut daemon = VhostUserDaemon::new("vhost-user".into(), backend.clone(), memory)
             .map_err(|error| Error::System(io::Error::other(error.to_string())))?;
         daemon.start(&mut listening.listener).map_err(protocol)?;
         let (ended, stopped) = finish(&mut daemon, stop)?;
-        // Its drop joins the workers; one may be in a job that a test has delayed.
-        let _hurry = backend.engine.hurry();
+        // The daemon's drop joins the workers, whose jobs end at their next slice.
+        backend.stop();
         drop(daemon);
-        // Ends TEE calls that wait.
-        backend.engine.reset();
         if stopped || backend.spoken_to() {
             log::info!(
                 "{}",

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The device over a real socket and shared memory: what a driver asks for end to end, and what hostile rings get.
 
+#[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pinbed_abi::wire;
-use pinbed_device::Error;
+use pinbed_device::{Error, Options};
 use support::{
     Device, F_INDIRECT, F_NEXT, F_WRITE, FREE, HOLE, Host, RING_SIZE, copy, eventually, header,
 };
+use vhost::VhostBackend;
 use zerocopy::{FromBytes, IntoBytes};
 
 const SRC: u64 = FREE;
@@ -241,6 +245,215 @@ fn stopping_the_rings_ends_a_delayed_job_at_once() {
     assert!(host.poll_used(wire::QUEUE_VIDEO).is_none());
 }
 
+/// What a stop may take: a second, and what a busy host adds to it, which makes round trips long too.
+fn stop_limit(host: &mut Host) -> Duration {
+    let begin = Instant::now();
+    for _ in 0..50 {
+        host.status();
+    }
+    Duration::from_secs(1) + begin.elapsed()
+}
+
+/// Source and destination of 64 MiB each, in a memory of 4 MiB: the same pages again and again.
+fn attach_large(host: &mut Host) -> [u64; 2] {
+    const PIECE: u64 = 4 << 10;
+    [SRC, DST].map(|at| {
+        let segments = vec![(at, PIECE); (64 << 20) / PIECE as usize];
+        host.attach(wire::DIRECTION_BOTH, &segments)
+    })
+}
+
+/// Keeps `queue` full of a request until all heads are out.
+fn fill(host: &mut Host, queue: u32, request: &[u8]) {
+    for slot in 0..RING_SIZE / 2 {
+        let at = FREE + 0x40_0000 + 0x1000 * u64::from(slot);
+        host.write(at, request);
+        host.descriptor(
+            queue,
+            2 * slot,
+            at,
+            request.len() as u32,
+            F_NEXT,
+            2 * slot + 1,
+        );
+        host.descriptor(queue, 2 * slot + 1, at + 0x800, 0x800, F_WRITE, 0);
+        host.offer(queue, 2 * slot);
+    }
+    host.kick(queue);
+}
+
+fn long_job(host: &mut Host) -> Vec<u8> {
+    let [src, dst] = attach_large(host);
+    copy(src, dst, 64 << 20).as_bytes().to_vec()
+}
+
+fn long_convert(host: &mut Host) -> Vec<u8> {
+    let [src, dst] = attach_large(host);
+    let format = |fourcc: &[u8; 4], line: u32| wire::Format {
+        fourcc: u32::from_le_bytes(*fourcc).into(),
+        width: 16384.into(),
+        height: 160.into(),
+        stride: (16384 * line).into(),
+        encoding: match fourcc {
+            b"RGB3" => wire::ENCODING_NONE,
+            _ => wire::ENCODING_BT601,
+        }
+        .into(),
+        quantization: wire::QUANTIZATION_FULL.into(),
+    };
+    let mut job = copy(src, dst, 64 << 20);
+    job.header.op = wire::OP_CONVERT.into();
+    job.src_format = format(b"YUYV", 2);
+    job.dst_format = format(b"RGB3", 3);
+    job.as_bytes().to_vec()
+}
+
+fn long_checksum(host: &mut Host) -> Vec<u8> {
+    let [handle, _] = attach_large(host);
+    let request = wire::ChecksumRequest {
+        header: header(wire::OP_CHECKSUM),
+        range: copy(handle, handle, 64 << 20).src,
+    };
+    request.as_bytes().to_vec()
+}
+
+/// A queue, and a request that takes long there.
+type Long = (u32, fn(&mut Host) -> Vec<u8>);
+
+const LONG: [Long; 3] = [
+    (wire::QUEUE_VIDEO, long_job),
+    (wire::QUEUE_VIDEO, long_convert),
+    (wire::QUEUE_CONTROL, long_checksum),
+];
+
+#[test]
+fn the_device_ends_within_a_second_whatever_is_queued() {
+    for (queue, request) in LONG {
+        for told in [true, false] {
+            let mut host = Host::new(true);
+            let limit = stop_limit(&mut host);
+            let request = request(&mut host);
+            fill(&mut host, queue, &request);
+            thread::sleep(Duration::from_millis(50));
+            let Host {
+                mut device,
+                frontend,
+                ..
+            } = host;
+            let begin = Instant::now();
+            match told {
+                true => device.stop(),
+                false => drop(frontend),
+            }
+            device.ended().unwrap();
+            let took = begin.elapsed();
+            assert!(took < limit, "queue {queue}, told {told}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn rings_stop_within_a_second_and_after_a_pause_all_is_answered() {
+    for (queue, request) in LONG {
+        let mut host = Host::new(true);
+        let limit = stop_limit(&mut host);
+        let request = request(&mut host);
+        fill(&mut host, queue, &request);
+        thread::sleep(Duration::from_millis(50));
+        let begin = Instant::now();
+        let stopped = host.stop_rings();
+        let took = begin.elapsed();
+        assert!(took < limit, "queue {queue}: {took:?}");
+        // What is in hand rests: neither memory nor the ring is touched.
+        while host.poll_used(queue).is_some() {}
+        host.write(DST, &[0x77; 4096]);
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(host.read(DST, 4096), [0x77; 4096]);
+        assert_eq!(host.poll_used(queue), None);
+        host.resume_rings(stopped);
+        let what = format!("an answer of queue {queue}");
+        let (_, written) = eventually(&what, || host.poll_used(queue));
+        assert_ne!(written, 0);
+    }
+}
+
+#[test]
+fn what_was_in_hand_before_a_reset_is_abandoned() {
+    for (queue, request) in LONG {
+        let mut host = Host::new(true);
+        let request = request(&mut host);
+        fill(&mut host, queue, &request);
+        thread::sleep(Duration::from_millis(50));
+        host.stop_rings();
+        host.begin_rings();
+        assert_eq!(host.status().buffers.get(), 0);
+        host.write(DST, &[0x77; 4096]);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(host.read(DST, 4096), [0x77; 4096]);
+        let own = host.request(queue, header(7).as_bytes(), 0x800);
+        assert_eq!(own.len(), size_of::<wire::ResponseHeader>());
+        assert_eq!(host.poll_used(queue), None);
+    }
+}
+
+#[test]
+fn memory_that_is_unplugged_is_not_touched_by_a_job_that_waited() {
+    let mut host = Host::new(true);
+    let high = HOLE.end;
+    let dst = host.attach(wire::DIRECTION_WRITE, &[(high, 0x1000)]);
+    host.inject(wire::INJECT_DELAY, 1, 300_000);
+    let fill = wire::JobRequest {
+        header: header(wire::OP_FILL),
+        dst: copy(dst, dst, 0x1000).dst,
+        pattern: 0x7777_7777.into(),
+        ..Default::default()
+    };
+    self::fill_one(&mut host, fill.as_bytes());
+    eventually("the job's begin", || {
+        (host.status().jobs.get() == 1).then_some(())
+    });
+    host.unplug_high_memory();
+    let (_, length) = eventually("the answer", || host.poll_used(wire::QUEUE_VIDEO));
+    let answer = host.read(FREE - 0x800, length as usize);
+    let answer = wire::JobResponse::read_from_prefix(&answer).unwrap().0;
+    assert_eq!(answer.header.status.get(), wire::STATUS_DMA_FAULT);
+    assert_eq!(answer.fault.reason.get(), wire::FAULT_NO_MEMORY);
+    assert_eq!(host.read(high, 0x1000), [0; 0x1000]);
+}
+
+/// One request on the video queue, which is not waited for.
+fn fill_one(host: &mut Host, request: &[u8]) {
+    host.write(FREE - 0x1000, request);
+    let length = request.len() as u32;
+    host.descriptor(wire::QUEUE_VIDEO, 0, FREE - 0x1000, length, F_NEXT, 1);
+    host.descriptor(wire::QUEUE_VIDEO, 1, FREE - 0x800, 0x800, F_WRITE, 0);
+    host.offer(wire::QUEUE_VIDEO, 0);
+    host.kick(wire::QUEUE_VIDEO);
+}
+
+#[test]
+fn sabotage_is_refused_unless_the_host_allows_it() {
+    for allowed in [false, true] {
+        let device = Device::start_with(Options {
+            allow_sabotage: allowed,
+        });
+        let mut host = Host::connect_to(device, true);
+        let features = host.frontend.get_features().unwrap();
+        assert_eq!(features >> wire::F_SABOTAGE & 1 == 1, allowed);
+        let both = 1 << wire::F_TEE | 1 << wire::F_PROTECTED;
+        assert_eq!(features & both, both);
+        host.begin_rings();
+        let status = host.inject(wire::INJECT_FAIL, 1, 0);
+        let expected = match allowed {
+            true => wire::STATUS_OK,
+            false => wire::STATUS_UNSUPPORTED,
+        };
+        assert_eq!(status, expected);
+        let job = host.copy(1, 1, 1).header.status.get();
+        assert_eq!(job == wire::STATUS_ERROR, allowed);
+    }
+}
+
 /// Writes a chain with its head at descriptor 0.
 type Make<'a> = &'a dyn Fn(&Host);
 
@@ -254,7 +467,16 @@ fn malformed_chains_are_given_back_empty_and_the_queue_goes_on() {
     host.write(request, header(wire::OP_STATUS).as_bytes());
     // An answer's room that stays untouched shows that nothing was carried out.
     host.write(room, &[0xee; 0x100]);
-    let malformed: [(&str, Make); 13] = [
+    let malformed: [(&str, Make); 14] = [
+        ("more descriptors than the queue has", &|host| {
+            let all = RING_SIZE + 1;
+            host.descriptor(queue, 0, table, 16 * u32::from(all), F_INDIRECT, 0);
+            for n in 0..all - 1 {
+                host.put_descriptor(table + 16 * u64::from(n), request, 16, F_NEXT, n + 1);
+            }
+            let last = table + 16 * u64::from(all - 1);
+            host.put_descriptor(last, room, 0x100, F_WRITE, 0);
+        }),
         ("a loop", &|host| {
             host.descriptor(queue, 0, request, 16, F_NEXT, 1);
             host.descriptor(queue, 1, room, 0x100, F_WRITE | F_NEXT, 1);
@@ -354,6 +576,7 @@ fn a_ring_that_cannot_be_read_is_not_asked_again_and_again() {
     host.kick(wire::QUEUE_TEE);
     // A worker that drains its ring does not want kicks, and says so in the used ring.
     let wants_kicks = |host: &Host| host.used_flags(wire::QUEUE_TEE) == 0;
+    // A ring with an error in it forbids no kick either.
     eventually("rest", || {
         let mut looks = (0..2000).map(|_| wants_kicks(&host));
         looks.all(|wants| wants).then_some(())
@@ -487,7 +710,11 @@ fn a_peer_that_leaves_without_a_word_is_not_the_front_end() {
     }
     // A second device at the same path finds out by knocking, and does no harm either.
     let stop = std::fs::File::open("/dev/null").unwrap();
-    let second = pinbed_device::serve_until(&device.socket, std::os::fd::AsFd::as_fd(&stop));
+    let second = pinbed_device::serve_until(
+        &device.socket,
+        Options::default(),
+        std::os::fd::AsFd::as_fd(&stop),
+    );
     assert!(matches!(second, Err(Error::Socket { .. })));
     let host = Host::connect_to(device, true);
     drop(host);
@@ -501,11 +728,12 @@ fn a_stale_socket_is_replaced_and_another_file_is_not() {
     assert!(path.exists());
     let (told, stop) = UnixStream::pair().unwrap();
     drop(told);
-    pinbed_device::serve_until(&path, std::os::fd::AsFd::as_fd(&stop)).unwrap();
+    pinbed_device::serve_until(&path, Options::default(), std::os::fd::AsFd::as_fd(&stop)).unwrap();
     assert!(!path.exists());
 
     std::fs::write(&path, "precious").unwrap();
-    let refused = pinbed_device::serve_until(&path, std::os::fd::AsFd::as_fd(&stop));
+    let refused =
+        pinbed_device::serve_until(&path, Options::default(), std::os::fd::AsFd::as_fd(&stop));
     assert!(matches!(refused, Err(Error::Socket { .. })));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }

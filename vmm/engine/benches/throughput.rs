@@ -108,7 +108,10 @@ impl Rig {
     }
 
     fn attach_with(&self, request: &[u8]) -> u64 {
-        let answer = self.engine.control(&self.memory, request, ROOM).bytes;
+        let answer = self
+            .engine
+            .control(&self.memory, request, ROOM, &|| true)
+            .bytes;
         let answer = wire::AttachResponse::read_from_bytes(&answer).expect("an answer");
         assert_eq!(answer.header.status.get(), wire::STATUS_OK);
         answer.handle.get()
@@ -117,7 +120,7 @@ impl Rig {
     fn call(&self, request: &[u8]) -> tee::CallResponse {
         let answer = match self.engine.tee(request, ROOM) {
             Submitted::Answer(answer) => answer,
-            Submitted::Call(call) => self.engine.run(&self.memory, call),
+            Submitted::Call(call) => self.engine.run(&self.memory, call, &|| true),
         };
         let answer = tee::CallResponse::read_from_bytes(&answer.bytes).expect("an answer");
         assert_eq!(answer.result.get(), tee::TEEC_SUCCESS);
@@ -125,7 +128,10 @@ impl Rig {
     }
 
     fn job(&self, job: &wire::JobRequest) {
-        let answer = self.engine.video(&self.memory, job.as_bytes(), ROOM).bytes;
+        let answer = self
+            .engine
+            .video(&self.memory, job.as_bytes(), ROOM, &|| true)
+            .bytes;
         let (answer, _) = wire::JobResponse::read_from_prefix(&answer).expect("an answer");
         assert_eq!(answer.header.status.get(), wire::STATUS_OK);
     }
@@ -342,7 +348,8 @@ fn attach(c: &mut Criterion) {
                     header: header(wire::OP_DETACH),
                     handle: rig.attach_with(&request).into(),
                 };
-                rig.engine.control(&rig.memory, detach.as_bytes(), ROOM)
+                rig.engine
+                    .control(&rig.memory, detach.as_bytes(), ROOM, &|| true)
             });
         });
     }

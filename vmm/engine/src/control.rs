@@ -4,35 +4,40 @@
 use std::sync::atomic::Ordering;
 
 use pinbed_abi::wire;
-use vm_memory::GuestMemory;
+use vm_memory::GuestAddressSpace;
 use zerocopy::FromBytes;
 
-use crate::dma::{self, Access, AttachError, Direction, Extent, Piece, Range};
+use crate::access::{Access, Agent, Direction, Fault, Piece, Range};
+use crate::dma::AttachError;
 use crate::message::{Answer, Request, status};
 use crate::protected::Refusal;
-use crate::{Engine, count};
+use crate::{Engine, GoOn, count};
 
-/// Bytes of a buffer that CHECKSUM has in hand at a time.
+/// Bytes that CHECKSUM reads at a time.
 const CHECKSUM_STEP: u64 = 1 << 20;
 
-pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Request) -> Answer {
+pub(crate) fn serve<S: GuestAddressSpace>(
+    engine: &Engine,
+    space: S,
+    request: &Request,
+    go_on: GoOn,
+) -> Answer {
     let mut events = Vec::new();
-    let bytes = match request.header.op.get() {
-        wire::OP_STATUS => request.answer(|_: wire::RequestHeader, rest| {
-            nothing_follows(rest)?;
-            Ok((report(engine), Vec::new()))
+    let bytes = match request.op() {
+        wire::OP_STATUS => request.reply(|| {
+            request.exactly::<wire::RequestHeader>()?;
+            Ok(report(engine))
         }),
-        wire::OP_ATTACH => request.answer(|attach, rest| {
+        wire::OP_ATTACH => request.reply(|| {
+            let (attach, rest) = request.with_rest()?;
             let handle = self::attach(engine, &attach, rest)?;
-            let response = wire::AttachResponse {
+            Ok(wire::AttachResponse {
                 handle: handle.into(),
                 ..Default::default()
-            };
-            Ok((response, Vec::new()))
+            })
         }),
-        wire::OP_DETACH => request.answer(|detach: wire::DetachRequest, rest| {
-            nothing_follows(rest)?;
-            let handle = detach.handle.get();
+        wire::OP_DETACH => request.reply(|| {
+            let handle = request.exactly::<wire::DetachRequest>()?.handle.get();
             if engine.injector.keeps() {
                 log::debug!("DETACH {handle} refused, as INJECT_KEEP asked for");
                 return Err(wire::STATUS_ERROR);
@@ -42,24 +47,18 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
                 Some(buffer) => log::debug!("DETACH {handle}: {} bytes", buffer.length()),
                 None => return Err(wire::STATUS_NO_BUFFER),
             }
-            Ok((status(wire::STATUS_OK), Vec::new()))
+            Ok(status(wire::STATUS_OK))
         }),
-        wire::OP_QUERY => request.answer(|query, rest| {
-            nothing_follows(rest)?;
-            self::query(
-                engine,
-                &query,
-                request.room_for_segments::<wire::QueryResponse>(),
-            )
+        wire::OP_QUERY => request.answer(|| {
+            let room = request.room_for_segments::<wire::QueryResponse>();
+            query(engine, &request.exactly()?, room)
         }),
-        wire::OP_CHECKSUM => request.answer(|checksum: wire::ChecksumRequest, rest| {
-            nothing_follows(rest)?;
-            let range = Range::from(checksum.range);
+        wire::OP_CHECKSUM => request.reply(|| {
+            let range = Range::from(request.exactly::<wire::ChecksumRequest>()?.range);
             if engine.table().get(range.handle).is_none() {
                 return Err(wire::STATUS_NO_BUFFER);
             }
-            let mut response = wire::ChecksumResponse::default();
-            match self::checksum(engine, memory, range) {
+            match checksum(engine, space, range, go_on) {
                 Ok(crc) => {
                     log::debug!(
                         "CHECKSUM {}: offset {:#x} length {:#x} crc {crc:#010x}",
@@ -67,38 +66,35 @@ pub(crate) fn serve<M: GuestMemory>(engine: &Engine, memory: &M, request: &Reque
                         range.offset,
                         range.length
                     );
-                    response.crc = crc.into();
+                    Ok(wire::ChecksumResponse {
+                        crc: crc.into(),
+                        ..Default::default()
+                    })
                 }
-                Err(fault) => {
+                Err(Ended::Abandoned) => Err(wire::STATUS_ERROR),
+                Err(Ended::Fault(fault)) => {
                     events.push(engine.fault(&fault, &request.header));
-                    response.header = status(wire::STATUS_DMA_FAULT);
-                    response.fault = fault.into();
+                    Ok(wire::ChecksumResponse {
+                        header: status(wire::STATUS_DMA_FAULT),
+                        fault: fault.into(),
+                        ..Default::default()
+                    })
                 }
             }
-            Ok((response, Vec::new()))
         }),
-        wire::OP_INJECT => request.answer(|inject: wire::InjectRequest, rest| {
-            nothing_follows(rest)?;
+        wire::OP_INJECT if engine.sabotage => request.reply(|| {
+            let inject: wire::InjectRequest = request.exactly()?;
             let (kind, count) = (inject.kind.get(), inject.count.get());
             let argument = inject.argument.get();
             if !engine.injector.plan(kind, count, argument) {
                 return Err(wire::STATUS_INVALID);
             }
             log::debug!("INJECT kind {kind} count {count} argument {argument}");
-            Ok((status(wire::STATUS_OK), Vec::new()))
+            Ok(status(wire::STATUS_OK))
         }),
         _ => request.refuse(wire::STATUS_UNSUPPORTED),
     };
     Answer { bytes, events }
-}
-
-/// A request that has no variable part ends where its struct does.
-pub(crate) fn nothing_follows(rest: &[u8]) -> Result<(), u32> {
-    if rest.is_empty() {
-        Ok(())
-    } else {
-        Err(wire::STATUS_INVALID)
-    }
 }
 
 fn report(engine: &Engine) -> wire::StatusResponse {
@@ -202,26 +198,37 @@ fn query(
     Ok((response, returned))
 }
 
-fn checksum<M: GuestMemory>(engine: &Engine, memory: &M, range: Range) -> Result<u32, dma::Fault> {
-    let table = engine.table();
-    let whole = |length| [Extent { offset: 0, length }];
-    // All of it is checked first; the steps are for the size of the scratch buffer alone.
-    table.resolve(memory, range, &whole(range.length), Access::Inspect)?;
+enum Ended {
+    Fault(Fault),
+    Abandoned,
+}
+
+fn checksum<S: GuestAddressSpace>(
+    engine: &Engine,
+    space: S,
+    range: Range,
+    go_on: GoOn,
+) -> Result<u32, Ended> {
+    let (agent, access) = (Agent::Control, Access::Inspect);
+    // All of it is checked first, so that a fault says the range that was asked for.
+    let checked = engine.table().check(&*space.memory(), agent, range, access);
+    checked.map_err(Ended::Fault)?;
     let (mut crc, mut done) = (0, 0);
     let mut scratch = vec![0; CHECKSUM_STEP.min(range.length) as usize];
     while done < range.length {
+        if done > 0 && !go_on() {
+            return Err(Ended::Abandoned);
+        }
         let step = Range {
             offset: range.offset + done,
             length: CHECKSUM_STEP.min(range.length - done),
             ..range
         };
-        let pieces = table.resolve(memory, step, &whole(step.length), Access::Inspect)?;
         let bytes = &mut scratch[..step.length as usize];
-        dma::read(memory, &pieces, bytes).map_err(|reason| dma::Fault {
-            reason,
-            access: Access::Inspect,
-            range,
-        })?;
+        let read = engine.access(&space, |table, memory| {
+            table.read(memory, agent, step, &step.whole(), access, bytes)
+        });
+        read.map_err(|fault| Ended::Fault(Fault { range, ..fault }))?;
         crc = crc32c::crc32c_append(crc, bytes);
         done += step.length;
     }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The DMA core: what the device holds, and the only way it reaches memory.
 //!
-//! [`Table::attach`] takes a scatterlist and gives a handle; the table holds it until [`Table::detach`]. An access names a
-//! handle and a [`Range`] of the buffer, and happens in two steps:
+//! [`Table::attach`] takes a scatterlist and returns a handle; the table holds it until [`Table::detach`]. An access names a
+//! handle and a [`Range`] of the buffer. It happens whole while the caller has the table borrowed, which is a lock's guard in
+//! the engine:
 //!
-//! 1. [`Table::resolve`] checks all of it (is the buffer attached, does the range end inside it, does its direction allow
-//!    the access, is every byte backed by memory) and translates it to [`Piece`]s of memory, or says why not in a [`Fault`];
-//! 2. [`read()`] and [`write()`] move bytes from and to pieces.
+//! 1. all of it is checked: is the buffer attached, does the range end inside it, does its direction allow the access, is every
+//!    byte backed by memory, may the agent access it, and, if the bytes want that, is their destination protected; else
+//!    it is a [`Fault`] and no byte moves;
+//! 2. the bytes move, and are encrypted or decrypted where memory is protected.
 //!
-//! A job resolves all its ranges before it moves the first byte, so a job that faults has written nothing. It keeps the
-//! table locked for reading from the first step to the end of the second: when DETACH has been answered, no byte of the
-//! buffer moves any more.
+//! So when DETACH has been answered, no byte of the buffer moves any more, and protection cannot end in the middle of an access.
+//! A job that moves much makes many accesses, and another thread may detach between two of them.
 //!
 //! Segments may have any alignment, overlap each other, and name memory that does not exist: they are only believed when
 //! they are used, against the memory of that moment. Guests change memory while it is read; accesses are those of
@@ -30,189 +31,18 @@
 
 use std::collections::BTreeMap;
 
-use pinbed_abi::wire;
-use vm_memory::{GuestAddress, GuestMemory, Permissions};
+use vm_memory::bitmap::BS;
+use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
-use crate::protected::{self, Agent, Protected};
+use crate::access::{
+    Access, Agent, Destination, Direction, Extent, Fault, Owner, Piece, Protection, Range, Reason,
+};
+use crate::protected::{self, Protected};
 
-/// What the holder of a buffer lets the device do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The device reads.
-    Read,
-    /// The device writes.
-    Write,
-    /// The device reads and writes.
-    Both,
-}
+/// Bytes that are encrypted at a time on their way to protected memory.
+const CIPHER_STEP: usize = 1 << 12;
 
-impl Direction {
-    /// From `wire::DIRECTION_…`; `None` for any other value.
-    pub fn from_wire(value: u32) -> Option<Self> {
-        match value {
-            wire::DIRECTION_READ => Some(Self::Read),
-            wire::DIRECTION_WRITE => Some(Self::Write),
-            wire::DIRECTION_BOTH => Some(Self::Both),
-            _ => None,
-        }
-    }
-
-    /// To `wire::DIRECTION_…`.
-    pub fn to_wire(self) -> u32 {
-        match self {
-            Self::Read => wire::DIRECTION_READ,
-            Self::Write => wire::DIRECTION_WRITE,
-            Self::Both => wire::DIRECTION_BOTH,
-        }
-    }
-
-    pub(crate) fn permissions(self) -> Permissions {
-        match self {
-            Self::Read => Permissions::Read,
-            Self::Write => Permissions::Write,
-            Self::Both => Permissions::ReadWrite,
-        }
-    }
-}
-
-/// What an access does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reads for a job.
-    Read,
-    /// Writes for a job.
-    Write,
-    /// Reads to report about the buffer: allowed whatever its direction.
-    Inspect,
-}
-
-impl Access {
-    fn needs(self) -> Permissions {
-        match self {
-            Self::Read => Permissions::Read,
-            Self::Write => Permissions::Write,
-            Self::Inspect => Permissions::No,
-        }
-    }
-
-    pub(crate) fn of_memory(self) -> Permissions {
-        match self {
-            Self::Read | Self::Inspect => Permissions::Read,
-            Self::Write => Permissions::Write,
-        }
-    }
-
-    fn to_wire(self) -> u32 {
-        match self {
-            Self::Read | Self::Inspect => wire::DIRECTION_READ,
-            Self::Write => wire::DIRECTION_WRITE,
-        }
-    }
-}
-
-/// A contiguous piece of memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// DMA address of the first byte.
-    pub address: u64,
-    /// Length; never zero in what this module returns.
-    pub length: u64,
-}
-
-impl From<Piece> for wire::Segment {
-    fn from(piece: Piece) -> Self {
-        Self {
-            address: piece.address.into(),
-            length: piece.length.into(),
-        }
-    }
-}
-
-/// Part of an attached buffer, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// The buffer.
-    pub handle: u64,
-    /// First byte.
-    pub offset: u64,
-    /// Length.
-    pub length: u64,
-}
-
-impl From<wire::Range> for Range {
-    fn from(range: wire::Range) -> Self {
-        Self {
-            handle: range.handle.get(),
-            offset: range.offset.get(),
-            length: range.length.get(),
-        }
-    }
-}
-
-/// Bytes of a [`Range`] that an access touches: a line of an image, say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// First byte, from the start of the range.
-    pub offset: u64,
-    /// Length.
-    pub length: u64,
-}
-
-/// Why an access was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// The handle names nothing that is attached.
-    #[error("the buffer is not attached")]
-    NotAttached,
-    /// The range, or a part of it, ends after the buffer.
-    #[error("the range goes past the buffer's end")]
-    OutOfBounds,
-    /// The buffer's direction forbids the access.
-    #[error("the buffer's direction forbids the access")]
-    Permission,
-    /// No memory is at this DMA address.
-    #[error("address {0:#x} is not memory")]
-    NoMemory(u64),
-    /// The memory is protected from whoever asked.
-    #[error("the memory is protected")]
-    Protected,
-}
-
-/// An access that was refused; nothing was moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{access:?} of handle {} offset {:#x} length {:#x}: {reason}", range.handle, range.offset, range.length)]
-pub struct Fault {
-    /// Why.
-    pub reason: Reason,
-    /// What was tried.
-    pub access: Access,
-    /// Where.
-    pub range: Range,
-}
-
-impl From<Fault> for wire::Fault {
-    fn from(fault: Fault) -> Self {
-        let (reason, address) = match fault.reason {
-            Reason::NotAttached => (wire::FAULT_NOT_ATTACHED, 0),
-            Reason::OutOfBounds => (wire::FAULT_OUT_OF_BOUNDS, 0),
-            Reason::Permission => (wire::FAULT_PERMISSION, 0),
-            Reason::NoMemory(address) => (wire::FAULT_NO_MEMORY, address),
-            Reason::Protected => (wire::FAULT_PROTECTED, 0),
-        };
-        Self {
-            reason: reason.into(),
-            access: fault.access.to_wire().into(),
-            range: wire::Range {
-                handle: fault.range.handle.into(),
-                offset: fault.range.offset.into(),
-                length: fault.range.length.into(),
-            },
-            address: address.into(),
-        }
-    }
-}
-
-/// Why a scatterlist was not taken.
+/// Reasons to reject a scatterlist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
     /// The list is empty, has an empty segment, or one that wraps around the address space.
@@ -235,6 +65,10 @@ pub struct Limits {
     pub segments: u32,
     /// Length of a buffer in bytes.
     pub length: u64,
+    /// Segments of all buffers together.
+    pub total_segments: u32,
+    /// Pieces of protected memory, of all buffers together.
+    pub protected_pieces: u32,
 }
 
 /// An attached buffer.
@@ -268,8 +102,13 @@ impl Buffer {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Appends the memory of `[offset, offset + length)`, which lies inside the buffer, to `pieces`.
-    fn translate(&self, offset: u64, length: u64, pieces: &mut Vec<Piece>) {
+    /// Calls `with` for each segment's part of `[offset, offset + length)`, which lies inside the buffer.
+    fn translate(
+        &self,
+        offset: u64,
+        length: u64,
+        mut with: impl FnMut(Piece) -> Result<(), Reason>,
+    ) -> Result<(), Reason> {
         let (mut offset, mut left) = (offset, length);
         let first = self.ends.partition_point(|&end| end <= offset);
         for (segment, &end) in self.segments.iter().zip(&self.ends).skip(first) {
@@ -279,13 +118,11 @@ impl Buffer {
             let length = left.min(end - offset);
             // The segment ends at `end`, so the part that is wanted begins this far before the segment's own end.
             let address = segment.address + (segment.length - (end - offset));
-            match pieces.last_mut() {
-                Some(last) if last.address + last.length == address => last.length += length,
-                _ => pieces.push(Piece { address, length }),
-            }
+            with(Piece { address, length })?;
             offset += length;
             left -= length;
         }
+        Ok(())
     }
 }
 
@@ -297,6 +134,7 @@ pub struct Table {
     /// Survives [`Table::clear`]: a handle from before a reset must not name a buffer from after it.
     last_handle: u64,
     bytes: u64,
+    segments: usize,
     protected: Protected,
 }
 
@@ -308,7 +146,8 @@ impl Table {
             buffers: BTreeMap::new(),
             last_handle: 0,
             bytes: 0,
-            protected: Protected::default(),
+            segments: 0,
+            protected: Protected::new(limits.protected_pieces),
         }
     }
 
@@ -320,6 +159,7 @@ impl Table {
     ) -> Result<u64, AttachError> {
         if segments.len() > self.limits.segments as usize
             || self.buffers.len() >= self.limits.buffers as usize
+            || self.segments + segments.len() > self.limits.total_segments as usize
         {
             return Err(AttachError::Limit);
         }
@@ -346,6 +186,7 @@ impl Table {
         let handle = self.last_handle.checked_add(1).ok_or(AttachError::Limit)?;
         self.last_handle = handle;
         self.bytes += length;
+        self.segments += segments.len();
         let ends = ends.into_boxed_slice();
         self.buffers.insert(
             handle,
@@ -376,20 +217,11 @@ impl Table {
         Ok(handle)
     }
 
-    /// Memory that is the TEE's.
-    pub fn protected(&self) -> &Protected {
-        &self.protected
-    }
-
-    /// Memory that is the TEE's.
-    pub fn protected_mut(&mut self) -> &mut Protected {
-        &mut self.protected
-    }
-
     /// Lets go of a buffer and returns it; `None` if there is none of this handle.
     pub fn detach(&mut self, handle: u64) -> Option<Buffer> {
         let buffer = self.buffers.remove(&handle)?;
         self.bytes -= buffer.length();
+        self.segments -= buffer.segments.len();
         if buffer.protected {
             self.protected.remove(handle);
         }
@@ -401,6 +233,7 @@ impl Table {
         self.buffers.clear();
         self.protected.clear();
         self.bytes = 0;
+        self.segments = 0;
     }
 
     /// The buffer of this handle.
@@ -430,33 +263,15 @@ impl Table {
         self.bytes
     }
 
-    /// Checks the whole of `range` and translates those bytes of it that `extents` name, in their order, adjacent
-    /// pieces merged. Whether memory is there, and not protected, is checked for the extents, all else for the range.
-    ///
-    /// For the video engine; to inspect, for the control queue.
-    pub fn resolve<M: GuestMemory>(
+    /// Calls `with` for each piece of memory of those bytes of `range` that `extents` name, in their order, adjacent pieces
+    /// merged. Checks all that the table alone knows: handle, bounds, direction.
+    fn each_piece(
         &self,
-        memory: &M,
         range: Range,
         extents: &[Extent],
         access: Access,
-    ) -> Result<Vec<Piece>, Fault> {
-        let agent = match access {
-            Access::Read | Access::Write => Agent::Video,
-            Access::Inspect => Agent::Control,
-        };
-        self.resolve_for(agent, memory, range, extents, access)
-    }
-
-    /// As [`Table::resolve`], for whom it may concern.
-    pub fn resolve_for<M: GuestMemory>(
-        &self,
-        agent: Agent,
-        memory: &M,
-        range: Range,
-        extents: &[Extent],
-        access: Access,
-    ) -> Result<Vec<Piece>, Fault> {
+        mut with: impl FnMut(Piece) -> Result<(), Reason>,
+    ) -> Result<(), Fault> {
         let fault = |reason| Fault {
             reason,
             access,
@@ -470,107 +285,271 @@ impl Table {
         if !buffer.direction.permissions().allow(access.needs()) {
             return Err(fault(Reason::Permission));
         }
-        let mut pieces = Vec::new();
         for extent in extents {
             match extent.offset.checked_add(extent.length) {
-                Some(end) if end <= range.length => {
-                    buffer.translate(range.offset + extent.offset, extent.length, &mut pieces);
-                }
+                Some(end) if end <= range.length => {}
                 _ => return Err(fault(Reason::OutOfBounds)),
             }
         }
-        for piece in &pieces {
-            check(memory, *piece, access.of_memory()).map_err(&fault)?;
-            if !self.protected.admits(agent, access, *piece) {
-                return Err(fault(Reason::Protected));
-            }
+        let mut last: Option<Piece> = None;
+        for extent in extents {
+            let offset = range.offset + extent.offset;
+            buffer
+                .translate(offset, extent.length, |piece| match &mut last {
+                    Some(last) if last.end() == piece.address => {
+                        last.length += piece.length;
+                        Ok(())
+                    }
+                    _ => last.replace(piece).map_or(Ok(()), &mut with),
+                })
+                .map_err(fault)?;
         }
+        last.map_or(Ok(()), with).map_err(fault)
+    }
+
+    /// Checks the whole of an access. Whether memory is there, and whose, is checked for the extents, all else for the range.
+    fn check_all<M: GuestMemory>(
+        &self,
+        memory: &M,
+        agent: Agent,
+        range: Range,
+        extents: &[Extent],
+        access: Access,
+        destination: Destination,
+    ) -> Result<(), Fault> {
+        self.each_piece(range, extents, access, |piece| {
+            check(memory, piece, access.of_memory())?;
+            if !self.protected.admits(agent, access, piece) {
+                return Err(Reason::Protected);
+            }
+            match destination {
+                Destination::Protected if !self.protected.covers(piece) => {
+                    Err(Reason::NotProtected)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Checks an access without making it, and returns the memory that it names, adjacent pieces merged.
+    pub fn resolve<M: GuestMemory>(
+        &self,
+        memory: &M,
+        agent: Agent,
+        range: Range,
+        extents: &[Extent],
+        access: Access,
+    ) -> Result<Vec<Piece>, Fault> {
+        self.check_all(memory, agent, range, extents, access, Destination::Any)?;
+        let mut pieces = Vec::new();
+        self.each_piece(range, extents, access, |piece| {
+            pieces.push(piece);
+            Ok(())
+        })?;
         Ok(pieces)
     }
 
-    /// [`read`], and deciphers what comes out of protected memory.
+    /// Checks an access without making it, and returns `most` pieces of its memory after the first `skip`, and how many
+    /// there are.
+    pub fn describe<M: GuestMemory>(
+        &self,
+        memory: &M,
+        agent: Agent,
+        range: Range,
+        access: Access,
+        skip: usize,
+        most: usize,
+    ) -> Result<(Vec<Piece>, usize), Fault> {
+        self.check(memory, agent, range, access)?;
+        let (mut pieces, mut all) = (Vec::new(), 0);
+        self.each_piece(range, &range.whole(), access, |piece| {
+            if all >= skip && pieces.len() < most {
+                pieces.push(piece);
+            }
+            all += 1;
+            Ok(())
+        })?;
+        Ok((pieces, all))
+    }
+
+    /// Checks an access without making it.
+    pub fn check<M: GuestMemory>(
+        &self,
+        memory: &M,
+        agent: Agent,
+        range: Range,
+        access: Access,
+    ) -> Result<(), Fault> {
+        let whole = range.whole();
+        self.check_all(memory, agent, range, &whole, access, Destination::Any)
+    }
+
+    /// Reads to `to`, which is as long as the extents are together. `access` is not [`Access::Write`]. Returns whether some
+    /// of the bytes come from protected memory.
     pub fn read<M: GuestMemory>(
         &self,
         memory: &M,
-        pieces: &[Piece],
+        agent: Agent,
+        range: Range,
+        extents: &[Extent],
+        access: Access,
         to: &mut [u8],
-    ) -> Result<(), Reason> {
-        read(memory, pieces, to)?;
-        self.protected.cipher(pieces, to);
-        Ok(())
+    ) -> Result<bool, Fault> {
+        self.check_all(memory, agent, range, extents, access, Destination::Any)?;
+        let (mut at, mut secret) = (0, false);
+        self.each_piece(range, extents, access, |piece| {
+            let start = at;
+            for_each_slice(memory, piece, Permissions::Read, |slice| {
+                at += slice.copy_to(&mut to[at..]);
+            })?;
+            if self.protected.touches(piece) {
+                secret = true;
+                self.protected.cipher(piece, &mut to[start..at]);
+            }
+            Ok(())
+        })?;
+        Ok(secret)
     }
 
-    /// [`write`], and enciphers what goes to protected memory.
+    /// Writes `from`, which is as long as the extents are together.
     pub fn write<M: GuestMemory>(
         &self,
         memory: &M,
-        pieces: &[Piece],
+        agent: Agent,
+        range: Range,
+        extents: &[Extent],
+        from: &[u8],
+        destination: Destination,
+    ) -> Result<(), Fault> {
+        let access = Access::Write;
+        self.check_all(memory, agent, range, extents, access, destination)?;
+        let mut left = from;
+        self.each_piece(range, extents, access, |piece| {
+            let (now, later) = left.split_at(left.len().min(piece.length as usize));
+            left = later;
+            if self.protected.touches(piece) {
+                self.write_encrypted(memory, piece, now)
+            } else {
+                write(memory, piece, now)
+            }
+        })
+    }
+
+    fn write_encrypted<M: GuestMemory>(
+        &self,
+        memory: &M,
+        piece: Piece,
         from: &[u8],
     ) -> Result<(), Reason> {
-        if !self.protected.touches(pieces) {
-            return write(memory, pieces, from);
+        let mut buffer = [0; CIPHER_STEP];
+        let mut address = piece.address;
+        for plain in from.chunks(CIPHER_STEP) {
+            let piece = Piece {
+                address,
+                length: plain.len() as u64,
+            };
+            let bytes = &mut buffer[..plain.len()];
+            bytes.copy_from_slice(plain);
+            self.protected.cipher(piece, bytes);
+            write(memory, piece, bytes)?;
+            address = piece.end();
         }
-        let mut bytes = from.to_vec();
-        self.protected.cipher(pieces, &mut bytes);
-        write(memory, pieces, &bytes)
+        Ok(())
+    }
+
+    /// Whether some memory of `range` is protected and has no owner; a fault says that of the range itself.
+    pub fn is_vacant(&self, range: Range) -> Result<bool, Fault> {
+        let mut vacant = false;
+        self.each_piece(range, &range.whole(), Access::Inspect, |piece| {
+            vacant |= self.protected.is_vacant(piece);
+            Ok(())
+        })?;
+        Ok(vacant)
+    }
+
+    /// Makes `owner` the owner of protected memory of `range` that has none.
+    pub fn claim(&mut self, owner: &Owner, range: Range) -> Result<(), Fault> {
+        let mut pieces = Vec::new();
+        self.each_piece(range, &range.whole(), Access::Inspect, |piece| {
+            if self.protected.is_vacant(piece) {
+                pieces.push(piece);
+            }
+            Ok(())
+        })?;
+        for piece in pieces {
+            // Without random bytes for a key it stays without an owner, and nobody may access it.
+            if let Err(refusal) = self.protected.claim(owner, piece) {
+                log::error!("protected memory gets no owner: {refusal}");
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of `range`, to which `agent` must have access, is protected.
+    pub fn protection<M: GuestMemory>(
+        &self,
+        memory: &M,
+        agent: Agent,
+        range: Range,
+    ) -> Result<Protection, Fault> {
+        self.check(memory, agent, range, Access::Inspect)?;
+        let (mut some, mut all) = (false, true);
+        self.each_piece(range, &range.whole(), Access::Inspect, |piece| {
+            some |= self.protected.touches(piece);
+            all &= self.protected.covers(piece);
+            Ok(())
+        })?;
+        Ok(match (some, all) {
+            (false, _) => Protection::None,
+            (true, false) => Protection::Part,
+            (true, true) => Protection::Whole,
+        })
+    }
+
+    /// Sets what the video engine may do with `range`, to which `agent` must have access.
+    pub fn allow_video<M: GuestMemory>(
+        &mut self,
+        memory: &M,
+        agent: Agent,
+        range: Range,
+        direction: Option<Direction>,
+    ) -> Result<Result<(), protected::Refusal>, Fault> {
+        let whole = range.whole();
+        let pieces = self.resolve(memory, agent, range, &whole, Access::Inspect)?;
+        Ok(self.protected.allow_video(&pieces, direction))
     }
 }
 
 /// Whether memory is at the whole of `piece`; else the first address where there is none.
 fn check<M: GuestMemory>(memory: &M, piece: Piece, access: Permissions) -> Result<(), Reason> {
-    let length = usize::try_from(piece.length).map_err(|_| Reason::NoMemory(piece.address))?;
     let mut address = piece.address;
-    let slices = memory
-        .get_slices(GuestAddress(address), length, access)
-        .map_err(|_| Reason::NoMemory(address))?;
-    for slice in slices {
-        address += slice.map_err(|_| Reason::NoMemory(address))?.len() as u64;
-    }
-    Ok(())
+    for_each_slice(memory, piece, access, |slice| address += slice.len() as u64)
+        .map_err(|_| Reason::NoMemory(address))
 }
 
-/// Bytes of all `pieces` together; pieces of memory that is there fit a `usize`.
-pub fn total(pieces: &[Piece]) -> usize {
-    pieces.iter().map(|piece| piece.length as usize).sum()
-}
-
-/// Reads `pieces`, which [`Table::resolve`] returned for the same `memory`, to `to`, as long as they are together.
-pub fn read<M: GuestMemory>(memory: &M, pieces: &[Piece], to: &mut [u8]) -> Result<(), Reason> {
-    let mut at = 0;
-    for piece in pieces {
-        let missing = |_| Reason::NoMemory(piece.address);
-        let slices = memory
-            .get_slices(
-                GuestAddress(piece.address),
-                piece.length as usize,
-                Permissions::Read,
-            )
-            .map_err(missing)?;
-        for slice in slices {
-            at += slice.map_err(missing)?.copy_to(&mut to[at..]);
-        }
-    }
-    Ok(())
-}
-
-/// Writes `from` to `pieces`, which [`Table::resolve`] returned for the same `memory` and which are as long together.
-pub fn write<M: GuestMemory>(memory: &M, pieces: &[Piece], from: &[u8]) -> Result<(), Reason> {
+fn write<M: GuestMemory>(memory: &M, piece: Piece, from: &[u8]) -> Result<(), Reason> {
     let mut left = from;
-    for piece in pieces {
-        let missing = |_| Reason::NoMemory(piece.address);
-        let slices = memory
-            .get_slices(
-                GuestAddress(piece.address),
-                piece.length as usize,
-                Permissions::Write,
-            )
-            .map_err(missing)?;
-        for slice in slices {
-            let slice = slice.map_err(missing)?;
-            let (now, later) = left.split_at(slice.len().min(left.len()));
-            slice.copy_from(now);
-            left = later;
-        }
+    for_each_slice(memory, piece, Permissions::Write, |slice| {
+        let (now, later) = left.split_at(slice.len().min(left.len()));
+        slice.copy_from(now);
+        left = later;
+    })
+}
+
+/// Calls `with` for each contiguous part of `piece` as the host has it mapped.
+fn for_each_slice<'a, M: GuestMemory>(
+    memory: &'a M,
+    piece: Piece,
+    access: Permissions,
+    mut with: impl FnMut(VolatileSlice<'a, BS<'a, M::Bitmap>>),
+) -> Result<(), Reason> {
+    let missing = Reason::NoMemory(piece.address);
+    let length = usize::try_from(piece.length).map_err(|_| missing)?;
+    let slices = memory
+        .get_slices(GuestAddress(piece.address), length, access)
+        .map_err(|_| missing)?;
+    for slice in slices {
+        with(slice.map_err(|_| missing)?);
     }
     Ok(())
 }

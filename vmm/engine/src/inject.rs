@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Misbehaviour on request: video jobs that start late, fail, or take the device down with them; a DETACH that is refused; silence.
+//! Sabotage, where the host allows it: video jobs that start late, fail, or take the device down with them; a DETACH that is refused;
+//! silence.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -5,24 +5,27 @@
 //! virtqueues, no vhost and no QEMU: memory is any [`GuestMemory`], handed in with each request, and events are handed
 //! out with the answer. Whatever bytes come in, it does not panic.
 //!
-//! - [`dma`]: the buffers that are attached, and the only way to their memory;
-//! - [`protected`]: which memory is the TEE's;
+//! - [`access`]: the words for an access to memory;
+//! - [`protected`]: which memory is the TEE's, and whose there; uses `access`;
+//! - [`dma`]: the buffers that are attached, and the only way to their memory; uses `access`, `protected`;
 //! - [`pixel`]: pixel formats;
-//! - [`tee`]: sessions and trusted applications;
-//! - `control`, `video`: the operations of the two queues; `inject`: misbehaviour on request; `message`: bytes to requests.
+//! - `message`: bytes to requests and answers to bytes; `inject`: sabotage;
+//! - `control`, `video`, [`tee`]: the operations of the queues; use all of these.
 //!
-//! Each queue may be served by a thread of its own. A job holds the buffer table for reading while it moves bytes, and not
-//! while it waits because a test asked it to be late: so the control queue goes on during a delay, and DETACH returns when
-//! no job moves bytes of the buffer any more.
+//! Each queue may be served by a thread of its own. Whatever moves bytes does so in slices of at most 1 MiB, each of which is
+//! one access of the DMA core: it locks the buffer table for reading, looks up the memory map, checks, and moves. So the
+//! control queue goes on while a job runs, DETACH returns when no byte of the buffer moves any more, and memory that was
+//! unplugged is not touched. Between two slices the transport is asked whether to go on ([`GoOn`]).
 //!
 //! One line for each operation is logged: at debug level, or at warning level where an access faulted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pinbed_abi::wire;
-use vm_memory::GuestMemory;
+use vm_memory::GuestAddressSpace;
 
+pub mod access;
 mod control;
 pub mod dma;
 mod inject;
@@ -38,12 +41,19 @@ pub use message::Answer;
 use message::Request;
 pub use tee::Submitted;
 
-/// What `pinbed device` offers: 256 MiB in single pages for each of 4,096 buffers.
+/// What the device process offers: 256 MiB in single pages for each of 4,096 buffers, 4 GiB in single pages for all. The
+/// table then takes up 24 MiB of host memory at most, and protected memory 8 MiB.
 pub const DEFAULT_LIMITS: Limits = Limits {
     buffers: 4096,
     segments: 65536,
     length: 256 << 20,
+    total_segments: 1 << 20,
+    protected_pieces: 1 << 16,
 };
+
+/// Asked between two slices of work whether to go on. May block, for as long as the device is paused: the engine holds no lock
+/// then. After `false` what is answered does not matter, since nobody waits for it.
+pub type GoOn<'a> = &'a dyn Fn() -> bool;
 
 /// What happened since the device was reset.
 #[derive(Debug, Default)]
@@ -65,9 +75,10 @@ pub struct Engine {
     table: RwLock<dma::Table>,
     injector: inject::Injector,
     counters: Counters,
-    /// Kept from job to job, since fresh memory costs more than the copy.
-    scratch: Mutex<video::Scratch>,
     tee: Arc<tee::Tee>,
+    sabotage: bool,
+    /// Changed while the table is locked for writing.
+    halted: AtomicBool,
 }
 
 impl Engine {
@@ -78,9 +89,25 @@ impl Engine {
             table: RwLock::new(dma::Table::new(limits)),
             injector: inject::Injector::default(),
             counters: Counters::default(),
-            scratch: Mutex::default(),
-            tee: Arc::new(tee::Tee::new()),
+            tee: Arc::default(),
+            sabotage: false,
+            halted: AtomicBool::new(false),
         }
+    }
+
+    /// Lets the driver ask for sabotage ([`wire::OP_INJECT`]), which can take the process down.
+    pub fn allow_sabotage(mut self) -> Self {
+        self.sabotage = true;
+        self
+    }
+
+    /// The device's feature bits, `wire::F_…`.
+    pub fn features(&self) -> u64 {
+        let sabotage = match self.sabotage {
+            true => 1 << wire::F_SABOTAGE,
+            false => 0,
+        };
+        1 << wire::F_TEE | 1 << wire::F_PROTECTED | sabotage
     }
 
     /// The configuration space.
@@ -91,6 +118,14 @@ impl Engine {
             max_buffers: self.limits.buffers.into(),
             max_segments: self.limits.segments.into(),
             max_length: self.limits.length.into(),
+            max_total_segments: self.limits.total_segments.into(),
+            max_protected_pieces: self.limits.protected_pieces.into(),
+            max_overlap: video::MAX_OVERLAP.into(),
+            max_side: pixel::MAX_SIDE.into(),
+            max_delay_us: (MAX_DELAY as u32).into(),
+            max_sessions: (tee::MAX_SESSIONS as u32).into(),
+            max_calls: (tee::MAX_CALLS as u32).into(),
+            max_storage: (tee::MAX_STORAGE as u32).into(),
         }
     }
 
@@ -101,17 +136,29 @@ impl Engine {
     }
 
     /// Serves a request of the control queue whose answer may take up `room` bytes.
-    pub fn control<M: GuestMemory>(&self, memory: &M, request: &[u8], room: usize) -> Answer {
+    pub fn control<S: GuestAddressSpace>(
+        &self,
+        space: S,
+        request: &[u8],
+        room: usize,
+        go_on: GoOn,
+    ) -> Answer {
         match Request::parse(request, room) {
-            Some(request) => control::serve(self, memory, &request),
+            Some(request) => control::serve(self, space, &request, go_on),
             None => Answer::default(),
         }
     }
 
     /// Serves a request of the video queue whose answer may take up `room` bytes.
-    pub fn video<M: GuestMemory>(&self, memory: &M, request: &[u8], room: usize) -> Answer {
+    pub fn video<S: GuestAddressSpace>(
+        &self,
+        space: S,
+        request: &[u8],
+        room: usize,
+        go_on: GoOn,
+    ) -> Answer {
         match Request::parse(request, room) {
-            Some(request) => video::serve(self, memory, &request),
+            Some(request) => video::serve(self, space, &request, go_on),
             None => Answer::default(),
         }
     }
@@ -126,8 +173,13 @@ impl Engine {
     }
 
     /// Runs a call of the TEE queue, for as long as it takes; the answer fits into the room that [`Engine::tee`] was told of.
-    pub fn run<M: GuestMemory>(&self, memory: &M, call: tee::Call) -> Answer {
-        call.run(self, memory)
+    pub fn run<S: GuestAddressSpace>(&self, space: S, call: tee::Call, go_on: GoOn) -> Answer {
+        call.run(self, space, go_on)
+    }
+
+    /// Returns when no access is under way that began before: after a change of the memory map, none uses the old one then.
+    pub fn settle(&self) {
+        drop(self.table_mut());
     }
 
     /// Counts events that could not be delivered.
@@ -145,7 +197,7 @@ impl Engine {
         self.injector.hurry()
     }
 
-    /// Lets go of every buffer, takes back what is injected and counts from zero, as when the device is reset. Handles go
+    /// Lets go of every buffer, ends all delays, takes back what is injected and counts from zero, as when the device is reset. Handles go
     /// on where they were.
     pub fn reset(&self) {
         self.tee.reset();
@@ -165,6 +217,46 @@ impl Engine {
         }
     }
 
+    /// While halted, calls of the TEE make no access: they wait until they are asked to go on. When this returns none is under
+    /// way.
+    pub fn halt(&self, halted: bool) {
+        let table = self.table_mut();
+        self.halted.store(halted, Ordering::Relaxed);
+        drop(table);
+    }
+
+    /// Makes one access as a call of the TEE does, which waits while the engine is halted. If it is not to go on after that,
+    /// nothing is attached any more, and the access faults.
+    fn access_when_running<S: GuestAddressSpace, T>(
+        &self,
+        space: &S,
+        go_on: GoOn,
+        with: impl FnOnce(&dma::Table, &S::M) -> T,
+    ) -> T {
+        let mut table = self.table();
+        while self.halted.load(Ordering::Relaxed) {
+            drop(table);
+            let stays = go_on();
+            table = self.table();
+            if !stays {
+                break;
+            }
+        }
+        let memory = space.memory();
+        with(&table, &memory)
+    }
+
+    /// Makes one access. The memory map is looked up under the lock that [`Engine::settle`] waits for.
+    fn access<S: GuestAddressSpace, T>(
+        &self,
+        space: &S,
+        with: impl FnOnce(&dma::Table, &S::M) -> T,
+    ) -> T {
+        let table = self.table();
+        let memory = space.memory();
+        with(&table, &memory)
+    }
+
     // No operation leaves what a lock guards half changed, so a lock that a panic poisoned guards nothing bad.
     fn table(&self) -> RwLockReadGuard<'_, dma::Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
@@ -175,7 +267,7 @@ impl Engine {
     }
 
     /// Counts and logs a fault, and makes its event.
-    fn fault(&self, fault: &dma::Fault, request: &wire::RequestHeader) -> wire::Event {
+    fn fault(&self, fault: &access::Fault, request: &wire::RequestHeader) -> wire::Event {
         count(&self.counters.faults, 1);
         log::warn!("DMA fault: {fault}");
         wire::Event {

@@ -14,7 +14,7 @@ use yuv::{
     YuvGrayImage, YuvGrayImageMut, YuvPackedImage, YuvRange, YuvStandardMatrix,
 };
 
-use crate::dma::Extent;
+use crate::access::Extent;
 
 /// Largest width and height in pixels.
 pub const MAX_SIDE: u32 = 16384;

@@ -1,42 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Protected memory: whose it is, and what stands in it.
+//! Protected memory: which memory it is, whose, and what stands in it.
 //!
-//! Protection goes by address, not by buffer, as in a bus firewall: memory that one buffer protects is protected whichever
-//! buffer names it. An [`Agent`] that may not reach it faults.
+//! Protection goes by address, not by buffer, as in a bus firewall: memory that one attachment protects is protected whichever
+//! buffer names it. An [`Agent`] that may not access it faults.
 //!
-//! What agents write to protected memory is enciphered on its way, and deciphered on the way back, as by a memory
-//! encryption engine: the CPU, which no firewall of this device stops, sees ciphertext. It also shows where the kernel moved
-//! the memory, since a byte deciphers at its own address only. The cipher is AES in counter mode, the counter being the
-//! address: unlike a real engine's it repeats when a byte is written again, which a guest that is its own adversary may do
-//! with its own bytes.
+//! An attachment has an owner: the first session of a trusted application with the right to protected memory that accesses it.
+//! No other session accesses it while the owner lives. The next owner finds another key, so that it cannot read what the last
+//! one left, and no permission for the video engine.
+//!
+//! What agents write to protected memory is encrypted on its way, and decrypted on the way back, as by a memory
+//! encryption engine: the CPU, which no firewall of this device stops, sees ciphertext. Each attachment has a random key of its
+//! own, so that memory which is protected again reads as garbage. A byte decrypts at its own address only, which shows where the
+//! kernel moved the memory. The cipher is AES-128 in counter mode, the counter being the address: unlike a real engine's, the
+//! key stream repeats when a byte is written again, so that who sees two ciphertexts of one owner's byte sees their difference.
 
 use std::collections::BTreeMap;
+use std::sync::Weak;
 
 use aes::Aes128;
 use cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use ctr::Ctr128BE;
 use vm_memory::Permissions;
 
-use crate::dma::{Access, Direction, Piece};
+use crate::access::{Access, Agent, Direction, Owner, Piece};
 
-/// Spans that a guest can make of its memory; each takes some 60 bytes.
-const MAX_SPANS: usize = 1 << 18;
-
-/// Who reaches for memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Agent {
-    /// The control queue.
-    Control,
-    /// The video engine.
-    Video,
-    /// A trusted application.
-    Tee {
-        /// It may have protected memory.
-        secure: bool,
-    },
-}
-
-/// Why memory was not protected, or not opened.
+/// Reasons not to protect memory, or not to open it to the video engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Some of it is protected already.
@@ -57,18 +45,43 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug)]
 struct Span {
     end: u64,
-    /// The buffer that protects it.
+    /// The attachment that protects it.
     handle: u64,
-    /// What the video engine may do.
+    /// What the video engine may do, while the owner lives.
     video: Permissions,
 }
 
+struct Attachment {
+    key: [u8; 16],
+    owner: Weak<()>,
+}
+
+impl Attachment {
+    fn new() -> Result<Self, Refusal> {
+        Ok(Self {
+            key: fresh_key()?,
+            owner: Weak::new(),
+        })
+    }
+
+    fn is_owned(&self) -> bool {
+        self.owner.strong_count() > 0
+    }
+}
+
+fn fresh_key() -> Result<[u8; 16], Refusal> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|_| Refusal::NoKey)?;
+    Ok(key)
+}
+
 /// All protected memory.
-#[derive(Default)]
 pub struct Protected {
     /// By first address; no two overlap.
     spans: BTreeMap<u64, Span>,
-    key: Option<[u8; 16]>,
+    /// By handle.
+    attachments: BTreeMap<u64, Attachment>,
+    max_spans: usize,
 }
 
 impl std::fmt::Debug for Protected {
@@ -78,23 +91,28 @@ impl std::fmt::Debug for Protected {
 }
 
 impl Protected {
-    /// Protects the memory of a buffer.
-    pub fn add(&mut self, handle: u64, pieces: &[Piece]) -> Result<(), Refusal> {
-        if self.key.is_none() {
-            let mut key = [0; 16];
-            getrandom::fill(&mut key).map_err(|_| Refusal::NoKey)?;
-            self.key = Some(key);
+    /// Protects nothing yet, and never more than `max_spans` pieces.
+    pub fn new(max_spans: u32) -> Self {
+        Self {
+            spans: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            max_spans: max_spans as usize,
         }
-        if self.spans.len() + pieces.len() > MAX_SPANS {
+    }
+
+    /// Protects the memory of an attachment.
+    pub fn add(&mut self, handle: u64, pieces: &[Piece]) -> Result<(), Refusal> {
+        if self.spans.len() + pieces.len() > self.max_spans {
             return Err(Refusal::Limit);
         }
+        self.attachments.insert(handle, Attachment::new()?);
         for piece in pieces {
-            if self.overlapping(*piece).next().is_some() {
+            if self.touches(*piece) {
                 self.remove(handle);
                 return Err(Refusal::Twice);
             }
             let span = Span {
-                end: piece.address + piece.length,
+                end: piece.end(),
                 handle,
                 video: Permissions::No,
             };
@@ -103,98 +121,126 @@ impl Protected {
         Ok(())
     }
 
-    /// Protects the memory of a buffer no more.
+    /// Protects the memory of an attachment no more.
     pub fn remove(&mut self, handle: u64) {
-        self.spans.retain(|_, span| span.handle != handle);
+        if self.attachments.remove(&handle).is_some() {
+            self.spans.retain(|_, span| span.handle != handle);
+        }
     }
 
     /// Protects nothing.
     pub fn clear(&mut self) {
         self.spans.clear();
+        self.attachments.clear();
     }
 
-    /// Whether `agent` may reach for `piece`.
+    /// Whether `agent` may access `piece`.
     pub fn admits(&self, agent: Agent, access: Access, piece: Piece) -> bool {
-        let mut spans = self.overlapping(piece);
-        match agent {
-            Agent::Tee { secure: true } => true,
-            Agent::Tee { secure: false } | Agent::Control => spans.next().is_none(),
-            Agent::Video => spans.all(|(_, span)| span.video.allow(access.of_memory())),
-        }
-    }
-
-    /// Whether all of `pieces` is protected.
-    pub fn covers(&self, pieces: &[Piece]) -> bool {
-        pieces.iter().all(|piece| {
-            let mut at = piece.address;
-            for (start, span) in self.overlapping(*piece) {
-                if start > at {
-                    return false;
-                }
-                at = span.end;
+        self.overlapping(piece).all(|(_, span)| {
+            let Some(attachment) = self.attachments.get(&span.handle) else {
+                return false;
+            };
+            match agent {
+                Agent::Control | Agent::Tee => false,
+                Agent::Video => attachment.is_owned() && span.video.allow(access.of_memory()),
+                Agent::SecureTee(owner) => owner.is(&attachment.owner),
             }
-            at >= piece.address + piece.length
         })
     }
 
-    /// Sets what the video engine may do with `pieces`.
+    /// Whether some of `piece` is protected and has no owner.
+    pub fn is_vacant(&self, piece: Piece) -> bool {
+        self.overlapping(piece).any(|(_, span)| {
+            let attachment = self.attachments.get(&span.handle);
+            attachment.is_some_and(|attachment| !attachment.is_owned())
+        })
+    }
+
+    /// Makes `owner` the owner of what is vacant of `piece`: of the whole attachments that protect it. What stands there
+    /// reads as garbage from now on.
+    pub fn claim(&mut self, owner: &Owner, piece: Piece) -> Result<(), Refusal> {
+        let handles: Vec<u64> = self
+            .overlapping(piece)
+            .map(|(_, span)| span.handle)
+            .collect();
+        for handle in handles {
+            let Some(attachment) = self.attachments.get_mut(&handle) else {
+                continue;
+            };
+            if attachment.is_owned() {
+                continue;
+            }
+            attachment.key = fresh_key()?;
+            attachment.owner = owner.downgrade();
+            let spans = self.spans.values_mut();
+            for span in spans.filter(|span| span.handle == handle) {
+                span.video = Permissions::No;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all of `piece` is protected.
+    pub fn covers(&self, piece: Piece) -> bool {
+        let mut at = piece.address;
+        for (start, span) in self.overlapping(piece) {
+            if start > at {
+                return false;
+            }
+            at = span.end;
+        }
+        at >= piece.end()
+    }
+
+    /// Sets what the video engine may do with `pieces`, which its caller may access.
     pub fn allow_video(
         &mut self,
         pieces: &[Piece],
         direction: Option<Direction>,
     ) -> Result<(), Refusal> {
-        if !self.covers(pieces) {
+        if !pieces.iter().all(|piece| self.covers(*piece)) {
             return Err(Refusal::NotProtected);
         }
-        if self.spans.len() + 2 * pieces.len() > MAX_SPANS {
+        if self.spans.len() + 2 * pieces.len() > self.max_spans {
             return Err(Refusal::Limit);
         }
         let video = direction.map_or(Permissions::No, Direction::permissions);
         for piece in pieces {
-            let end = piece.address + piece.length;
             self.split(piece.address);
-            self.split(end);
-            for (_, span) in self.spans.range_mut(piece.address..end) {
+            self.split(piece.end());
+            for (_, span) in self.spans.range_mut(piece.address..piece.end()) {
                 span.video = video;
             }
         }
         Ok(())
     }
 
-    /// Enciphers bytes on their way to `pieces`, or deciphers those that come from there; those of memory that is not
+    /// Encrypts bytes on their way to `piece`, or decrypts those that come from there; those of memory that is not
     /// protected stay as they are.
-    pub fn cipher(&self, pieces: &[Piece], mut bytes: &mut [u8]) {
-        let Some(key) = self.key.filter(|_| !self.spans.is_empty()) else {
-            return;
-        };
-        let mut stream = Ctr128BE::<Aes128>::new(&key.into(), &[0; 16].into());
-        for piece in pieces {
-            let (now, later) = bytes.split_at_mut(bytes.len().min(piece.length as usize));
-            for (start, span) in self.overlapping(*piece) {
-                let from = start.max(piece.address);
-                let to = span.end.min(piece.address + piece.length);
-                let part = (from - piece.address) as usize..(to - piece.address) as usize;
-                stream.seek(from);
-                stream.apply_keystream(&mut now[part]);
-            }
-            bytes = later;
+    pub fn cipher(&self, piece: Piece, bytes: &mut [u8]) {
+        for (start, span) in self.overlapping(piece) {
+            let Some(attachment) = self.attachments.get(&span.handle) else {
+                continue;
+            };
+            let from = start.max(piece.address);
+            let to = span.end.min(piece.end());
+            let part = (from - piece.address) as usize..(to - piece.address) as usize;
+            let mut stream = Ctr128BE::<Aes128>::new(&attachment.key.into(), &[0; 16].into());
+            stream.seek(from);
+            stream.apply_keystream(&mut bytes[part]);
         }
     }
 
-    /// Whether [`Protected::cipher`] changes bytes of `pieces`.
-    pub fn touches(&self, pieces: &[Piece]) -> bool {
-        pieces
-            .iter()
-            .any(|piece| self.overlapping(*piece).next().is_some())
+    /// Whether some of `piece` is protected, so that [`Protected::cipher`] changes its bytes.
+    pub fn touches(&self, piece: Piece) -> bool {
+        self.overlapping(piece).next().is_some()
     }
 
     /// Spans that share bytes with `piece`, with their first addresses.
     fn overlapping(&self, piece: Piece) -> impl Iterator<Item = (u64, &Span)> {
         let before = self.spans.range(..piece.address).next_back();
         let before = before.filter(|(_, span)| span.end > piece.address);
-        let within = self
-            .spans
-            .range(piece.address..piece.address + piece.length);
+        let within = self.spans.range(piece.address..piece.end());
         before
             .into_iter()
             .chain(within)
@@ -217,8 +263,8 @@ impl Protected {
 mod tests {
     use super::*;
 
-    const SECURE: Agent = Agent::Tee { secure: true };
-    const OTHERS: [Agent; 3] = [Agent::Control, Agent::Video, Agent::Tee { secure: false }];
+    const OTHERS: [Agent; 3] = [Agent::Control, Agent::Video, Agent::Tee];
+    const SPANS: u32 = 64;
 
     fn piece(address: u64, length: u64) -> Piece {
         Piece { address, length }
@@ -226,10 +272,12 @@ mod tests {
 
     #[test]
     fn keeps_others_out_of_each_byte() {
-        let mut protected = Protected::default();
+        let mut protected = Protected::new(SPANS);
         protected
             .add(1, &[piece(100, 10), piece(110, 5), piece(200, 1)])
             .unwrap();
+        let owner = Owner::default();
+        protected.claim(&owner, piece(100, 1)).unwrap();
         for (other, inside) in [
             (piece(99, 1), false),
             (piece(90, 11), true),
@@ -241,7 +289,12 @@ mod tests {
             (piece(201, 1), false),
         ] {
             for access in [Access::Read, Access::Write, Access::Inspect] {
-                assert!(protected.admits(SECURE, access, other));
+                assert!(protected.admits(Agent::SecureTee(&owner), access, other));
+                let stranger = Owner::default();
+                assert_eq!(
+                    protected.admits(Agent::SecureTee(&stranger), access, other),
+                    !inside
+                );
                 for agent in OTHERS {
                     assert_eq!(protected.admits(agent, access, other), !inside, "{other:?}");
                 }
@@ -255,7 +308,7 @@ mod tests {
 
     #[test]
     fn knows_what_is_protected_as_a_whole() {
-        let mut protected = Protected::default();
+        let mut protected = Protected::new(SPANS);
         protected.add(1, &[piece(100, 10), piece(110, 5)]).unwrap();
         protected.add(2, &[piece(115, 5)]).unwrap();
         for (whole, covered) in [
@@ -264,17 +317,18 @@ mod tests {
             (piece(99, 2), false),
             (piece(119, 2), false),
         ] {
-            assert_eq!(protected.covers(&[whole]), covered, "{whole:?}");
-            assert!(!protected.covers(&[whole, piece(0, 1)]));
+            assert_eq!(protected.covers(whole), covered, "{whole:?}");
         }
         protected.remove(1);
-        assert!(!protected.covers(&[piece(110, 10)]));
+        assert!(!protected.covers(piece(110, 10)));
     }
 
     #[test]
     fn opens_to_the_video_engine_what_it_is_told_to() {
-        let mut protected = Protected::default();
+        let mut protected = Protected::new(SPANS);
         protected.add(1, &[piece(100, 100)]).unwrap();
+        let owner = Owner::default();
+        protected.claim(&owner, piece(100, 100)).unwrap();
         let refused = protected.allow_video(&[piece(150, 51)], Some(Direction::Read));
         assert_eq!(refused, Err(Refusal::NotProtected));
         protected
@@ -287,7 +341,7 @@ mod tests {
         for edge in [piece(119, 2), piece(139, 2)] {
             assert!(!video(&protected, Access::Read, edge));
         }
-        for agent in [Agent::Control, Agent::Tee { secure: false }] {
+        for agent in [Agent::Control, Agent::Tee] {
             assert!(!protected.admits(agent, Access::Read, piece(125, 1)));
         }
         protected
@@ -299,13 +353,19 @@ mod tests {
         protected.allow_video(&[piece(125, 10)], None).unwrap();
         assert!(!video(&protected, Access::Read, piece(120, 30)));
         assert!(video(&protected, Access::Read, piece(120, 5)));
+        // What the owner allowed ends with it, and does not come back with the next.
+        drop(owner);
+        assert!(!video(&protected, Access::Read, piece(120, 5)));
+        let next = Owner::default();
+        protected.claim(&next, piece(100, 1)).unwrap();
+        assert!(!video(&protected, Access::Read, piece(120, 5)));
         protected.remove(1);
-        assert!(protected.spans.is_empty());
+        assert!(protected.spans.is_empty() && protected.attachments.is_empty());
     }
 
     #[test]
     fn protects_no_memory_twice_and_then_none_of_it() {
-        let mut protected = Protected::default();
+        let mut protected = Protected::new(SPANS);
         protected.add(1, &[piece(100, 10)]).unwrap();
         let twice = protected.add(2, &[piece(50, 10), piece(109, 2)]);
         assert_eq!(twice, Err(Refusal::Twice));
@@ -316,38 +376,69 @@ mod tests {
     }
 
     #[test]
-    fn enciphers_by_address_and_only_what_is_protected() {
-        let mut protected = Protected::default();
+    fn takes_so_many_pieces_and_no_more() {
+        let mut protected = Protected::new(3);
+        let owner = Owner::default();
+        assert_eq!(protected.add(1, &[piece(0, 1); 4]), Err(Refusal::Limit));
+        protected.add(1, &[piece(0, 10), piece(10, 10)]).unwrap();
+        protected.claim(&owner, piece(0, 20)).unwrap();
+        let motley = protected.allow_video(&[piece(3, 3)], None);
+        assert_eq!(motley, Err(Refusal::Limit));
+    }
+
+    #[test]
+    fn encrypts_by_address_and_only_what_is_protected() {
+        let mut protected = Protected::new(SPANS);
         protected
             .add(1, &[piece(100, 50), piece(1000, 50)])
             .unwrap();
-        let pieces = [piece(80, 40), piece(1040, 30)];
-        let plain: Vec<u8> = (0..70).collect();
-        let mut bytes = plain.clone();
-        protected.cipher(&pieces, &mut bytes);
-        assert_eq!(bytes[..20], plain[..20]);
-        assert_eq!(bytes[50..], plain[50..]);
-        assert_ne!(bytes[20..40], plain[20..40]);
-        assert_ne!(bytes[40..50], plain[40..50]);
-        assert!(protected.touches(&pieces) && !protected.touches(&[piece(80, 20)]));
-        // Byte by byte, and under another division into pieces, it is the same.
-        for (n, address) in (80..120).chain(1040..1070).enumerate() {
-            protected.cipher(&[piece(address, 1)], &mut bytes[n..n + 1]);
+        for (at, clear, hidden) in [(80, 0..20, 20..40), (1040, 10..30, 0..10)] {
+            let length = clear.end.max(hidden.end);
+            let plain: Vec<u8> = (0..length as u8).collect();
+            let mut bytes = plain.clone();
+            protected.cipher(piece(at, length as u64), &mut bytes);
+            assert_eq!(bytes[clear.clone()], plain[clear]);
+            assert_ne!(bytes[hidden.clone()], plain[hidden]);
+            // Byte by byte it is the same.
+            for (n, byte) in bytes.iter_mut().enumerate() {
+                protected.cipher(piece(at + n as u64, 1), std::slice::from_mut(byte));
+            }
+            assert_eq!(bytes, plain);
         }
-        assert_eq!(bytes, plain);
-        // What was enciphered in one place is garbage in another, and stays readable whoever else may read it.
+        assert!(protected.touches(piece(80, 21)) && !protected.touches(piece(80, 20)));
+        // What was encrypted in one place is garbage in another.
+        let plain: Vec<u8> = (0..20).collect();
         for (from, to) in [(100, 101), (100, 1000)] {
-            let mut moved = plain[..20].to_vec();
-            protected.cipher(&[piece(from, 20)], &mut moved);
-            protected.cipher(&[piece(to, 20)], &mut moved);
-            assert_ne!(moved, plain[..20]);
+            let mut moved = plain.clone();
+            protected.cipher(piece(from, 20), &mut moved);
+            protected.cipher(piece(to, 20), &mut moved);
+            assert_ne!(moved, plain);
         }
-        let mut bytes = plain[..20].to_vec();
-        protected.cipher(&[piece(100, 20)], &mut bytes);
-        protected
-            .allow_video(&[piece(105, 5)], Some(Direction::Read))
-            .unwrap();
-        protected.cipher(&[piece(100, 20)], &mut bytes);
-        assert_eq!(bytes, plain[..20]);
+    }
+
+    #[test]
+    fn each_attachment_and_each_owner_has_a_key_of_its_own() {
+        let mut protected = Protected::new(SPANS);
+        let all = piece(100, 64);
+        protected.add(1, &[all]).unwrap();
+        let coded = |protected: &Protected| {
+            let mut bytes = [0; 64];
+            protected.cipher(all, &mut bytes);
+            bytes
+        };
+        let unowned = coded(&protected);
+        let owner = Owner::default();
+        protected.claim(&owner, all).unwrap();
+        let first = coded(&protected);
+        assert_ne!(first, unowned);
+        protected.claim(&Owner::default(), all).unwrap();
+        assert_eq!(coded(&protected), first, "an owner that lives was ousted");
+        drop(owner);
+        assert!(protected.is_vacant(all));
+        protected.claim(&Owner::default(), all).unwrap();
+        assert_ne!(coded(&protected), first);
+        protected.remove(1);
+        protected.add(2, &[all]).unwrap();
+        assert_ne!(coded(&protected), first);
     }
 }

@@ -247,10 +247,7 @@ fn unknown_operations_and_those_of_another_queue_are_unsupported() {
     }
     for op in [wire::OP_STATUS, 0x203] {
         let request = header(op);
-        let video = rig
-            .engine
-            .video(&rig.memory, request.as_bytes(), ROOM)
-            .bytes;
+        let video = rig.video(request.as_bytes(), ROOM).bytes;
         let tee = rig.tee(request.as_bytes(), ROOM).bytes;
         assert_eq!(video, tee);
         let answer = wire::ResponseHeader::read_from_bytes(&tee).unwrap();

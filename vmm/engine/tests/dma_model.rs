@@ -6,9 +6,10 @@ mod support;
 use std::collections::BTreeMap;
 
 use pinbed_engine::Limits;
-use pinbed_engine::dma::{
-    self, Access, AttachError, Direction, Extent, Fault, Piece, Range, Reason, Table,
+use pinbed_engine::access::{
+    Access, Agent, Destination, Direction, Extent, Fault, Piece, Range, Reason,
 };
+use pinbed_engine::dma::{AttachError, Table};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -16,6 +17,8 @@ const LIMITS: Limits = Limits {
     buffers: 6,
     segments: 5,
     length: 0x3000,
+    total_segments: 16,
+    protected_pieces: 0,
 };
 /// Memory is `[0, END)` less a hole.
 const END: u64 = 0x3000;
@@ -39,6 +42,8 @@ struct Model {
     bytes: Vec<u8>,
     /// Each buffer's direction and its bytes' addresses.
     buffers: BTreeMap<u64, (Direction, Vec<u64>)>,
+    /// Each buffer's number of segments.
+    segments: BTreeMap<u64, usize>,
     last_handle: u64,
 }
 
@@ -46,6 +51,8 @@ impl Model {
     fn attach(&mut self, direction: Direction, segments: &[Piece]) -> Result<u64, AttachError> {
         if segments.len() > LIMITS.segments as usize
             || self.buffers.len() >= LIMITS.buffers as usize
+            || self.segments.values().sum::<usize>() + segments.len()
+                > LIMITS.total_segments as usize
         {
             return Err(AttachError::Limit);
         }
@@ -71,6 +78,7 @@ impl Model {
         self.last_handle += 1;
         self.buffers
             .insert(self.last_handle, (direction, addresses));
+        self.segments.insert(self.last_handle, segments.len());
         Ok(self.last_handle)
     }
 
@@ -235,12 +243,14 @@ fn run(ops: Vec<Op>) {
             Op::Detach(back) => {
                 let handle = handle(&model, back);
                 let expected = model.buffers.remove(&handle);
+                model.segments.remove(&handle);
                 let detached = table.detach(handle).map(|buffer| buffer.length());
                 assert_eq!(detached, expected.map(|(_, bytes)| bytes.len() as u64));
             }
             Op::Clear => {
                 table.clear();
                 model.buffers.clear();
+                model.segments.clear();
             }
             Op::Move(back, offset, length, extents, access, seed) => {
                 let handle = handle(&model, back);
@@ -250,7 +260,11 @@ fn run(ops: Vec<Op>) {
                     length,
                 };
                 let expected = model.resolve(range, &extents, access);
-                let resolved = table.resolve(&memory, range, &extents, access);
+                let agent = match access {
+                    Access::Inspect => Agent::Control,
+                    _ => Agent::Video,
+                };
+                let resolved = table.resolve(&memory, agent, range, &extents, access);
                 let touched = match expected {
                     Err(reason) => {
                         let fault = Fault {
@@ -259,6 +273,17 @@ fn run(ops: Vec<Op>) {
                             range,
                         };
                         assert_eq!(resolved, Err(fault));
+                        let mut bytes = vec![seed; 0x4000];
+                        let moved = match access {
+                            Access::Write => {
+                                let any = Destination::Any;
+                                table.write(&memory, agent, range, &extents, &bytes, any)
+                            }
+                            _ => table
+                                .read(&memory, agent, range, &extents, access, &mut bytes)
+                                .map(drop),
+                        };
+                        assert_eq!(moved, Err(fault));
                         continue;
                     }
                     Ok(touched) => touched,
@@ -272,11 +297,14 @@ fn run(ops: Vec<Op>) {
                     for (address, byte) in touched.iter().zip(&bytes) {
                         model.bytes[*address as usize] = *byte;
                     }
-                    dma::write(&memory, &resolved, &bytes).unwrap();
+                    let any = Destination::Any;
+                    let written = table.write(&memory, agent, range, &extents, &bytes, any);
+                    written.unwrap();
                 } else {
                     let expected = touched.iter().map(|address| model.bytes[*address as usize]);
-                    let mut bytes = vec![seed; dma::total(&resolved)];
-                    dma::read(&memory, &resolved, &mut bytes).unwrap();
+                    let mut bytes = vec![seed; touched.len()];
+                    let read = table.read(&memory, agent, range, &extents, access, &mut bytes);
+                    assert_eq!(read, Ok(false));
                     assert!(bytes.into_iter().eq(expected));
                 }
             }

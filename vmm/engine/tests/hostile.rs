@@ -182,8 +182,8 @@ fn run(all: &[Sent]) -> Vec<u32> {
             continue;
         }
         let answer = match sent.queue {
-            0 => rig.engine.control(&rig.memory, &sent.bytes, sent.room),
-            1 => rig.engine.video(&rig.memory, &sent.bytes, sent.room),
+            0 => rig.control(&sent.bytes, sent.room),
+            1 => rig.video(&sent.bytes, sent.room),
             _ => rig.tee(&sent.bytes, sent.room),
         };
         assert!(answer.bytes.len() <= sent.room);

@@ -59,7 +59,7 @@ fn an_answer_gives_each_side_half_of_the_room() {
     let job = copy(range(src, 0, 8), range(dst, 0, 8));
     let fixed = size_of::<wire::JobResponse>();
     let room = fixed + 7 * size_of::<wire::Segment>();
-    let bytes = rig.engine.video(&rig.memory, job.as_bytes(), room).bytes;
+    let bytes = rig.video(job.as_bytes(), room).bytes;
     let (answer, _) = wire::JobResponse::read_from_prefix(&bytes).unwrap();
     assert_eq!(
         (answer.src_segments.get(), answer.src_returned.get()),
@@ -248,7 +248,7 @@ fn jobs_that_contradict_themselves_are_invalid_and_touch_nothing() {
     let mut long = good.as_bytes().to_vec();
     long.push(0);
     for bytes in [&long, &long[..long.len() - 2]] {
-        let answer = rig.engine.video(&rig.memory, bytes, ROOM).bytes;
+        let answer = rig.video(bytes, ROOM).bytes;
         let (answer, _) = wire::JobResponse::read_from_prefix(&answer).unwrap();
         assert_eq!(answer.header.status.get(), wire::STATUS_INVALID);
     }
@@ -338,7 +338,8 @@ fn an_injected_failure_moves_nothing_and_counts_down() {
 #[test]
 fn unknown_injections_and_long_delays_are_invalid() {
     let rig = Rig::new();
-    assert_eq!(rig.inject(4, 1, 0), wire::STATUS_INVALID);
+    let unknown = wire::INJECT_SILENCE + 1;
+    assert_eq!(rig.inject(unknown, 1, 0), wire::STATUS_INVALID);
     let long = pinbed_engine::MAX_DELAY + 1;
     assert_eq!(
         rig.inject(wire::INJECT_DELAY, 1, long),

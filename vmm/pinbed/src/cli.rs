@@ -268,6 +268,10 @@ pub struct DeviceArgs {
     /// Where to listen; a front end connects there once, and the device ends when it leaves
     #[arg(short, long, value_name = "PATH")]
     pub socket_path: PathBuf,
+
+    /// Let the guest have the device misbehave: delay and fail jobs, and abort the process
+    #[arg(long)]
+    pub allow_sabotage: bool,
 }
 
 /// What the virtual machine is made of.

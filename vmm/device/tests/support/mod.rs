@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use pinbed_abi::wire;
-use pinbed_device::{Error, serve_until};
+use pinbed_device::{Error, Options, serve_until};
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
@@ -23,9 +24,9 @@ use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// No single thing here takes longer, or it hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// No test takes longer. The front end's messages wait for their answers without end, so a thread watches.
-const LIFETIME: Duration = Duration::from_secs(30);
+const LIFETIME: Duration = Duration::from_secs(240);
 
 pub const RING_SIZE: u16 = 64;
 /// Memory is `[0, MEMORY_END)` less a hole.
@@ -38,16 +39,24 @@ pub const F_NEXT: u16 = 1;
 pub const F_WRITE: u16 = 2;
 pub const F_INDIRECT: u16 = 4;
 
-/// `pinbed device` in a thread.
+/// The device in a thread, or its program.
 pub struct Device {
     pub socket: PathBuf,
     stop: EventFd,
     thread: Option<JoinHandle<Result<(), Error>>>,
-    _dir: tempfile::TempDir,
+    child: Option<Child>,
+    dir: tempfile::TempDir,
 }
 
 impl Device {
+    /// One that is allowed to misbehave.
     pub fn start() -> Self {
+        Self::start_with(Options {
+            allow_sabotage: true,
+        })
+    }
+
+    pub fn start_with(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("device");
         let stop = EventFd::new(0).unwrap();
@@ -55,16 +64,49 @@ impl Device {
         let thread = thread::spawn(move || {
             // SAFETY: `fd` is moved into this closure and lives as long as the borrow.
             let stop = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
-            serve_until(&path, stop)
+            serve_until(&path, options, stop)
         });
         let device = Self {
             socket,
             stop,
             thread: Some(thread),
-            _dir: dir,
+            child: None,
+            dir,
         };
         eventually("the socket file", || device.socket.exists().then_some(()));
         device
+    }
+
+    /// The device's program.
+    pub fn spawn() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("device");
+        let child = Command::new(env!("CARGO_BIN_EXE_pinbed-device"))
+            .arg("--socket-path")
+            .arg(&socket)
+            .env("RUST_LOG", "warn")
+            .stderr(File::create(dir.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let device = Self {
+            socket,
+            stop: EventFd::new(0).unwrap(),
+            thread: None,
+            child: Some(child),
+            dir,
+        };
+        eventually("the socket file", || device.socket.exists().then_some(()));
+        device
+    }
+
+    /// The program's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// What the program has written to its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     pub fn stop(&self) {
@@ -81,6 +123,10 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
         if self.thread.is_some() && !thread::panicking() {
             self.stop();
             self.ended().unwrap();
@@ -237,6 +283,13 @@ impl Host {
         }
     }
 
+    /// What QEMU sends when the guest's memory after the hole is unplugged. The file stays as it is.
+    pub fn unplug_high_memory(&mut self) {
+        let low = self.memory.iter().next().unwrap();
+        let low = VhostUserMemoryRegionInfo::from_guest_region(low).unwrap();
+        self.frontend.set_mem_table(&[low]).unwrap();
+    }
+
     /// What QEMU sends when the guest resets the device or is paused; returns where the rings stopped.
     pub fn stop_rings(&mut self) -> [u16; 4] {
         for queue in 0..4 {
@@ -361,15 +414,20 @@ impl Host {
     /// Sends a request and returns what the device wrote of `room` bytes.
     pub fn request(&mut self, queue: u32, request: &[u8], room: u32) -> Vec<u8> {
         let at = FREE - 0x40000 + 0x10000 * u64::from(queue);
+        self.request_at(at, queue, request, room)
+    }
+
+    fn request_at(&mut self, at: u64, queue: u32, request: &[u8], room: u32) -> Vec<u8> {
+        let answer = at + (request.len() as u64).next_multiple_of(0x8000);
         self.write(at, request);
         self.descriptor(queue, 0, at, request.len() as u32, F_NEXT, 1);
-        self.descriptor(queue, 1, at + 0x8000, room, F_WRITE, 0);
+        self.descriptor(queue, 1, answer, room, F_WRITE, 0);
         self.offer(queue, 0);
         self.kick(queue);
         let (head, length) = self.used(queue);
         assert_eq!(head, 0);
         assert!(length <= room);
-        self.read(at + 0x8000, length as usize)
+        self.read(answer, length as usize)
     }
 
     /// As [`Host::request`], and sleeps until the device says that it is done; for measuring.
@@ -403,11 +461,22 @@ impl Host {
 
     /// Attaches `segments` and returns the handle.
     pub fn attach(&mut self, direction: u32, segments: &[(u64, u64)]) -> u64 {
+        self.try_attach(direction, 0, segments).unwrap()
+    }
+
+    /// Attaches `segments` and returns the handle, or the answer's status.
+    pub fn try_attach(
+        &mut self,
+        direction: u32,
+        flags: u32,
+        segments: &[(u64, u64)],
+    ) -> Result<u64, u32> {
         let mut request = wire::AttachRequest {
             header: header(wire::OP_ATTACH),
             direction: direction.into(),
             segment_count: (segments.len() as u32).into(),
             length: segments.iter().map(|segment| segment.1).sum::<u64>().into(),
+            flags: flags.into(),
             ..Default::default()
         }
         .as_bytes()
@@ -416,10 +485,37 @@ impl Host {
             request.extend_from_slice(&address.to_le_bytes());
             request.extend_from_slice(&length.to_le_bytes());
         }
-        let answer = self.request(wire::QUEUE_CONTROL, &request, 0x1000);
+        // A long request goes where there is room for it.
+        let answer = match request.len() < 0x8000 {
+            true => self.request(wire::QUEUE_CONTROL, &request, 0x1000),
+            false => self.request_at(FREE + 0x20_0000, wire::QUEUE_CONTROL, &request, 0x1000),
+        };
         let answer = wire::AttachResponse::read_from_bytes(&answer).unwrap();
-        assert_eq!(answer.header.status.get(), wire::STATUS_OK);
-        answer.handle.get()
+        match answer.header.status.get() {
+            wire::STATUS_OK => Ok(answer.handle.get()),
+            status => Err(status),
+        }
+    }
+
+    pub fn detach(&mut self, handle: u64) {
+        let request = wire::DetachRequest {
+            header: header(wire::OP_DETACH),
+            handle: handle.into(),
+        };
+        let answer: wire::ResponseHeader = self.ask(wire::QUEUE_CONTROL, &request);
+        assert_eq!(answer.status.get(), wire::STATUS_OK);
+    }
+
+    /// Plans sabotage, and returns the answer's status.
+    pub fn inject(&mut self, kind: u32, count: u32, argument: u64) -> u32 {
+        let request = wire::InjectRequest {
+            header: header(wire::OP_INJECT),
+            kind: kind.into(),
+            count: count.into(),
+            argument: argument.into(),
+        };
+        let answer: wire::ResponseHeader = self.ask(wire::QUEUE_CONTROL, &request);
+        answer.status.get()
     }
 
     pub fn copy(&mut self, src: u64, dst: u64, length: u64) -> wire::JobResponse {

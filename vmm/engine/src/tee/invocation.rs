@@ -3,17 +3,42 @@
 
 use std::time::Duration;
 
+use pinbed_abi::ta::Uuid;
 use pinbed_abi::tee::{self, Param};
 
-use super::Refusal;
+use super::heap::{Block, Heap};
 use super::memory::Memory;
-use super::sessions::Ticket;
 use super::storage::Storage;
-use crate::dma::{Access, Direction, Fault, Piece, Range, Reason};
+use crate::access::{Access, Destination, Direction, Fault, Piece, Protection, Range, Reason};
 use crate::protected;
 
 /// Bytes that are moved at a time; what an application does with a large memref, it does in steps of this.
 pub const CHUNK: u64 = 1 << 16;
+
+/// Who opened a session, as the kernel vouches for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// `TEE_IOCTL_LOGIN_…`
+    pub login: u32,
+    /// The UUID that the kernel computed for this login.
+    pub uuid: Uuid,
+}
+
+/// What a call has of the TEE.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// Objects that outlive the session.
+    pub storage: Storage,
+    /// Memory for what is worked on as a whole.
+    pub heap: Heap,
+}
+
+/// A call's own time.
+pub trait Clock {
+    /// Waits for `time`, or without end; ends early with `false` when the client is gone or, if `cancellable`, when the call is
+    /// cancelled.
+    fn wait(&self, time: Option<Duration>, cancellable: bool) -> bool;
+}
 
 /// How a trusted application fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,34 +194,40 @@ impl Memref {
 /// A call, as the application sees it.
 pub struct Invocation<'a> {
     params: [Param; 4],
+    client: Client,
     memory: &'a dyn Memory,
-    storage: &'a Storage,
-    ticket: &'a Ticket<'a>,
+    resources: &'a Resources,
+    clock: &'a dyn Clock,
     fault: Option<Fault>,
+    /// Cancellation is masked until the application unmasks it, anew in each call.
+    cancellable: bool,
 }
 
 impl<'a> Invocation<'a> {
     pub(super) fn new(
         params: [Param; 4],
+        client: Client,
         memory: &'a dyn Memory,
-        storage: &'a Storage,
-        ticket: &'a Ticket<'a>,
+        resources: &'a Resources,
+        clock: &'a dyn Clock,
     ) -> Self {
         Self {
             params,
+            client,
             memory,
-            storage,
-            ticket,
+            resources,
+            clock,
             fault: None,
+            cancellable: false,
         }
     }
 
-    /// Checks the parameters before the application sees them.
-    pub(super) fn admit(&mut self) -> Result<(), Refusal> {
+    /// Checks the parameters before the application sees them; else returns a `TEEC_ERROR_…`.
+    pub(super) fn admit(&mut self) -> Result<(), u32> {
         for param in &self.params {
             let Some(memref) = Memref::of(param) else {
                 if param.attr.get() > tee::PARAM_VALUE_INOUT {
-                    return Err(Refusal::by_tee(tee::TEEC_ERROR_BAD_PARAMETERS));
+                    return Err(tee::TEEC_ERROR_BAD_PARAMETERS);
                 }
                 continue;
             };
@@ -206,10 +237,10 @@ impl<'a> Invocation<'a> {
             for access in memref.accesses() {
                 if let Err(fault) = self.memory.check(memref.range, access) {
                     self.fault = Some(fault);
-                    return Err(Refusal::by_tee(match fault.reason {
+                    return Err(match fault.reason {
                         Reason::NotAttached | Reason::Protected => tee::TEEC_ERROR_BAD_PARAMETERS,
                         _ => tee::TEEC_ERROR_SECURITY,
-                    }));
+                    });
                 }
             }
         }
@@ -219,6 +250,11 @@ impl<'a> Invocation<'a> {
     /// The parameters as the application left them, and its first fault.
     pub(super) fn leave(self) -> ([Param; 4], Option<Fault>) {
         (self.params, self.fault)
+    }
+
+    /// Who opened the session.
+    pub fn client(&self) -> Client {
+        self.client
     }
 
     /// Whether the parameters are of these kinds.
@@ -278,14 +314,30 @@ impl<'a> Invocation<'a> {
             .ok_or(Failure::Code(tee::TEEC_ERROR_SHORT_BUFFER))
     }
 
-    /// Reads all of a memref; more than `most` bytes are [`tee::TEEC_ERROR_OUT_OF_MEMORY`].
+    /// Reads all of a memref that has at most [`CHUNK`] bytes; more than `most` are [`tee::TEEC_ERROR_OUT_OF_MEMORY`].
     pub fn read_all(&mut self, memref: Memref, most: u64) -> Result<Vec<u8>, Failure> {
-        if memref.size() > most {
+        if memref.size() > most.min(CHUNK) {
             return Err(Failure::Code(tee::TEEC_ERROR_OUT_OF_MEMORY));
         }
         let mut bytes = vec![0; memref.size() as usize];
         self.read(memref, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads all of a memref to the heap; [`tee::TEEC_ERROR_OUT_OF_MEMORY`] if it has more than `most` bytes or the heap not
+    /// enough.
+    pub fn read_message(&mut self, memref: Memref, most: u64) -> Result<Block, Failure> {
+        let out_of_memory = Failure::Code(tee::TEEC_ERROR_OUT_OF_MEMORY);
+        if memref.size() > most {
+            return Err(out_of_memory);
+        }
+        let block = self.resources.heap.take(memref.size() as usize);
+        let mut block = block.ok_or(out_of_memory)?;
+        for (offset, chunk) in memref.chunks() {
+            let start = offset as usize;
+            self.read(chunk, &mut block[start..start + chunk.size() as usize])?;
+        }
+        Ok(block)
     }
 
     /// Calls `with` for each part of a memref, in order, with its offset and bytes.
@@ -294,11 +346,23 @@ impl<'a> Invocation<'a> {
         memref: Memref,
         mut with: impl FnMut(&mut Self, u64, &mut [u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        self.each_secret(memref, |call, offset, bytes, _| with(call, offset, bytes))
+    }
+
+    /// As [`Invocation::each_chunk`], and says where the bytes may go: those from protected memory only there.
+    pub fn each_secret(
+        &mut self,
+        memref: Memref,
+        mut with: impl FnMut(&mut Self, u64, &mut [u8], Destination) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut bytes = vec![0; CHUNK.min(memref.size()) as usize];
         for (offset, chunk) in memref.chunks() {
             bytes.truncate(chunk.size() as usize);
-            self.read(chunk, &mut bytes)?;
-            with(self, offset, &mut bytes)?;
+            let destination = match self.read(chunk, &mut bytes)? {
+                true => Destination::Protected,
+                false => Destination::Any,
+            };
+            with(self, offset, &mut bytes, destination)?;
         }
         Ok(())
     }
@@ -328,9 +392,9 @@ impl<'a> Invocation<'a> {
         Ok(crc)
     }
 
-    fn read(&mut self, memref: Memref, to: &mut [u8]) -> Result<(), Failure> {
+    fn read(&mut self, memref: Memref, to: &mut [u8]) -> Result<bool, Failure> {
         if memref.is_null() {
-            return Ok(());
+            return Ok(false);
         }
         self.still_wanted()?;
         let result = self.memory.read(memref.range, to);
@@ -339,29 +403,44 @@ impl<'a> Invocation<'a> {
 
     /// Writes `bytes`, as long as `memref`, there.
     pub fn write(&mut self, memref: Memref, bytes: &[u8]) -> Result<(), Failure> {
+        self.write_to(memref, bytes, Destination::Any)
+    }
+
+    /// As [`Invocation::write`], to protected memory only if `destination` wants that: else a fault.
+    pub fn write_to(
+        &mut self,
+        memref: Memref,
+        bytes: &[u8],
+        destination: Destination,
+    ) -> Result<(), Failure> {
         if memref.is_null() {
             return Ok(());
         }
         self.still_wanted()?;
-        let result = self.memory.write(memref.range, bytes);
+        let result = self.memory.write(memref.range, bytes, destination);
         self.noted(result)
     }
 
-    /// Where the memref is in memory.
-    pub fn pieces(&mut self, memref: Memref) -> Result<Vec<Piece>, Failure> {
+    /// Where the memref is in memory: `most` pieces after the first `skip`, and how many there are.
+    pub fn pieces(
+        &mut self,
+        memref: Memref,
+        skip: usize,
+        most: usize,
+    ) -> Result<(Vec<Piece>, usize), Failure> {
         if memref.is_null() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
-        let result = self.memory.pieces(memref.range);
+        let result = self.memory.pieces(memref.range, skip, most);
         self.noted(result)
     }
 
-    /// Whether all of the memref is protected memory.
-    pub fn is_protected(&mut self, memref: Memref) -> Result<bool, Failure> {
+    /// How much of the memref is protected memory.
+    pub fn protection(&mut self, memref: Memref) -> Result<Protection, Failure> {
         if memref.is_null() {
-            return Ok(false);
+            return Ok(Protection::None);
         }
-        let result = self.memory.is_protected(memref.range);
+        let result = self.memory.protection(memref.range);
         self.noted(result)
     }
 
@@ -382,9 +461,12 @@ impl<'a> Invocation<'a> {
         })
     }
 
-    /// A call whose client is gone, with its memory perhaps, ends at its next access.
-    fn still_wanted(&self) -> Result<(), Failure> {
-        self.wait(Some(Duration::ZERO), false)
+    /// A call whose client is gone, with its memory perhaps, ends here, at the latest at its next access.
+    pub fn still_wanted(&self) -> Result<(), Failure> {
+        match self.memory.go_on() && self.clock.wait(Some(Duration::ZERO), false) {
+            true => Ok(()),
+            false => Err(Failure::Code(tee::TEEC_ERROR_CANCEL)),
+        }
     }
 
     fn noted<T>(&mut self, result: Result<T, Fault>) -> Result<T, Failure> {
@@ -396,13 +478,18 @@ impl<'a> Invocation<'a> {
 
     /// Objects that outlive the session.
     pub fn storage(&self) -> &'a Storage {
-        self.storage
+        &self.resources.storage
     }
 
-    /// Waits for `time`, or without end. [`tee::TEEC_ERROR_CANCEL`] when the call is cancelled meanwhile and is `heeding`
-    /// that, or when its client is gone.
-    pub fn wait(&self, time: Option<Duration>, heeding: bool) -> Result<(), Failure> {
-        match self.ticket.wait(time, heeding) {
+    /// From now on a cancellation ends this call's waits, as GlobalPlatform's `TEE_UnmaskCancellation`.
+    pub fn unmask_cancellation(&mut self) {
+        self.cancellable = true;
+    }
+
+    /// Waits for `time`, or without end. [`tee::TEEC_ERROR_CANCEL`] when the call is cancelled meanwhile and cancellation is
+    /// not masked, or when its client is gone.
+    pub fn wait(&self, time: Option<Duration>) -> Result<(), Failure> {
+        match self.clock.wait(time, self.cancellable) {
             true => Ok(()),
             false => Err(Failure::Code(tee::TEEC_ERROR_CANCEL)),
         }

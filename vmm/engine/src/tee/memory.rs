@@ -1,25 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The TEE's way to the DMA core.
 
-use vm_memory::GuestMemory;
+use vm_memory::GuestAddressSpace;
 
-use crate::Engine;
-use crate::dma::{Access, Direction, Extent, Fault, Piece, Range, Reason, Table};
-use crate::protected::{Agent, Refusal};
+use crate::access::{
+    Access, Agent, Destination, Direction, Fault, Owner, Piece, Protection, Range,
+};
+use crate::protected::Refusal;
+use crate::{Engine, GoOn};
 
-/// Attached buffers, as a trusted application reaches them: without the type of the guest's memory. Each access is checked
+/// Attached buffers, as a trusted application accesses them: without the type of the guest's memory. Each access is checked
 /// anew, since a buffer may be detached between two of them.
 pub trait Memory {
+    /// Whether memory may be accessed still; waits while the device is paused.
+    fn go_on(&self) -> bool;
     /// Checks an access without making it.
     fn check(&self, range: Range, access: Access) -> Result<(), Fault>;
-    /// Reads `range` to `to`, which is as long.
-    fn read(&self, range: Range, to: &mut [u8]) -> Result<(), Fault>;
+    /// Reads `range` to `to`, which is as long. Returns whether some of it is protected.
+    fn read(&self, range: Range, to: &mut [u8]) -> Result<bool, Fault>;
     /// Writes `from`, which is as long as `range`.
-    fn write(&self, range: Range, from: &[u8]) -> Result<(), Fault>;
-    /// Where `range` is, adjacent pieces merged.
-    fn pieces(&self, range: Range) -> Result<Vec<Piece>, Fault>;
-    /// Whether all of `range` is protected.
-    fn is_protected(&self, range: Range) -> Result<bool, Fault>;
+    fn write(&self, range: Range, from: &[u8], destination: Destination) -> Result<(), Fault>;
+    /// Where `range` is, adjacent pieces merged: `most` pieces after the first `skip`, and how many there are.
+    fn pieces(&self, range: Range, skip: usize, most: usize) -> Result<(Vec<Piece>, usize), Fault>;
+    /// How much of `range` is protected.
+    fn protection(&self, range: Range) -> Result<Protection, Fault>;
     /// Length in bytes of the buffer of this handle, if it is one that is attached as protected.
     fn protected_length(&self, handle: u64) -> Option<u64>;
     /// Sets what the video engine may do with `range`, which is protected.
@@ -30,73 +34,85 @@ pub trait Memory {
     ) -> Result<Result<(), Refusal>, Fault>;
 }
 
-/// An engine's, for one trusted application.
-pub struct Attached<'a, M> {
+/// An engine's, for a session of a trusted application.
+pub struct Attached<'a, S> {
     engine: &'a Engine,
-    memory: &'a M,
-    agent: Agent,
+    space: S,
+    owner: Option<&'a Owner>,
+    go_on: GoOn<'a>,
 }
 
-impl<'a, M: GuestMemory> Attached<'a, M> {
-    /// `secure` says whether the application may have protected memory.
-    pub fn new(engine: &'a Engine, memory: &'a M, secure: bool) -> Self {
+impl<'a, S: GuestAddressSpace> Attached<'a, S> {
+    /// `owner` is the session, if its application may have protected memory.
+    pub fn new(engine: &'a Engine, space: S, owner: Option<&'a Owner>, go_on: GoOn<'a>) -> Self {
         Self {
             engine,
-            memory,
-            agent: Agent::Tee { secure },
+            space,
+            owner,
+            go_on,
         }
     }
 
-    fn resolve(&self, table: &Table, range: Range, access: Access) -> Result<Vec<Piece>, Fault> {
-        let whole = [Extent {
-            offset: 0,
-            length: range.length,
-        }];
-        table.resolve_for(self.agent, self.memory, range, &whole, access)
+    fn agent(&self) -> Agent<'a> {
+        self.owner.map_or(Agent::Tee, Agent::SecureTee)
     }
 
-    fn with<T>(
-        &self,
-        range: Range,
-        access: Access,
-        then: impl FnOnce(&Table, &[Piece]) -> Result<T, Reason>,
-    ) -> Result<T, Fault> {
-        // Held until the bytes have moved: a buffer must not be detached meanwhile.
-        let table = self.engine.table();
-        let pieces = self.resolve(&table, range, access)?;
-        then(&table, &pieces).map_err(|reason| Fault {
-            reason,
-            access,
-            range,
-        })
+    /// What is protected for nobody yet is this session's from now on. A fault is the access's to report, which comes next.
+    fn claim(&self, range: Range) {
+        if let Some(owner) = self.owner
+            && self.engine.table().is_vacant(range) == Ok(true)
+        {
+            let _ = self.engine.table_mut().claim(owner, range);
+        }
     }
 }
 
-impl<M: GuestMemory> Memory for Attached<'_, M> {
+impl<S: GuestAddressSpace> Memory for Attached<'_, S> {
+    fn go_on(&self) -> bool {
+        (self.go_on)()
+    }
+
     fn check(&self, range: Range, access: Access) -> Result<(), Fault> {
-        self.with(range, access, |_, _| Ok(()))
+        self.claim(range);
+        self.engine
+            .access_when_running(&self.space, self.go_on, |table, memory| {
+                table.check(memory, self.agent(), range, access)
+            })
     }
 
-    fn read(&self, range: Range, to: &mut [u8]) -> Result<(), Fault> {
-        self.with(range, Access::Read, |table, pieces| {
-            table.read(self.memory, pieces, to)
-        })
+    fn read(&self, range: Range, to: &mut [u8]) -> Result<bool, Fault> {
+        self.claim(range);
+        self.engine
+            .access_when_running(&self.space, self.go_on, |table, memory| {
+                let (agent, whole) = (self.agent(), range.whole());
+                table.read(memory, agent, range, &whole, Access::Read, to)
+            })
     }
 
-    fn write(&self, range: Range, from: &[u8]) -> Result<(), Fault> {
-        self.with(range, Access::Write, |table, pieces| {
-            table.write(self.memory, pieces, from)
-        })
+    fn write(&self, range: Range, from: &[u8], destination: Destination) -> Result<(), Fault> {
+        self.claim(range);
+        self.engine
+            .access_when_running(&self.space, self.go_on, |table, memory| {
+                let (agent, whole) = (self.agent(), range.whole());
+                table.write(memory, agent, range, &whole, from, destination)
+            })
     }
 
-    fn pieces(&self, range: Range) -> Result<Vec<Piece>, Fault> {
-        self.with(range, Access::Inspect, |_, pieces| Ok(pieces.to_vec()))
+    fn pieces(&self, range: Range, skip: usize, most: usize) -> Result<(Vec<Piece>, usize), Fault> {
+        self.claim(range);
+        self.engine
+            .access_when_running(&self.space, self.go_on, |table, memory| {
+                let (agent, access) = (self.agent(), Access::Inspect);
+                table.describe(memory, agent, range, access, skip, most)
+            })
     }
 
-    fn is_protected(&self, range: Range) -> Result<bool, Fault> {
-        self.with(range, Access::Inspect, |table, pieces| {
-            Ok(table.protected().covers(pieces))
-        })
+    fn protection(&self, range: Range) -> Result<Protection, Fault> {
+        self.claim(range);
+        self.engine
+            .access_when_running(&self.space, self.go_on, |table, memory| {
+                table.protection(memory, self.agent(), range)
+            })
     }
 
     fn protected_length(&self, handle: u64) -> Option<u64> {
@@ -110,8 +126,9 @@ impl<M: GuestMemory> Memory for Attached<'_, M> {
         range: Range,
         direction: Option<Direction>,
     ) -> Result<Result<(), Refusal>, Fault> {
+        self.claim(range);
         let mut table = self.engine.table_mut();
-        let pieces = self.resolve(&table, range, Access::Inspect)?;
-        Ok(table.protected_mut().allow_video(&pieces, direction))
+        let memory = self.space.memory();
+        table.allow_video(&*memory, self.agent(), range, direction)
     }
 }

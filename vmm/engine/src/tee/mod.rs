@@ -9,18 +9,19 @@
 //!    it ([`Submitted::Call`]). From then on a cancellation finds the call, whether it runs yet or not.
 //! 2. [`Engine::run`](crate::Engine::run), on any thread, blocks as long as the trusted application does, and answers.
 //!
-//! Lifetimes: a session lives from OPEN_SESSION to CLOSE_SESSION or to its client's CLOSE_CONTEXT; it has an instance of its
-//! trusted application ([`ta::TrustedApp`]), which runs one call at a time. An instance that panics is gone, its session
-//! answers [`TEEC_ERROR_TARGET_DEAD`](tee::TEEC_ERROR_TARGET_DEAD) until it is closed. Objects in [`storage`] live as long as the
-//! engine, resets included.
+//! Lifetimes: a session lives from OPEN_SESSION to CLOSE_SESSION, which waits for the calls under way in it, or to its client's
+//! CLOSE_CONTEXT. It has an instance of its trusted application ([`ta::TrustedApp`]), which runs one call at a time. An instance
+//! that panics is gone, its session answers [`TEEC_ERROR_TARGET_DEAD`](tee::TEEC_ERROR_TARGET_DEAD) until it is closed. Objects in
+//! [`storage`] live as long as the engine, resets included.
 //!
 //! Return codes and origins are those of GlobalPlatform's *TEE Client API Specification* v1.0 and, where it leaves a choice,
 //! those of OP-TEE: a session that is not there is BAD_PARAMETERS, a memref with an unknown buffer BAD_PARAMETERS, one that
 //! goes past its buffer's end SECURITY, protected memory for an application that may not have it BAD_PARAMETERS.
 
-pub(crate) mod invocation;
+mod contain;
+mod heap;
+mod invocation;
 mod memory;
-mod quiet;
 mod sessions;
 mod storage;
 mod ta;
@@ -32,21 +33,19 @@ use pinbed_abi::tee::{
     OpenSessionRequest, Param, ResultResponse,
 };
 use pinbed_abi::wire;
-use vm_memory::GuestMemory;
+use vm_memory::GuestAddressSpace;
 use zerocopy::IntoBytes;
 
-use crate::Engine;
-use crate::control::nothing_follows;
-use crate::message::{Answer, Request, status};
-use invocation::{Failure, Invocation};
-use memory::Attached;
-use sessions::{Sessions, Ticket};
-use storage::Storage;
+pub use contain::panic_is_contained;
+pub use sessions::{MAX_CALLS, MAX_SESSIONS};
+pub use storage::MAX_STORAGE;
 
-/// Calls that can be under way at a time; more are answered with [`TEEC_ERROR_BUSY`](tee::TEEC_ERROR_BUSY).
-pub const MAX_CALLS: usize = 64;
-/// Sessions that can be open at a time; more are answered with [`TEEC_ERROR_OUT_OF_MEMORY`](tee::TEEC_ERROR_OUT_OF_MEMORY).
-pub const MAX_SESSIONS: usize = 1024;
+use crate::message::{Answer, Request, status};
+use crate::{Engine, GoOn};
+use invocation::{Client, Clock, Failure, Invocation, Resources};
+use memory::Attached;
+use sessions::{Closing, Sessions, Ticket};
+use ta::{Descriptor, Instance};
 
 /// What became of a request.
 #[derive(Debug)]
@@ -73,17 +72,30 @@ impl Refusal {
     }
 }
 
+impl From<sessions::Refusal> for Refusal {
+    fn from(refusal: sessions::Refusal) -> Self {
+        Self::by_tee(match refusal {
+            sessions::Refusal::NoSession => tee::TEEC_ERROR_BAD_PARAMETERS,
+            sessions::Refusal::Busy => tee::TEEC_ERROR_BUSY,
+            sessions::Refusal::Full => tee::TEEC_ERROR_OUT_OF_MEMORY,
+            sessions::Refusal::Cancelled => tee::TEEC_ERROR_CANCEL,
+            sessions::Refusal::Dead => tee::TEEC_ERROR_TARGET_DEAD,
+        })
+    }
+}
+
 /// The TEE of an engine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tee {
-    sessions: Sessions,
-    storage: Storage,
+    sessions: Sessions<Instance>,
+    resources: Resources,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Entry {
-    Open,
+    Open(&'static Descriptor, Client),
     Invoke { function: u32 },
+    Close,
 }
 
 /// A call that was taken note of. Dropped without having run, it is forgotten.
@@ -103,53 +115,59 @@ impl Drop for Call {
 }
 
 impl Tee {
-    pub fn new() -> Self {
-        quiet::install();
-        Self {
-            sessions: Sessions::default(),
-            storage: Storage::default(),
-        }
-    }
-
     /// First step of a request.
     pub fn submit(self: &Arc<Self>, request: &Request) -> Submitted {
-        let sessions = &self.sessions;
         let mut call = None;
-        let bytes = match request.header.op.get() {
-            tee::OP_OPEN_SESSION => request.answer(|open: OpenSessionRequest, rest| {
-                nothing_follows(rest)?;
-                let begun = self.open_session(&open);
-                Ok(self.begun(request, Entry::Open, open.params, begun, &mut call))
+        let mut begun = |entry, params, number| {
+            call = Some(Call {
+                tee: Arc::clone(self),
+                number,
+                request: request.header,
+                entry,
+                params,
+            });
+        };
+        let bytes = match request.op() {
+            tee::OP_OPEN_SESSION => request.reply(|| {
+                let open: OpenSessionRequest = request.exactly()?;
+                let begin = self.open_session(&open).map(|(entry, number)| {
+                    begun(entry, open.params, number);
+                });
+                Ok(response(open.params, begin))
             }),
-            tee::OP_INVOKE => request.answer(|invoke: InvokeRequest, rest| {
-                nothing_follows(rest)?;
+            tee::OP_INVOKE => request.reply(|| {
+                let invoke: InvokeRequest = request.exactly()?;
                 reserved_is_zero(invoke.reserved)?;
                 let (context, session) = (invoke.context.get(), invoke.session.get());
-                let begun = sessions.begin_invoke(context, session, invoke.cancel_id.get());
                 let function = invoke.function.get();
-                let entry = Entry::Invoke { function };
-                Ok(self.begun(request, entry, invoke.params, begun, &mut call))
+                let cancel_id = invoke.cancel_id.get();
+                let begin = self.sessions.begin_invoke(context, session, cancel_id);
+                let begin = begin.map(|number| {
+                    begun(Entry::Invoke { function }, invoke.params, number);
+                });
+                Ok(response(invoke.params, begin.map_err(Refusal::from)))
             }),
-            tee::OP_CANCEL => request.answer(|cancel: CancelRequest, rest| {
-                nothing_follows(rest)?;
+            tee::OP_CANCEL => request.reply(|| {
+                let cancel: CancelRequest = request.exactly()?;
                 let (context, session) = (cancel.context.get(), cancel.session.get());
-                Ok(control(sessions.cancel(
-                    context,
-                    session,
-                    cancel.cancel_id.get(),
-                )))
+                let cancel_id = cancel.cancel_id.get();
+                Ok(result(self.sessions.cancel(context, session, cancel_id)))
             }),
-            tee::OP_CLOSE_SESSION => request.answer(|close: CloseSessionRequest, rest| {
-                nothing_follows(rest)?;
+            tee::OP_CLOSE_SESSION => request.reply(|| {
+                let close: CloseSessionRequest = request.exactly()?;
                 reserved_is_zero(close.reserved)?;
-                Ok(control(
-                    sessions.close(close.context.get(), close.session.get()),
-                ))
+                let (context, session) = (close.context.get(), close.session.get());
+                let closing = self.sessions.begin_close(context, session);
+                Ok(result(closing.map(|closing| {
+                    if let Closing::Waits(number) = closing {
+                        begun(Entry::Close, <[Param; 4]>::default(), number);
+                    }
+                })))
             }),
-            tee::OP_CLOSE_CONTEXT => request.answer(|close: CloseContextRequest, rest| {
-                nothing_follows(rest)?;
-                sessions.close_context(close.context.get());
-                Ok(control(Ok(())))
+            tee::OP_CLOSE_CONTEXT => request.reply(|| {
+                let close: CloseContextRequest = request.exactly()?;
+                self.sessions.close_context(close.context.get());
+                Ok(result(Ok(())))
             }),
             _ => request.refuse(wire::STATUS_UNSUPPORTED),
         };
@@ -172,65 +190,83 @@ impl Tee {
         self.sessions.count()
     }
 
-    fn open_session(&self, open: &OpenSessionRequest) -> Result<u64, Refusal> {
+    fn open_session(&self, open: &OpenSessionRequest) -> Result<(Entry, u64), Refusal> {
         if !is_login(open.client_login.get()) {
             return Err(Refusal::by_tee(tee::TEEC_ERROR_BAD_PARAMETERS));
         }
-        let app = ta::find(&open.uuid).ok_or(Refusal::by_tee(tee::TEEC_ERROR_ITEM_NOT_FOUND))?;
-        self.sessions
-            .begin_open(open.context.get(), open.cancel_id.get(), app)
+        let descriptor = ta::find(&open.uuid);
+        let descriptor = descriptor.ok_or(Refusal::by_tee(tee::TEEC_ERROR_ITEM_NOT_FOUND))?;
+        let client = Client {
+            login: open.client_login.get(),
+            uuid: open.client_uuid,
+        };
+        let single = descriptor.single_instance.then_some(descriptor.uuid);
+        let (context, cancel_id) = (open.context.get(), open.cancel_id.get());
+        let number = self.sessions.begin_open(context, cancel_id, single)?;
+        Ok((Entry::Open(descriptor, client), number))
     }
+}
 
-    /// Makes a call of what was begun; where nothing was, answers.
-    fn begun(
-        self: &Arc<Self>,
-        request: &Request,
-        entry: Entry,
-        params: [Param; 4],
-        begun: Result<u64, Refusal>,
-        call: &mut Option<Call>,
-    ) -> (CallResponse, Vec<crate::dma::Piece>) {
-        let result = begun.map(|number| {
-            *call = Some(Call {
-                tee: Arc::clone(self),
-                number,
-                request: request.header,
-                entry,
-                params,
-            });
-        });
-        (response(params, result), Vec::new())
+impl Clock for Ticket<'_, Instance> {
+    fn wait(&self, time: Option<std::time::Duration>, cancellable: bool) -> bool {
+        Ticket::wait(self, time, cancellable)
     }
 }
 
 impl Call {
     /// Runs the call. Blocks as long as the call takes.
-    pub(crate) fn run<M: GuestMemory>(self, engine: &Engine, memory: &M) -> Answer {
+    pub(crate) fn run<S: GuestAddressSpace>(
+        self,
+        engine: &Engine,
+        space: S,
+        go_on: GoOn,
+    ) -> Answer {
         let ticket = Ticket::new(&self.tee.sessions, self.number);
+        if let Entry::Close = self.entry {
+            ticket.close();
+            return self.closed();
+        }
         let mut turn = match ticket.turn() {
             Ok(turn) => turn,
-            Err(refusal) => return self.refuse(refusal),
+            Err(refusal) => return self.refuse(refusal.into()),
         };
-        let attached = Attached::new(engine, memory, turn.descriptor.secure_data_path);
-        let mut invocation = Invocation::new(self.params, &attached, &self.tee.storage, &ticket);
-        let ended = match invocation.admit() {
-            Err(refusal) => Ended::Alive(Err(refusal)),
-            Ok(()) => Ended::of(quiet::run(|| match self.entry {
-                Entry::Open => turn.app.open(&mut invocation),
-                Entry::Invoke { function } => turn.app.invoke(function, &mut invocation),
+        let mut instance = match (turn.instance.take(), self.entry) {
+            (Some(instance), _) => instance,
+            (None, Entry::Open(descriptor, client)) => Instance::new(descriptor, client),
+            // A session is opened before it is named.
+            (None, _) => {
+                ticket.give_back(turn, false);
+                return self.refuse(sessions::Refusal::Dead.into());
+            }
+        };
+        let (app, owner) = (&mut instance.app, &instance.owner);
+        let owner = instance.descriptor.secure_data_path.then_some(owner);
+        let attached = Attached::new(engine, space, owner, go_on);
+        let resources = &self.tee.resources;
+        let mut call = Invocation::new(self.params, instance.client, &attached, resources, &ticket);
+        let ended = match call.admit() {
+            Err(result) => Ended::Alive(Err(Refusal::by_tee(result))),
+            Ok(()) => Ended::of(contain::run(|| match self.entry {
+                Entry::Invoke { function } => app.invoke(function, &mut call),
+                _ => app.open(&mut call),
             })),
         };
-        let (params, fault) = invocation.leave();
+        let (params, fault) = call.leave();
         let alive = matches!(ended, Ended::Alive(_));
         let result = match ended {
             Ended::Alive(result) => result,
             Ended::Dead => Err(Refusal::by_tee(tee::TEEC_ERROR_TARGET_DEAD)),
         };
         let session = match self.entry {
-            Entry::Open if result.is_err() => 0,
+            Entry::Open(..) if result.is_err() => 0,
             _ => turn.session,
         };
-        ticket.give_back(turn, alive, result.is_ok());
+        if alive {
+            turn.instance = Some(instance);
+        } else {
+            drop(instance);
+        }
+        ticket.give_back(turn, result.is_ok());
         let mut response = CallResponse {
             session: session.into(),
             ..response(params, result)
@@ -245,7 +281,20 @@ impl Call {
 
     /// Answers without running: nobody could be found to run it.
     pub fn decline(self) -> Answer {
-        self.refuse(Refusal::by_tee(tee::TEEC_ERROR_BUSY))
+        match self.entry {
+            Entry::Close => self.closed(),
+            _ => self.refuse(Refusal::by_tee(tee::TEEC_ERROR_BUSY)),
+        }
+    }
+
+    /// The answer to a closing.
+    fn closed(&self) -> Answer {
+        let mut response = result(Ok(()));
+        response.header.cookie = self.request.cookie;
+        Answer {
+            bytes: response.as_bytes().to_vec(),
+            events: Vec::new(),
+        }
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer {
@@ -275,7 +324,7 @@ enum Ended {
 }
 
 impl Ended {
-    fn of(returned: Result<Result<(), Failure>, quiet::Panicked>) -> Self {
+    fn of(returned: Result<Result<(), Failure>, String>) -> Self {
         match returned {
             Ok(Ok(())) => Self::Alive(Ok(())),
             Ok(Err(Failure::Code(tee::TEEC_SUCCESS))) => Self::Alive(Ok(())),
@@ -290,7 +339,10 @@ impl Ended {
                 log::info!("a trusted application panics: {why}");
                 Self::Dead
             }
-            Err(quiet::Panicked) => Self::Dead,
+            Err(why) => {
+                log::info!("a trusted application panicked: {why}");
+                Self::Dead
+            }
         }
     }
 }
@@ -307,14 +359,14 @@ fn reserved_is_zero(reserved: zerocopy::little_endian::U32) -> Result<(), u32> {
     }
 }
 
-fn control(result: Result<(), Refusal>) -> (ResultResponse, Vec<crate::dma::Piece>) {
+fn result(result: Result<(), sessions::Refusal>) -> ResultResponse {
+    let result = result.map_err(Refusal::from);
     let result = result.map_or_else(|refusal| refusal.result, |()| tee::TEEC_SUCCESS);
-    let response = ResultResponse {
+    ResultResponse {
         header: status(wire::STATUS_OK),
         result: result.into(),
         origin: tee::TEEC_ORIGIN_TEE.into(),
-    };
-    (response, Vec::new())
+    }
 }
 
 fn response(params: [Param; 4], result: Result<(), Refusal>) -> CallResponse {
@@ -332,6 +384,8 @@ fn response(params: [Param; 4], result: Result<(), Refusal>) -> CallResponse {
 }
 
 #[cfg(test)]
-mod rig;
+mod protection;
+#[cfg(test)]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

@@ -122,7 +122,7 @@ impl Buffer {
 impl Rig {
     pub fn new() -> Self {
         Self {
-            engine: Engine::new(DEFAULT_LIMITS),
+            engine: Engine::new(DEFAULT_LIMITS).allow_sabotage(),
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
             free: Mutex::new(0x1001),
         }
@@ -133,6 +133,12 @@ impl Rig {
         let buffer = self.place(bytes.len());
         self.put(&buffer, bytes);
         buffer
+    }
+
+    /// Detaches all, and begins anew with the memory.
+    pub fn forget_all(&self) {
+        self.engine.reset();
+        *self.free.lock().unwrap() = 0x1001;
     }
 
     /// Memory of this length, attached.
@@ -207,9 +213,16 @@ impl Rig {
 
     /// OP_CHECKSUM of the first `length` bytes.
     pub fn checksum(&self, handle: u64, length: u64) -> Result<u32, wire::Fault> {
+        self.checksum_part(handle, 0, length)
+    }
+
+    pub fn checksum_part(&self, handle: u64, offset: u64, length: u64) -> Result<u32, wire::Fault> {
         let request = wire::ChecksumRequest {
             header: header(wire::OP_CHECKSUM),
-            range: first(handle, length),
+            range: wire::Range {
+                offset: offset.into(),
+                ..first(handle, length)
+            },
         };
         let response: wire::ChecksumResponse = self.ask_control(request.as_bytes());
         match response.header.status.get() {
@@ -219,28 +232,43 @@ impl Rig {
     }
 
     fn ask_control<R: FromBytes>(&self, request: &[u8]) -> R {
-        let answer = self.engine.control(&self.memory, request, 4096);
+        let answer = self.engine.control(&self.memory, request, 4096, &|| true);
         R::read_from_prefix(&answer.bytes).unwrap().0
     }
 
     /// OP_COPY of the first `length` bytes.
     pub fn copy(&self, src: u64, dst: u64, length: u64) -> wire::JobResponse {
+        self.copy_part(param(0, 0, length, src), param(0, 0, length, dst))
+    }
+
+    /// OP_COPY of what memrefs mean.
+    pub fn copy_part(&self, src: Param, dst: Param) -> wire::JobResponse {
+        let range = |memref: Param| wire::Range {
+            handle: memref.c,
+            offset: memref.a,
+            length: memref.b,
+        };
         let request = wire::JobRequest {
             header: header(wire::OP_COPY),
-            src: first(src, length),
-            dst: first(dst, length),
+            src: range(src),
+            dst: range(dst),
             ..Default::default()
         };
-        let answer = self.engine.video(&self.memory, request.as_bytes(), 4096);
+        let request = request.as_bytes();
+        let answer = self.engine.video(&self.memory, request, 4096, &|| true);
         wire::JobResponse::read_from_prefix(&answer.bytes)
             .unwrap()
             .0
     }
 
     pub fn detach(&self, buffer: &Buffer) {
+        self.detach_handle(buffer.handle);
+    }
+
+    pub fn detach_handle(&self, handle: u64) {
         let request = wire::DetachRequest {
             header: header(wire::OP_DETACH),
-            handle: buffer.handle.into(),
+            handle: handle.into(),
         };
         let response: wire::ResponseHeader = self.ask_control(request.as_bytes());
         assert_eq!(response.status, wire::STATUS_OK);
@@ -282,8 +310,12 @@ impl Rig {
         }
     }
 
+    pub fn answer(&self, call: Call) -> Answer {
+        self.engine.run(&self.memory, call, &|| true)
+    }
+
     pub fn run(&self, call: Call) -> Reply {
-        Reply::of(&self.engine.run(&self.memory, call))
+        Reply::of(&self.answer(call))
     }
 
     /// The whole of an OPEN_SESSION or INVOKE.
@@ -294,11 +326,12 @@ impl Rig {
         }
     }
 
-    /// Result of a request that is answered at once.
+    /// Result of a request that is answered at once, or of one that closes a session, when that is closed.
     #[track_caller]
     pub fn control(&self, request: &impl AsRequest) -> u32 {
-        let Submitted::Answer(answer) = self.submit(request) else {
-            panic!("a call");
+        let answer = match self.submit(request) {
+            Submitted::Answer(answer) => answer,
+            Submitted::Call(call) => self.answer(call),
         };
         let response = ResultResponse::read_from_bytes(&answer.bytes).unwrap();
         assert_eq!(response.header.status, wire::STATUS_OK);

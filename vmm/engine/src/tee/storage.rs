@@ -12,14 +12,20 @@ pub const MAX_ID: u64 = 64;
 pub const MAX_OBJECT: u64 = 1 << 20;
 /// Objects of all applications together.
 pub const MAX_OBJECTS: usize = 64;
+/// Bytes of all objects together.
+pub const MAX_STORAGE: usize = 16 << 20;
 
 /// The storage is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the TEE's storage is full; delete an object")]
 pub struct Full;
 
-/// By the application that owns them, and their ids.
-type Objects = BTreeMap<(Uuid, Vec<u8>), Vec<u8>>;
+#[derive(Debug, Default)]
+struct Objects {
+    /// By the application that owns them, and their ids.
+    all: BTreeMap<(Uuid, Vec<u8>), Vec<u8>>,
+    bytes: usize,
+}
 
 /// All objects. An application sees its own only.
 #[derive(Debug, Default)]
@@ -30,23 +36,29 @@ pub struct Storage {
 impl Storage {
     /// The object's contents.
     pub fn get(&self, app: Uuid, id: Vec<u8>) -> Option<Vec<u8>> {
-        self.lock().get(&(app, id)).cloned()
+        self.lock().all.get(&(app, id)).cloned()
     }
 
     /// Creates or replaces an object.
     pub fn put(&self, app: Uuid, id: Vec<u8>, contents: Vec<u8>) -> Result<(), Full> {
         let mut objects = self.lock();
         let key = (app, id);
-        if objects.len() >= MAX_OBJECTS && !objects.contains_key(&key) {
+        let old = objects.all.get(&key).map(Vec::len);
+        let bytes = objects.bytes - old.unwrap_or(0) + contents.len();
+        if old.is_none() && objects.all.len() >= MAX_OBJECTS || bytes > MAX_STORAGE {
             return Err(Full);
         }
-        objects.insert(key, contents);
+        objects.all.insert(key, contents);
+        objects.bytes = bytes;
         Ok(())
     }
 
     /// Deletes an object; false if there is none.
     pub fn delete(&self, app: Uuid, id: Vec<u8>) -> bool {
-        self.lock().remove(&(app, id)).is_some()
+        let mut objects = self.lock();
+        let deleted = objects.all.remove(&(app, id));
+        objects.bytes -= deleted.as_ref().map_or(0, Vec::len);
+        deleted.is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, Objects> {

@@ -228,7 +228,7 @@ fn a_memref_to_no_buffer_is_refused_and_reported() {
     let session = rig.open(1, pin::UUID);
     let memref = param(PARAM_MEMREF_INPUT, 0, 4, 999);
     let call = session.begin(pin::CHECKSUM, [memref, VALUE_OUT, NONE, NONE]);
-    let answer = rig.engine.run(&rig.memory, call);
+    let answer = rig.answer(call);
     let reply = Reply::of(&answer);
     assert_eq!(
         reply.verdict(),
@@ -250,7 +250,7 @@ fn a_memref_past_its_buffers_end_is_refused_and_touches_nothing() {
         for attr in [PARAM_MEMREF_OUTPUT, PARAM_MEMREF_INOUT] {
             let memref = buffer.part(attr, offset, size);
             let call = session.begin(pin::FILL, [memref, value_in(0, 0), NONE, NONE]);
-            let answer = rig.engine.run(&rig.memory, call);
+            let answer = rig.answer(call);
             let reply = Reply::of(&answer);
             assert_eq!(reply.verdict(), (TEEC_ERROR_SECURITY, TEEC_ORIGIN_TEE));
             assert_eq!(reply.fault.reason, wire::FAULT_OUT_OF_BOUNDS);
@@ -388,11 +388,12 @@ fn a_deaf_call_outlasts_a_cancellation_but_not_its_client() {
         let running = scope.spawn(|| rig.run(call));
         eventually(|| runs(session));
         session.cancel();
-        session.close();
+        let closing = scope.spawn(|| session.close());
         thread::sleep(Duration::from_millis(50));
-        assert!(!running.is_finished());
+        assert!(!running.is_finished() && !closing.is_finished());
         rig.control(&close_context(1));
         assert_eq!(ended(&rig, running).result, TEEC_ERROR_CANCEL);
+        assert_eq!(closing.join().unwrap(), TEEC_SUCCESS);
     });
     assert_empty(&rig);
 }
@@ -407,13 +408,98 @@ fn closing_a_session_ends_its_calls() {
         let running = scope.spawn(|| rig.run(running));
         let queued = scope.spawn(|| rig.run(queued));
         eventually(|| runs(session));
-        let begin = Instant::now();
         assert_eq!(session.close(), TEEC_SUCCESS);
-        assert!(begin.elapsed() < Duration::from_secs(1), "CLOSE waited");
         assert_eq!(ended(&rig, running).result, TEEC_ERROR_CANCEL);
         assert_eq!(ended(&rig, queued).verdict(), NO_SESSION);
     });
     assert_empty(&rig);
+}
+
+#[test]
+fn closing_waits_for_the_call_that_runs() {
+    let rig = Rig::new();
+    let session = rig.open(1, pin::UUID);
+    let call = session.begin(pin::WAIT, [value_in(200, 1), NONE, NONE, NONE]);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| rig.run(call));
+        eventually(|| runs(session));
+        let closing = scope.spawn(|| {
+            assert_eq!(session.close(), TEEC_SUCCESS);
+            assert_eq!(rig.status().calls, 0, "CLOSE did not wait");
+        });
+        eventually(|| session.invoke(pin::ECHO, ECHO).verdict() == NO_SESSION);
+        assert_eq!(session.close(), TEEC_ERROR_BAD_PARAMETERS, "closed twice");
+        assert_eq!(ended(&rig, running).verdict(), DONE);
+        closing.join().unwrap();
+    });
+    assert_empty(&rig);
+}
+
+#[test]
+fn a_single_instance_is_single_while_the_last_one_ends() {
+    let rig = Rig::new();
+    let session = rig.open(1, secure_storage::UUID);
+    // Its call is under way: it has its turn, and is stopped at its first access.
+    let at_work = AtomicBool::new(false);
+    let released = AtomicBool::new(false);
+    let go_on = || {
+        at_work.store(true, Ordering::SeqCst);
+        while !released.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        true
+    };
+    let id = rig.buffer(b"object").all(PARAM_MEMREF_INPUT);
+    let call = session.begin(secure_storage::DELETE, [id, NONE, NONE, NONE]);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| Reply::of(&rig.engine.run(&rig.memory, call, &go_on)));
+        eventually(|| at_work.load(Ordering::SeqCst));
+        rig.control(&close_context(1));
+        // The client is gone, its instance is not yet: the next one waits.
+        let next = rig.begin(&open(2, secure_storage::UUID));
+        let next = scope.spawn(|| rig.run(next));
+        thread::sleep(Duration::from_millis(50));
+        let early = next.is_finished();
+        released.store(true, Ordering::SeqCst);
+        assert_eq!(ended(&rig, running).result, TEEC_ERROR_CANCEL);
+        ended(&rig, next).ok();
+        assert!(!early, "two instances at a time");
+    });
+}
+
+#[test]
+fn a_reset_frees_the_slots_of_calls_that_still_end() {
+    let rig = Rig::new();
+    let session = rig.open(1, pin::UUID);
+    let calls: Vec<_> = (0..MAX_CALLS)
+        .map(|_| session.begin(pin::WAIT, FOREVER))
+        .collect();
+    rig.engine.reset();
+    let session = rig.open(1, pin::UUID);
+    session.invoke(pin::ECHO, ECHO).ok();
+    for call in calls {
+        assert_eq!(rig.run(call).result, TEEC_ERROR_CANCEL);
+    }
+    session.close();
+    assert_empty(&rig);
+}
+
+#[test]
+fn login_and_client_uuid_reach_the_application() {
+    let rig = Rig::new();
+    let mut request = open(1, pin::UUID);
+    request.client_login = 1.into();
+    request.client_uuid = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+    let id = rig.call(&request).ok().session;
+    let session = Session {
+        rig: &rig,
+        context: 1,
+        id,
+    };
+    let reply = session.invoke(pin::CLIENT, [VALUE_OUT, VALUE_OUT, NONE, NONE]);
+    assert_eq!(reply.ok().value(0), (1, 0, 0));
+    let uuid = (0x0102_0304_0506_0708, 0x090a_0b0c_0d0e_0f10, 0);
+    assert_eq!(reply.value(1), uuid);
 }
 
 #[test]
@@ -686,7 +772,7 @@ proptest! {
                     drop(call);
                 }
                 Submitted::Call(call) => {
-                    let answer = rig.engine.run(&rig.memory, call);
+                    let answer = rig.answer(call);
                     prop_assert_eq!(answer.bytes.len(), size_of::<CallResponse>());
                 }
             }

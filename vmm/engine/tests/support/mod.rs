@@ -20,6 +20,8 @@ pub const LIMITS: Limits = Limits {
     buffers: 4,
     segments: 64,
     length: 0x30000,
+    total_segments: 128,
+    protected_pieces: 16,
 };
 
 pub struct Rig {
@@ -46,7 +48,7 @@ pub fn pattern(length: usize, seed: usize) -> Vec<u8> {
 impl Rig {
     pub fn new() -> Self {
         Self {
-            engine: Engine::new(LIMITS),
+            engine: Engine::new(LIMITS).allow_sabotage(),
             memory: memory(),
         }
     }
@@ -72,7 +74,11 @@ impl Rig {
     }
 
     pub fn control(&self, request: &[u8], room: usize) -> Answer {
-        self.engine.control(&self.memory, request, room)
+        self.engine.control(&self.memory, request, room, &|| true)
+    }
+
+    pub fn video(&self, request: &[u8], room: usize) -> Answer {
+        self.engine.video(&self.memory, request, room, &|| true)
     }
 
     pub fn ask<Q: IntoBytes + Immutable, R: FromBytes>(&self, request: &Q) -> R {
@@ -119,7 +125,7 @@ impl Rig {
     }
 
     pub fn job(&self, job: &wire::JobRequest) -> (wire::JobResponse, Answer) {
-        let answer = self.engine.video(&self.memory, job.as_bytes(), ROOM);
+        let answer = self.video(job.as_bytes(), ROOM);
         let (response, _) = wire::JobResponse::read_from_prefix(&answer.bytes).unwrap();
         (response, answer)
     }

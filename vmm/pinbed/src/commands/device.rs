@@ -19,6 +19,7 @@ pub fn device(args: &DeviceArgs) -> Result<Exit> {
     let error = Command::new(&program)
         .arg("--socket-path")
         .arg(&args.socket_path)
+        .args(args.allow_sabotage.then_some("--allow-sabotage"))
         .exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

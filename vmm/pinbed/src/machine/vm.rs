@@ -169,6 +169,8 @@ fn start_device(program: &Path, files: &Files) -> Result<Process> {
     let socket = files.socket();
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(&socket);
+    // Tests delay jobs, fail them, and have the device die.
+    command.arg("--allow-sabotage");
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! RSA encryption. Not hardened against timing: a guest that measures its own test keys learns nothing.
 
+use std::panic::{self, AssertUnwindSafe};
+use std::time::{Duration, Instant};
+
 use pinbed_abi::ta::acipher::*;
 use pinbed_abi::tee::{
-    TEE_ERROR_CIPHERTEXT_INVALID, TEEC_ERROR_BAD_STATE, TEEC_ERROR_NOT_SUPPORTED,
+    TEE_ERROR_CIPHERTEXT_INVALID, TEEC_ERROR_BAD_STATE, TEEC_ERROR_GENERIC,
+    TEEC_ERROR_NOT_SUPPORTED,
 };
-use rsa::rand_core::OsRng;
+use rsa::rand_core::{CryptoRng, Error, OsRng, RngCore};
 use rsa::traits::{PaddingScheme, PublicKeyParts};
 use rsa::{Oaep, Pkcs1v15Encrypt, RsaPrivateKey, RsaPublicKey};
 use sha1::Sha1;
@@ -22,7 +26,10 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
 };
 
 /// Key sizes in bits: GlobalPlatform asks for 256 to 2048 and OP-TEE has up to 4096, which bounds a key's making to seconds.
-pub const KEY_BITS: std::ops::RangeInclusive<u64> = 256..=4096;
+const KEY_BITS: std::ops::RangeInclusive<u64> = 256..=4096;
+
+/// Longest search for a key, after which the call fails.
+const SEARCH: Duration = Duration::from_secs(60);
 
 const NOT_SUPPORTED: Failure = Failure::Code(TEEC_ERROR_NOT_SUPPORTED);
 
@@ -41,12 +48,7 @@ impl TrustedApp for Acipher {
         match function {
             GENERATE_KEY => {
                 call.expect([Kind::ValueIn, Kind::Unused, Kind::Unused, Kind::Unused])?;
-                let (bits, _, _) = call.value(0);
-                if !KEY_BITS.contains(&bits) {
-                    return Err(NOT_SUPPORTED);
-                }
-                let key = RsaPrivateKey::new(&mut OsRng, bits as usize);
-                self.key = Some(key.map_err(|_| NOT_SUPPORTED)?);
+                self.key = Some(generate(call, call.value(0).0)?);
                 Ok(())
             }
             ENCRYPT_DECRYPT => {
@@ -67,6 +69,62 @@ impl TrustedApp for Acipher {
             }
             _ => Err(NOT_SUPPORTED),
         }
+    }
+}
+
+/// Random numbers for the search of a key, whose every candidate begins with one: so this is where a search ends that nobody
+/// waits for. The library has no other way to be told.
+struct Candidates<'a, 'b> {
+    call: &'a Invocation<'b>,
+    until: Instant,
+}
+
+/// With which a search unwinds.
+struct Ended(Failure);
+
+impl RngCore for Candidates<'_, '_> {
+    fn next_u32(&mut self) -> u32 {
+        rsa::rand_core::impls::next_u32_via_fill(self)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        rsa::rand_core::impls::next_u64_via_fill(self)
+    }
+
+    fn fill_bytes(&mut self, to: &mut [u8]) {
+        let wanted = self.call.still_wanted();
+        let ended = wanted.and(match Instant::now() < self.until {
+            true => Ok(()),
+            false => Err(Failure::Code(TEEC_ERROR_GENERIC)),
+        });
+        if let Err(failure) = ended {
+            panic::resume_unwind(Box::new(Ended(failure)));
+        }
+        OsRng.fill_bytes(to);
+    }
+
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Error> {
+        self.fill_bytes(to);
+        Ok(())
+    }
+}
+
+impl CryptoRng for Candidates<'_, '_> {}
+
+/// A new key of so many bits.
+pub fn generate(call: &Invocation, bits: u64) -> Result<RsaPrivateKey, Failure> {
+    if !KEY_BITS.contains(&bits) {
+        return Err(NOT_SUPPORTED);
+    }
+    let until = Instant::now() + SEARCH;
+    let mut candidates = Candidates { call, until };
+    let search = AssertUnwindSafe(|| RsaPrivateKey::new(&mut candidates, bits as usize));
+    match panic::catch_unwind(search) {
+        Ok(key) => key.map_err(|_| NOT_SUPPORTED),
+        Err(payload) => match payload.downcast::<Ended>() {
+            Ok(ended) => Err(ended.0),
+            Err(payload) => panic::resume_unwind(payload),
+        },
     }
 }
 
@@ -172,5 +230,23 @@ mod tests {
         assert_eq!(generate(&session, 512), DONE);
         assert_eq!(encrypt(ALGORITHM_PKCS1_V1_5), TEEC_ERROR_BAD_PARAMETERS);
         assert_eq!(encrypt(0), TEEC_ERROR_NOT_SUPPORTED);
+    }
+
+    #[test]
+    fn a_search_ends_with_its_client() {
+        let rig = Rig::new();
+        let session = rig.open(1, UUID);
+        let call = session.begin(GENERATE_KEY, [value_in(4096, 0), NONE, NONE, NONE]);
+        std::thread::scope(|scope| {
+            let search = scope.spawn(|| rig.run(call));
+            std::thread::sleep(Duration::from_millis(100));
+            rig.control(&close_context(1));
+            let begin = Instant::now();
+            while !search.is_finished() && begin.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(search.is_finished(), "the search goes on");
+            assert_eq!(search.join().unwrap().result, TEEC_ERROR_CANCEL);
+        });
     }
 }

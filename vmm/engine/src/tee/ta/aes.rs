@@ -54,6 +54,8 @@ struct Stream {
     cipher: Box<dyn Cipher>,
     /// Bytes that wait for the rest of their block; never a whole block.
     rest: Vec<u8>,
+    /// A call ended in the middle of its work, so how far the message is nobody knows.
+    broken: bool,
 }
 
 trait Cipher: Send {
@@ -193,6 +195,7 @@ impl Aes {
         self.stream = Some(Stream {
             cipher,
             rest: Vec::new(),
+            broken: false,
         });
         Ok(())
     }
@@ -206,12 +209,20 @@ impl Aes {
         if self.mode.is_none() {
             return Err(Failure::Code(TEEC_ERROR_BAD_STATE));
         }
-        let Stream { cipher, rest } = self
+        let Stream {
+            cipher,
+            rest,
+            broken,
+        } = self
             .stream
             .as_mut()
             .ok_or(Failure::Panic("a message has no initial vector"))?;
+        if *broken {
+            return Err(Failure::Code(TEEC_ERROR_BAD_STATE));
+        }
         let whole = |length: u64| length - length % cipher.unit() as u64;
         let to = call.make_room(1, whole(rest.len() as u64 + from.size()))?;
+        *broken = true;
         let mut written = 0;
         call.each_chunk(from, |call, _, bytes| {
             rest.extend_from_slice(bytes);
@@ -222,7 +233,9 @@ impl Aes {
             rest.drain(..ready);
             written += ready as u64;
             Ok(())
-        })
+        })?;
+        *broken = false;
+        Ok(())
     }
 }
 
@@ -241,7 +254,7 @@ impl Aes {
         if encode != mode.encode {
             return Err(Failure::Panic("another mode is prepared"));
         }
-        let mut bytes = call.read_all(from, MESSAGE_MAX)?;
+        let mut bytes = call.read_message(from, MESSAGE_MAX)?;
         let to = call.make_room(1, from.size())?;
         if encode {
             let made = cipher.seal(&mut bytes).map_err(|_| BAD_PARAMETERS)?;
@@ -417,5 +430,41 @@ mod tests {
         // GlobalPlatform has the application panic here.
         let reply = set(&session, SET_IV, &[0; 8]);
         assert_eq!(reply.verdict(), (TEEC_ERROR_TARGET_DEAD, TEEC_ORIGIN_TEE));
+    }
+
+    #[test]
+    fn a_stream_whose_call_broke_off_does_not_go_on_until_it_begins_anew() {
+        const LENGTH: usize = 300_000;
+        let rig = Rig::new();
+        let session = rig.open(1, UUID);
+        prepare(&session, ALGORITHM_CBC, 16, MODE_ENCODE).ok();
+        set(&session, SET_KEY, &hex(KEY128)).ok();
+        set(&session, SET_IV, &hex(IV)).ok();
+        let (from, to) = (rig.room(LENGTH), rig.room(LENGTH));
+        let memrefs = [from.all(PARAM_MEMREF_INPUT), to.all(PARAM_MEMREF_OUTPUT)];
+        let call = session.begin(CIPHER, [memrefs[0], memrefs[1], NONE, NONE]);
+        let asked = std::cell::Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 4 {
+                rig.detach(&to);
+            }
+            true
+        };
+        let reply = Reply::of(&rig.engine.run(&rig.memory, call, &go_on));
+        assert_eq!(reply.result, TEEC_ERROR_SECURITY);
+        let to = rig.room(16);
+        let again = [
+            rig.room(16).all(PARAM_MEMREF_INPUT),
+            to.all(PARAM_MEMREF_OUTPUT),
+            NONE,
+            NONE,
+        ];
+        let reply = session.invoke(CIPHER, again);
+        let bad_state = (TEEC_ERROR_BAD_STATE, TEEC_ORIGIN_TRUSTED_APP);
+        assert_eq!(reply.verdict(), bad_state);
+        assert_eq!(rig.get(&to), [0xee; 16]);
+        set(&session, SET_IV, &hex(IV)).ok();
+        session.invoke(CIPHER, again).ok();
     }
 }

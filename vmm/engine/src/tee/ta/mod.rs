@@ -19,9 +19,11 @@ mod sign_verify;
 
 use pinbed_abi::ta::Uuid;
 
-use super::invocation::{Failure, Invocation, Kind};
+use super::invocation::{Client, Failure, Invocation, Kind};
+use crate::access::Owner;
 
-/// An instance of a trusted application; there is one for each session. It goes away when the session is closed.
+/// An instance of a trusted application; there is one for each session, made by the call that opens it. It goes away when the
+/// session is closed.
 ///
 /// A `Failure::Code` is returned to the client with origin TRUSTED_APP. A `Failure::Panic`, or a real one, ends the instance:
 /// GlobalPlatform's *TEE Internal Core API* wants that for many a mistake.
@@ -46,6 +48,30 @@ pub struct Descriptor {
     pub secure_data_path: bool,
     /// Makes an instance.
     pub new: fn() -> Box<dyn TrustedApp>,
+}
+
+/// An instance, and what the TEE knows of it.
+pub struct Instance {
+    /// What it is an instance of.
+    pub descriptor: &'static Descriptor,
+    /// Who opened its session.
+    pub client: Client,
+    /// As which it owns protected memory.
+    pub owner: Owner,
+    /// Itself.
+    pub app: Box<dyn TrustedApp>,
+}
+
+impl Instance {
+    /// For a session of `client`.
+    pub fn new(descriptor: &'static Descriptor, client: Client) -> Self {
+        Self {
+            descriptor,
+            client,
+            owner: Owner::default(),
+            app: (descriptor.new)(),
+        }
+    }
 }
 
 /// All that are built in.

@@ -39,7 +39,8 @@ impl TrustedApp for Pin {
             FILL => {
                 call.expect([Writable, ValueIn, Unused, Unused])?;
                 let (pattern, ms, _) = call.value(1);
-                call.wait(Some(milliseconds(ms)?), true)?;
+                call.unmask_cancellation();
+                call.wait(Some(milliseconds(ms)?))?;
                 let to = call.memref(0)?;
                 let pattern = (pattern as u32).to_le_bytes();
                 call.fill(to, |bytes| {
@@ -103,7 +104,10 @@ impl TrustedApp for Pin {
                     0 => None,
                     ms => Some(milliseconds(ms)?),
                 };
-                call.wait(time, deaf != 1)
+                if deaf != 1 {
+                    call.unmask_cancellation();
+                }
+                call.wait(time)
             }
             ECHO => {
                 call.expect([ValueIn, ValueOut, ValueInout, Unused])?;
@@ -116,6 +120,14 @@ impl TrustedApp for Pin {
             SET_SIZE => {
                 call.expect([MemrefOut, ValueIn, Unused, Unused])?;
                 call.make_room(0, call.value(1).0).map(drop)
+            }
+            CLIENT => {
+                call.expect([ValueOut, ValueOut, Unused, Unused])?;
+                let client = call.client();
+                let uuid = u128::from_be_bytes(client.uuid);
+                call.set_value(0, client.login.into(), 0, 0);
+                call.set_value(1, (uuid >> 64) as u64, uuid as u64, 0);
+                Ok(())
             }
             RETURN => {
                 call.expect([ValueIn, Unused, Unused, Unused])?;
@@ -160,17 +172,21 @@ fn copy(call: &mut Invocation, from: Memref, to: Memref) -> Result<(), Failure> 
 }
 
 fn describe(call: &mut Invocation) -> Result<(), Failure> {
+    /// Segments that are written at a time.
+    const STEP: usize = 4096;
+    const SEGMENT: u64 = size_of::<Segment>() as u64;
     let memref = call.memref(0)?;
-    let segments: Vec<Segment> = call
-        .pieces(memref)?
-        .into_iter()
-        .map(Segment::from)
-        .collect();
+    let (_, all) = call.pieces(memref, 0, 0)?;
     let null = memref.is_null().into();
-    call.set_value(2, segments.len() as u64, memref.size(), null);
-    let bytes = segments.as_bytes();
-    let to = call.make_room(1, bytes.len() as u64)?;
-    call.write(to, bytes)
+    call.set_value(2, all as u64, memref.size(), null);
+    let to = call.make_room(1, all as u64 * SEGMENT)?;
+    for skip in (0..all).step_by(STEP) {
+        let (pieces, _) = call.pieces(memref, skip, STEP)?;
+        let segments: Vec<Segment> = pieces.into_iter().map(Segment::from).collect();
+        let part = to.part(skip as u64 * SEGMENT, segments.len() as u64 * SEGMENT);
+        call.write(part.ok_or(BAD_PARAMETERS)?, segments.as_bytes())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -412,7 +428,7 @@ mod tests {
             let reply = session.invoke(RETURN, [value_in(code.into(), 0), NONE, NONE, NONE]);
             assert_eq!(reply.verdict(), (code, TEEC_ORIGIN_TRUSTED_APP));
         }
-        let unknown = session.invoke(PANIC + 1, NO_PARAMS).verdict();
+        let unknown = session.invoke(CLIENT + 1, NO_PARAMS).verdict();
         assert_eq!(unknown, (TEEC_ERROR_NOT_SUPPORTED, TEEC_ORIGIN_TRUSTED_APP));
     }
 }

@@ -11,7 +11,7 @@ use pinbed_abi::tee::{
 };
 
 use super::{Descriptor, TrustedApp};
-use crate::dma::Direction;
+use crate::access::{Destination, Direction, Protection};
 use crate::tee::invocation::{BAD_PARAMETERS, Failure, Invocation, Kind};
 
 pub const DESCRIPTOR: Descriptor = Descriptor {
@@ -66,6 +66,7 @@ impl TrustedApp for Playback {
             }
             CHECKSUM => {
                 call.expect([AnyMemory, ValueOut, Unused, Unused])?;
+                self.stream()?;
                 let memref = call.memory(0, Readable)?;
                 let crc = call.checksum(memref)?;
                 call.set_value(1, crc.into(), memref.size(), 0);
@@ -142,17 +143,23 @@ impl Stream {
         }
         let too_short = Failure::Code(TEEC_ERROR_SHORT_BUFFER);
         let to = to.part(0, from.size()).ok_or(too_short)?;
-        if !self.clear && !call.is_protected(to)? {
+        // What comes from protected memory does not leave it, whatever the policy.
+        let secret = !self.clear || call.protection(from)? != Protection::None;
+        if secret && call.protection(to)? != Protection::Whole {
             return Err(Failure::Code(TEEC_ERROR_ACCESS_DENIED));
         }
         let mut crc = 0;
-        call.each_chunk(from, |call, offset, bytes| {
+        call.each_secret(from, |call, offset, bytes, destination| {
             if !self.keystream.apply(self.position + offset, bytes) {
                 return Err(BAD_PARAMETERS);
             }
             crc = crc32c::crc32c_append(crc, bytes);
             let part = to.part(offset, bytes.len() as u64).ok_or(BAD_PARAMETERS)?;
-            call.write(part, bytes)
+            let destination = match self.clear {
+                true => destination,
+                false => Destination::Protected,
+            };
+            call.write_to(part, bytes, destination)
         })?;
         self.position = end;
         call.set_value(2, crc.into(), end, 0);
@@ -282,6 +289,7 @@ mod tests {
         let reply = decrypt(&session, &coded[..40], half);
         assert_eq!(reply.verdict(), DENIED);
         let clear = playback(&rig, POLICY_CLEAR);
+        let all = rig.protected(64).all(PARAM_MEMREF_OUTPUT);
         decrypt(&clear, &coded, all).ok();
     }
 
@@ -313,6 +321,141 @@ mod tests {
             assert_eq!(reply.fault.reason, wire::FAULT_PROTECTED);
         }
         assert_eq!(rig.get(&protected), before);
+    }
+
+    #[test]
+    fn protected_memory_is_its_first_sessions_and_no_other_clients() {
+        let rig = Rig::new();
+        let owner = playback(&rig, POLICY_PROTECTED);
+        let (coded, plain) = (hex(CODED), hex(PLAIN));
+        let memory = rig.protected(64);
+        decrypt(&owner, &coded, memory.all(PARAM_MEMREF_OUTPUT)).ok();
+        let alias = Buffer {
+            handle: rig.attach(0, &memory.segments()),
+            ..memory
+        };
+        // Who knows a key stream reads what it decrypts out: here the one of a key of its own.
+        let thief = rig.open(2, UUID);
+        set_key(&thief, &hex(KEY), &hex(COUNTER), POLICY_CLEAR).ok();
+        let out = rig.room(64);
+        for name in [memory, alias] {
+            let from = name.all(PARAM_MEMREF_INPUT);
+            let to = out.all(PARAM_MEMREF_OUTPUT);
+            let reply = thief.invoke(DECRYPT, [from, to, VALUE_OUT, NONE]);
+            assert_eq!(reply.verdict(), KEPT_OUT);
+            assert_eq!(reply.fault.reason, wire::FAULT_PROTECTED);
+            for at in 0..64 {
+                let byte = name.part(PARAM_MEMREF_INPUT, at, 1);
+                let reply = thief.invoke(CHECKSUM, [byte, VALUE_OUT, NONE, NONE]);
+                assert_eq!(reply.verdict(), KEPT_OUT);
+            }
+            let opened = allow_video(&thief, name.all(PARAM_MEMREF_INOUT), 1);
+            assert_eq!(opened, KEPT_OUT);
+        }
+        let named = value_in(memory.handle, 0);
+        for reply in [
+            decrypt(&thief, &coded, named),
+            thief.invoke(CHECKSUM, [named, VALUE_OUT, NONE, NONE]),
+        ] {
+            assert_eq!(reply.fault.reason, wire::FAULT_PROTECTED);
+        }
+        assert_eq!(rig.get(&out), [0xee; 64]);
+        let seen = checksum(&owner, memory.all(PARAM_MEMREF_INPUT));
+        assert_eq!(seen, crc(&plain));
+    }
+
+    #[test]
+    fn a_checksum_needs_a_key() {
+        let rig = Rig::new();
+        let keyless = rig.open(1, UUID);
+        let byte = rig.protected(64).part(PARAM_MEMREF_INPUT, 0, 1);
+        let reply = keyless.invoke(CHECKSUM, [byte, VALUE_OUT, NONE, NONE]);
+        let bad_state = (TEEC_ERROR_BAD_STATE, TEEC_ORIGIN_TRUSTED_APP);
+        assert_eq!(reply.verdict(), bad_state);
+    }
+
+    #[test]
+    fn what_was_protected_does_not_leave_by_another_policy() {
+        let rig = Rig::new();
+        let session = playback(&rig, POLICY_PROTECTED);
+        let (memory, out) = (rig.protected(64), rig.room(64));
+        decrypt(&session, &hex(CODED), memory.all(PARAM_MEMREF_OUTPUT)).ok();
+        set_key(&session, &hex(KEY), &hex(COUNTER), POLICY_CLEAR).ok();
+        let from = memory.all(PARAM_MEMREF_INPUT);
+        let to = out.all(PARAM_MEMREF_OUTPUT);
+        let reply = session.invoke(DECRYPT, [from, to, VALUE_OUT, NONE]);
+        assert_eq!(reply.verdict(), DENIED);
+        assert_eq!(rig.get(&out), [0xee; 64]);
+    }
+
+    #[test]
+    fn protection_that_ends_in_the_middle_ends_the_stream() {
+        const LENGTH: usize = 1 << 20;
+        let rig = Rig::new();
+        let session = playback(&rig, POLICY_PROTECTED);
+        let coded = rig.buffer(&vec![0x5a; LENGTH]);
+        let memory = rig.protected(LENGTH);
+        // Under this name the memory stays attached, in clear.
+        let alias = Buffer {
+            handle: rig.attach(0, &memory.segments()),
+            ..memory
+        };
+        let memrefs = [
+            coded.all(PARAM_MEMREF_INPUT),
+            alias.all(PARAM_MEMREF_OUTPUT),
+        ];
+        let call = session.begin(DECRYPT, [memrefs[0], memrefs[1], VALUE_OUT, NONE]);
+        let asked = std::cell::Cell::new(0);
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 8 {
+                rig.detach(&memory);
+                rig.put(&memory, &vec![0; LENGTH]);
+            }
+            true
+        };
+        let answer = rig.engine.run(&rig.memory, call, &go_on);
+        let reply = Reply::of(&answer);
+        assert_eq!(reply.verdict(), (TEEC_ERROR_SECURITY, TEEC_ORIGIN_TEE));
+        assert_eq!(reply.fault.reason, wire::FAULT_NOT_PROTECTED);
+        assert_eq!(answer.events.len(), 1);
+        assert_eq!(asked.get(), 8, "it ended at another moment");
+        let written = rig.get(&memory).iter().filter(|byte| **byte != 0).count();
+        assert_eq!(written, 0, "bytes in clear");
+    }
+
+    #[test]
+    fn memory_that_is_protected_again_shows_nothing_of_its_last_owner() {
+        let rig = Rig::new();
+        let (first, second) = (
+            playback(&rig, POLICY_PROTECTED),
+            playback(&rig, POLICY_PROTECTED),
+        );
+        let plain = crc(&hex(PLAIN));
+        let mut memory = rig.protected(64);
+        let decrypted = |session: &Session, memory: &Buffer| {
+            session
+                .invoke(SEEK, [value_in(0, 0), NONE, NONE, NONE])
+                .ok();
+            decrypt(session, &hex(CODED), memory.all(PARAM_MEMREF_OUTPUT)).ok();
+        };
+        decrypted(&first, &memory);
+        // Attached anew.
+        rig.detach(&memory);
+        memory.handle = rig.attach(wire::ATTACH_PROTECTED, &memory.segments());
+        let all = memory.all(PARAM_MEMREF_INPUT);
+        assert_ne!(checksum(&second, all), plain);
+        // Attached still, when its owner has gone.
+        decrypted(&second, &memory);
+        assert_eq!(checksum(&second, all), plain);
+        assert_eq!(allow_video(&second, all, 1), DONE);
+        let display = rig.room(64).handle;
+        let show = || rig.copy(memory.handle, display, 64).header.status.get();
+        assert_eq!(show(), wire::STATUS_OK);
+        second.close();
+        assert_eq!(show(), wire::STATUS_DMA_FAULT);
+        assert_ne!(checksum(&first, all), plain);
+        assert_eq!(show(), wire::STATUS_DMA_FAULT);
     }
 
     #[test]

@@ -49,11 +49,14 @@ impl TrustedApp for SecureStorage {
                 call.write(to, &contents)
             }
             WRITE => {
+                let no_space = Failure::Code(TEEC_ERROR_STORAGE_NO_SPACE);
                 let contents = call.memref(1)?;
-                let contents = call.read_all(contents, MAX_OBJECT)?;
-                call.storage()
-                    .put(UUID, id, contents)
-                    .map_err(|_| Failure::Code(TEEC_ERROR_STORAGE_NO_SPACE))
+                if contents.size() > MAX_OBJECT {
+                    return Err(no_space);
+                }
+                let contents = call.read_message(contents, MAX_OBJECT)?;
+                let put = call.storage().put(UUID, id, contents.to_vec());
+                put.map_err(|_| no_space)
             }
             _ => match call.storage().delete(UUID, id) {
                 true => Ok(()),
@@ -67,7 +70,7 @@ impl TrustedApp for SecureStorage {
 mod tests {
     use super::*;
     use crate::tee::rig::*;
-    use crate::tee::storage::MAX_OBJECTS;
+    use crate::tee::storage::{MAX_OBJECTS, MAX_STORAGE};
     use pinbed_abi::tee::*;
 
     fn write(session: &Session, id: &[u8], contents: &[u8]) -> Reply {
@@ -143,17 +146,32 @@ mod tests {
         write(&session, &[7; 64], b"longest id").ok();
         let large = vec![0; MAX_OBJECT as usize + 1];
         let verdict = write(&session, b"large", &large).verdict();
-        assert_eq!(verdict, (TEEC_ERROR_OUT_OF_MEMORY, TEEC_ORIGIN_TRUSTED_APP));
+        let no_space = (TEEC_ERROR_STORAGE_NO_SPACE, TEEC_ORIGIN_TRUSTED_APP);
+        assert_eq!(verdict, no_space);
         for n in 1..MAX_OBJECTS {
             write(&session, format!("{n:04}").as_bytes(), b"..").ok();
         }
         let verdict = write(&session, b"one more", b"..").verdict();
-        assert_eq!(
-            verdict,
-            (TEEC_ERROR_STORAGE_NO_SPACE, TEEC_ORIGIN_TRUSTED_APP)
-        );
+        assert_eq!(verdict, no_space);
         write(&session, b"0001", b"replaced").ok();
         let verdict = write(&session, &[7; 65], b"..").verdict();
         assert_eq!(verdict, (TEEC_ERROR_TARGET_DEAD, TEEC_ORIGIN_TEE));
+    }
+
+    #[test]
+    fn bounds_the_bytes_of_all_objects() {
+        let rig = Rig::new();
+        let session = rig.open(1, UUID);
+        let room = rig.room(MAX_OBJECT as usize).all(PARAM_MEMREF_INPUT);
+        let write = |name: u64| {
+            let id = rig.buffer(&name.to_le_bytes()).all(PARAM_MEMREF_INPUT);
+            session.invoke(WRITE, [id, room, NONE, NONE]).result
+        };
+        let whole = MAX_STORAGE as u64 / MAX_OBJECT;
+        assert!((0..whole).all(|n| write(n) == TEEC_SUCCESS));
+        assert_eq!(write(whole), TEEC_ERROR_STORAGE_NO_SPACE);
+        assert_eq!(write(0), TEEC_SUCCESS, "replaced by one as large");
+        assert_eq!(delete(&session, &3u64.to_le_bytes()), DONE);
+        assert_eq!(write(whole), TEEC_SUCCESS);
     }
 }

@@ -2,15 +2,15 @@
 //! RSA signatures.
 
 use pinbed_abi::ta::sign_verify::*;
-use pinbed_abi::tee::{TEEC_ERROR_GENERIC, TEEC_ERROR_NOT_SUPPORTED};
+use pinbed_abi::tee::TEEC_ERROR_GENERIC;
 use rsa::rand_core::OsRng;
 use rsa::traits::{PublicKeyParts, SignatureScheme};
-use rsa::{Pkcs1v15Sign, Pss, RsaPrivateKey, RsaPublicKey};
+use rsa::{Pkcs1v15Sign, Pss, RsaPublicKey};
 use sha1::Sha1;
 use sha2::digest::Digest;
 use sha2::{Sha224, Sha256, Sha384, Sha512};
 
-use super::{Descriptor, TrustedApp};
+use super::{Descriptor, TrustedApp, acipher};
 use crate::tee::invocation::{BAD_PARAMETERS, Failure, Invocation, Kind};
 
 pub const DESCRIPTOR: Descriptor = Descriptor {
@@ -19,8 +19,6 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
     secure_data_path: false,
     new: || Box::new(SignVerify),
 };
-
-const NOT_SUPPORTED: Failure = Failure::Code(TEEC_ERROR_NOT_SUPPORTED);
 
 struct SignVerify;
 
@@ -63,7 +61,7 @@ fn sign<D: Digest, S: SignatureScheme>(
         Ok(())
     })?;
     let digest = digest.finalize();
-    let key = key(call.value(3).0)?;
+    let key = acipher::generate(call, call.value(3).0)?;
     // A key may be too short for the digest and its padding.
     let signature = key
         .sign_with_rng(&mut OsRng, scheme(), &digest)
@@ -73,14 +71,6 @@ fn sign<D: Digest, S: SignatureScheme>(
         .map_err(|_| Failure::Code(TEEC_ERROR_GENERIC))?;
     let to = call.make_room(1, key.size() as u64)?;
     call.write(to, &signature)
-}
-
-/// A new key.
-fn key(bits: u64) -> Result<RsaPrivateKey, Failure> {
-    if !super::acipher::KEY_BITS.contains(&bits) {
-        return Err(NOT_SUPPORTED);
-    }
-    RsaPrivateKey::new(&mut OsRng, bits as usize).map_err(|_| NOT_SUPPORTED)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Requests from and answers to byte slices.
+//! Answers to byte slices.
 
 use pinbed_abi::{tee, wire};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use crate::dma::Piece;
+use super::decode::Request;
+use crate::access::Piece;
 
 /// What the device says to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,14 +15,6 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     /// Events that the request caused. They are to reach the driver before the answer does.
     pub events: Vec<wire::Event>,
-}
-
-/// A request whose header is there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Request<'a> {
-    pub header: wire::RequestHeader,
-    bytes: &'a [u8],
-    room: usize,
 }
 
 /// The fixed part of an answer.
@@ -63,41 +56,33 @@ pub(crate) fn status(status: u32) -> wire::ResponseHeader {
     }
 }
 
-impl<'a> Request<'a> {
-    /// `None` if `bytes` are shorter than a header.
-    pub fn parse(bytes: &'a [u8], room: usize) -> Option<Self> {
-        let (header, _) = wire::RequestHeader::read_from_prefix(bytes).ok()?;
-        Some(Self {
-            header,
-            bytes,
-            room,
-        })
-    }
-
-    /// Runs an operation that takes a `Q` and what follows it, and encodes its answer: an `R` and segments, or a refusal's
-    /// status and an otherwise empty `R`. The operation is not run when its answer would not fit.
-    pub fn answer<Q: FromBytes, R: Response>(
+impl Request<'_> {
+    /// Runs an operation and encodes its answer: an `R` and segments, or a refusal's status and an otherwise empty `R`. The
+    /// operation is not run when its answer would not fit.
+    pub fn answer<R: Response>(
         &self,
-        run: impl FnOnce(Q, &[u8]) -> Result<(R, Vec<Piece>), u32>,
+        run: impl FnOnce() -> Result<(R, Vec<Piece>), u32>,
     ) -> Vec<u8> {
         if self.room < size_of::<R>() {
             return self.refuse(wire::STATUS_INVALID);
         }
-        let result = match Q::read_from_prefix(self.bytes) {
-            Ok((request, rest)) if self.header.reserved.get() == 0 => run(request, rest),
-            _ => Err(wire::STATUS_INVALID),
-        };
-        let (mut response, pieces) = result.unwrap_or_else(|refusal| {
+        let (mut response, pieces) = run().unwrap_or_else(|refusal| {
             let mut response = R::new_zeroed();
             response.header_mut().status = refusal.into();
             (response, Vec::new())
         });
         response.header_mut().cookie = self.header.cookie;
         let mut bytes = response.as_bytes().to_vec();
+        bytes.reserve_exact(pieces.len() * size_of::<wire::Segment>());
         for piece in pieces {
             bytes.extend_from_slice(wire::Segment::from(piece).as_bytes());
         }
         bytes
+    }
+
+    /// As [`Request::answer`], of an operation whose answer has no segments.
+    pub fn reply<R: Response>(&self, run: impl FnOnce() -> Result<R, u32>) -> Vec<u8> {
+        self.answer(|| Ok((run()?, Vec::new())))
     }
 
     /// An answer of a status alone, if there is room for one.

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A virtqueue as the device sees it: chains come off it and go back to it, under its lock, while it runs.
+
+use pinbed_abi::wire;
+use vhost_user_backend::{VringMutex, VringState, VringT};
+use virtio_queue::{DescriptorChain, Error, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use zerocopy::IntoBytes;
+
+use crate::chain::Chain;
+
+pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+pub(crate) type Ring = VringMutex<Memory>;
+pub(crate) type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;
+
+/// A ring runs between SET_VRING_KICK and GET_VRING_BASE, while it is enabled. Outside, its memory is not touched.
+pub(crate) fn runs(ring: &Ring) -> bool {
+    runs_locked(&ring.get_ref())
+}
+
+fn runs_locked(ring: &VringState<Memory>) -> bool {
+    ring.is_enabled() && ring.get_queue().ready()
+}
+
+/// The next chain, if there is one and the ring runs.
+pub(crate) fn pop(
+    ring: &Ring,
+    memory: &Snapshot,
+) -> Result<Option<DescriptorChain<Snapshot>>, Error> {
+    pop_locked(&mut ring.get_mut(), memory)
+}
+
+fn pop_locked(
+    ring: &mut VringState<Memory>,
+    memory: &Snapshot,
+) -> Result<Option<DescriptorChain<Snapshot>>, Error> {
+    if !runs_locked(ring) {
+        return Ok(None);
+    }
+    Ok(ring.get_queue_mut().iter(memory.clone())?.next())
+}
+
+/// Asks the driver to kick, or not to; true if the ring has got more meanwhile.
+pub(crate) fn want_kicks(ring: &Ring, want: bool) -> Result<bool, Error> {
+    let mut ring = ring.get_mut();
+    if !runs_locked(&ring) {
+        return Ok(false);
+    }
+    if want {
+        return ring.enable_notification();
+    }
+    ring.disable_notification()?;
+    Ok(false)
+}
+
+/// Writes an answer to its chain and puts that into the used ring.
+pub(crate) fn answer(
+    ring: &Ring,
+    memory: &Memory,
+    head: u16,
+    chain: &Chain,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    let mut ring = ring.get_mut();
+    let written = chain.write(&*memory.memory(), bytes);
+    give_back_locked(&mut ring, head, written)
+}
+
+/// As [`answer`], if the ring runs; false if it does not.
+pub(crate) fn answer_if_running(
+    ring: &Ring,
+    memory: &Memory,
+    head: u16,
+    chain: &Chain,
+    bytes: &[u8],
+    before: impl FnOnce(),
+) -> Result<bool, Error> {
+    let mut ring = ring.get_mut();
+    if !runs_locked(&ring) {
+        return Ok(false);
+    }
+    before();
+    let written = chain.write(&*memory.memory(), bytes);
+    give_back_locked(&mut ring, head, written)?;
+    Ok(true)
+}
+
+/// Puts a chain into the used ring as it is.
+pub(crate) fn give_back(ring: &Ring, head: u16) -> Result<(), Error> {
+    give_back_locked(&mut ring.get_mut(), head, 0)
+}
+
+/// Puts a chain into the used ring and notifies the driver if it wants that.
+fn give_back_locked(ring: &mut VringState<Memory>, head: u16, written: u32) -> Result<(), Error> {
+    ring.add_used(head, written)?;
+    if ring.needs_notification()?
+        && let Err(error) = ring.signal_used_queue()
+    {
+        log::error!("cannot notify the driver: {error}");
+    }
+    Ok(())
+}
+
+/// Puts an event into the next fit buffer of the event ring; false if there is none.
+pub(crate) fn deliver(ring: &Ring, memory: &Memory, event: &wire::Event) -> bool {
+    let memory = memory.memory();
+    let mut ring = ring.get_mut();
+    for _ in 0..ring.get_queue().size() {
+        let Ok(Some(chain)) = pop_locked(&mut ring, &memory) else {
+            return false;
+        };
+        let head = chain.head_index();
+        let size = ring.get_queue().size();
+        let written = match Chain::read(chain, size, 0) {
+            Ok(chain) if chain.room() >= size_of_val(event) => {
+                chain.write(&*memory, event.as_bytes())
+            }
+            Ok(_) => 0,
+            Err(error) => {
+                log::warn!("event queue: malformed chain at descriptor {head}: {error}");
+                0
+            }
+        };
+        if give_back_locked(&mut ring, head, written).is_err() {
+            return false;
+        }
+        if written != 0 {
+            return true;
+        }
+        log::warn!("event queue: buffer at descriptor {head} cannot take an event");
+    }
+    false
+}
