@@ -387,15 +387,12 @@ fn a_guest_that_goes_silent_is_a_hang_with_registers_and_the_rest_runs_in_anothe
     ]);
     run.wait_for(FIRST);
     let ended = run.end(|_| command(&monitor, "stop", "STOP"));
-    ended.check(
-        6,
-        &[
-            "the guest hangs",
-            "registers",
-            "RIP=",
-            "29 passed, 1 failed",
-        ],
-    );
+    ended.check(6, &["the guest hangs", "registers", "RIP="]);
+    // It may have been stopped between two tests; then none of them failed.
+    let verdicts = ended.verdicts();
+    let of = |verdict: &str| verdicts.iter().filter(|(_, v)| v == verdict).count();
+    assert_eq!(of("pass") + of("fail"), 30, "{verdicts:?}");
+    assert!(of("fail") <= 1, "{verdicts:?}");
 }
 
 #[test]
