@@ -452,10 +452,9 @@ fn use_once(seed: usize) {
             let _ = device.relocate(&moving, uapi::MOVE_FENCED);
             Ok(())
         }),
-        _ => Device::open().map_err(Stop::from).and_then(|device| {
+        _ => Device::open().map_err(Stop::from).map(|device| {
             let _ = device.status();
             let _ = device.try_export(4 * PAGE, uapi::EXPORT_PROTECTED);
-            Ok(())
         }),
     };
 }

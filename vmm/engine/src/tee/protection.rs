@@ -401,10 +401,10 @@ impl<'r> Model<'r> {
     fn hidden(&self) {
         let raw = self.raw(0..LENGTH);
         let mut run = 0;
-        for byte in 0..LENGTH {
+        for (byte, found) in raw.into_iter().enumerate() {
             let plain = self.plain[byte].filter(|_| self.guard[byte].is_some());
             run = match plain {
-                Some(plain) if plain == raw[byte] => run + 1,
+                Some(plain) if plain == found => run + 1,
                 _ => 0,
             };
             assert!(run < 16, "plain bytes up to {byte}");

@@ -522,7 +522,6 @@ fn set_csc_chooses_the_colours_of_capture(t: &mut Ctx) -> TestResult {
         quantization: QUANTIZATION_FULL_RANGE,
         encoding: YCBCR_ENC_709,
         convert: true,
-        ..Colours::ANY
     };
     let limited = Colours {
         quantization: QUANTIZATION_LIM_RANGE,

@@ -88,7 +88,7 @@ where
 fn agree_on<C: CurveArithmetic>() -> [Vec<u8>; 2] {
     let (a, b) = (Pair::<C>::generate(), Pair::<C>::generate());
     [(&a, &b), (&b, &a)].map(|(mine, other)| {
-        let secret = elliptic_curve::ecdh::diffie_hellman(&mine.secret, other.public.as_affine());
+        let secret = elliptic_curve::ecdh::diffie_hellman(mine.secret, other.public.as_affine());
         secret.raw_secret_bytes().to_vec()
     })
 }

@@ -4,7 +4,7 @@
 use pinbed_abi::ta::sha::*;
 use pinbed_abi::tee::TEEC_ERROR_NOT_SUPPORTED;
 use sha1::Sha1;
-use sha2::digest::{DynDigest, ExtendableOutput, Update, XofReader};
+use sha2::digest::{DynDigest, ExtendableOutput, XofReader};
 use sha2::{Sha224, Sha256, Sha384, Sha512};
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512, Shake128, Shake256};
 
@@ -38,10 +38,7 @@ fn fixed(call: &mut Invocation, mut hash: impl DynDigest + 'static) -> Result<()
     call.write(to, &Box::new(hash).finalize())
 }
 
-fn extendable(
-    call: &mut Invocation,
-    mut hash: impl Update + ExtendableOutput,
-) -> Result<(), Failure> {
+fn extendable(call: &mut Invocation, mut hash: impl ExtendableOutput) -> Result<(), Failure> {
     let (message, to) = (call.memref(0)?, call.memref(1)?);
     call.each_chunk(message, |_, _, bytes| {
         hash.update(bytes);
