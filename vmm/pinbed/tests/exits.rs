@@ -49,17 +49,21 @@ fn what_the_command_line_gets_wrong_is_2() {
 
 #[test]
 fn what_the_machine_refuses_is_3() {
-    let test = "userptr::malloc_is_decoder_input";
-    for (variable, value, says) in [
-        ("TMPDIR", "/nonexistent", "directory for the run"),
-        ("CARGO", "/nonexistent/cargo", "cannot start cargo"),
-        ("XDG_CACHE_HOME", "/proc/nonexistent", "/proc/nonexistent"),
+    let arguments = ["run", "--accel", "tcg", "userptr::malloc_is_decoder_input"];
+    // Where nothing is built yet, since cargo is not asked while nothing has changed.
+    let empty = tempfile::tempdir().unwrap();
+    let empty = ("CARGO_TARGET_DIR", empty.path().to_str().unwrap());
+    for (environment, says) in [
+        (&[("TMPDIR", "/nonexistent")][..], "directory for the run"),
+        (
+            &[("CARGO", "/nonexistent/cargo"), empty],
+            "cannot start cargo",
+        ),
+        (
+            &[("XDG_CACHE_HOME", "/proc/nonexistent")],
+            "/proc/nonexistent",
+        ),
     ] {
-        ends(
-            3,
-            says,
-            &["run", "--accel", "tcg", test],
-            &[(variable, value)],
-        );
+        ends(3, says, &arguments, environment);
     }
 }
