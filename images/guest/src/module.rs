@@ -75,6 +75,12 @@ pub fn load() -> Result<(), Error> {
     wait_for_nodes()
 }
 
+/// As [`load`], with parameters `NAME=VALUE` besides those of the kernel's command line. The driver must not be loaded.
+pub fn load_with(parameters: &str) -> Result<(), Error> {
+    insert(PATH, parameters)?;
+    wait_for_nodes()
+}
+
 /// Makes the driver work again, whatever a test left: loads it, brings the device back, binds it anew.
 pub fn restore() -> Result<(), Error> {
     insert(PATH, "")?;

@@ -10,10 +10,14 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::module;
 use pinbed_guest::observe::device::{self, Device};
+use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::tee::client::Tee;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
-use pinbed_guest::video::v4l2::{Memop, find};
+use pinbed_guest::video::v4l2::{Memop, Memory, find};
 use std::path::Path;
+
+const SEGMENTS: &str = "Documentation/core-api/dma-api.rst, dma_get_max_seg_size(); kernel/dma/debug.c, check_sg_segment()";
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -21,6 +25,8 @@ pub const TESTS: &[Test] = &[
         "Unloading is refused while the video node or the control node is open, and what is open goes on working."),
     test("driver::reload_works", reload_works, MODULE,
         "After rmmod the nodes are gone and the device holds nothing; after insmod they are back and work."),
+    test("driver::segments_are_no_longer_than_the_device_takes", segments_are_no_longer_than_the_device_takes, SEGMENTS,
+        "With a device that takes segments of a page, memory registered with the TEE and bounce buffers are mapped in such segments."),
 ];
 
 /// Only a module can be unloaded.
@@ -112,5 +118,45 @@ fn reload_works(t: &mut Ctx) -> TestResult {
         );
         copy(t, &M2m::copier(FRAME)?)?;
     }
+    Ok(())
+}
+
+/// The driver as it was, again.
+struct Reload;
+
+impl Drop for Reload {
+    fn drop(&mut self) {
+        // What fails here fails again for the aftermath eye, which says so.
+        let _ = module::unload();
+        let _ = module::load();
+    }
+}
+
+fn segments_are_no_longer_than_the_device_takes(t: &mut Ctx) -> TestResult {
+    needs_module()?;
+    module::unload().map_err(Error::call("rmmod"))?;
+    let _reload = Reload;
+    module::load_with(&format!("max_segment={PAGE}"))?;
+    let (device, tee) = (Device::open()?, Tee::open()?);
+    let area = Area::huge(0, 16 * PAGE)?;
+    let registered = tee.register(area.address(), area.len());
+    let shm = registered.map_err(Error::call("TEE_IOC_SHM_REGISTER"))?;
+    let allocated = tee.allocate(16 * PAGE);
+    let pool = allocated.map_err(Error::call("TEE_IOC_SHM_ALLOC"))?;
+    let m2m = M2m::copier_on(Memop::Vmalloc, FRAME)?;
+    m2m.request(Output, Memory::Mmap, 1)?;
+    for held in device.list()? {
+        let longest = held.segments.iter().map(|it| it.length).max();
+        t.check(Eye::Device, longest <= Some(PAGE as u64), || {
+            format!("the device holds {held} with a segment of {longest:?} bytes")
+        });
+    }
+    t.equal(
+        Eye::Device,
+        "buffers that the device holds",
+        device.list()?.len(),
+        3,
+    );
+    drop((m2m, shm, pool, tee));
     Ok(())
 }

@@ -21,6 +21,8 @@ use pinbed_guest::video::v4l2::Memory;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 use std::thread;
 
+const FENCES: &str = "Documentation/driver-api/dma-buf.rst; include/linux/dma-resv.h, DMA_RESV_USAGE_KERNEL; drivers/dma-buf/dma-buf.c, dma_buf_map_attachment()";
+const PEERS: &str = "include/linux/dma-buf.h, struct dma_buf_attach_ops, allow_peer2peer";
 const MOVE: &str = "drivers/dma-buf/dma-buf.c, dynamic importers and exporters";
 
 #[rustfmt::skip]
@@ -39,6 +41,12 @@ pub const TESTS: &[Test] = &[
         "A job that the device begins after its buffer moved is a DMA fault, and writes neither the old place nor the new one."),
     test("exporter::revoked_buffer_is_gone_for_all", revoked_buffer_is_gone_for_all, MOVE,
         "After a revocation the device holds nothing, another import is refused with ENODEV, and access to the mapping is SIGBUS."),
+    test("exporter::importer_waits_for_bytes_that_move_behind_a_fence", importer_waits_for_bytes_that_move_behind_a_fence, FENCES,
+        "After a move whose bytes follow behind a fence, the device and the CPU get to see the new place when the bytes are there."),
+    test("exporter::video_import_waits_for_bytes_that_move_behind_a_fence", video_import_waits_for_bytes_that_move_behind_a_fence, FENCES,
+        "A V4L2 queue that imports a buffer whose bytes are behind a fence reads the bytes, not what was there before."),
+    test("exporter::pageless_buffer_is_for_importers_that_can_take_it", pageless_buffer_is_for_importers_that_can_take_it, PEERS,
+        "A buffer without struct pages is refused to importers that do not say peer2peer, as videobuf2, and given to those that do."),
     test("exporter::no_stray_dma_in_any_order", orders::no_stray_dma, MOVE,
         "Whatever the order in which buffers are imported, pinned, moved, revoked, closed and used by jobs, good and stale ones: the device holds them where they are, and no byte elsewhere changes."),
 ];
@@ -293,6 +301,63 @@ fn revoked_buffer_is_gone_for_all(t: &mut Ctx) -> TestResult {
                 matches!(end, WaitStatus::Signaled(_, Signal::SIGBUS, _)),
                 || format!("a process that reads the mapping ends as {end:?}, expected SIGBUS"),
             );
+        }
+    }
+    Ok(())
+}
+
+fn relocate_fenced(device: &Device, area: &Area) -> TestResult<u64> {
+    let moved = device.relocate(area.fd()?, uapi::MOVE_FENCED);
+    Ok(moved.map_err(Error::call("moving a dma-buf behind a fence"))?)
+}
+
+fn importer_waits_for_bytes_that_move_behind_a_fence(t: &mut Ctx) -> TestResult {
+    let device = Device::open()?;
+    let (mut area, _) = exported(t, &device, uapi::EXPORT_MOVING)?;
+    for _ in 0..2 {
+        let new = relocate_fenced(&device, &area)?;
+        let handle = import(&device, &area, wire::DIRECTION_READ)?;
+        judge_place(t, &device, handle, &area, new)?;
+        judge_bytes(t, &device, handle, &area)?;
+        relocate_fenced(&device, &area)?;
+        area.judge(t, "the buffer through its mapping", area.written())?;
+        area.fill(t)?;
+    }
+    // A second move waits for the first one's bytes.
+    relocate_fenced(&device, &area)?;
+    relocate(&device, &area)?;
+    area.judge(t, "the buffer after two moves", area.written())?;
+    Ok(())
+}
+
+fn video_import_waits_for_bytes_that_move_behind_a_fence(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier_on(DmaSg, FRAME)?;
+    let (area, _) = exported(t, &m2m.device, uapi::EXPORT_MOVING)?;
+    let src = m2m.with(Output, area)?;
+    let mut dst = m2m.own(Capture)?;
+    dst.fill(t)?;
+    m2m.queue(t, Capture, 0, &dst)?;
+    m2m.stream_on()?;
+    relocate_fenced(&m2m.device, &src)?;
+    m2m.enqueue(Output, 0, &src)
+        .map_err(Error::call("QBUF of a dma-buf that moves"))?;
+    m2m.finish(t, &src, src.written(), &dst, src.written())
+}
+
+fn pageless_buffer_is_for_importers_that_can_take_it(t: &mut Ctx) -> TestResult {
+    let pages = FRAME.size().next_multiple_of(PAGE);
+    for flags in [0, uapi::EXPORT_MOVING] {
+        for memop in [DmaSg, DmaContig] {
+            let m2m = M2m::copier_on(memop, FRAME)?;
+            let (fd, _) = m2m.device.export(pages, flags)?;
+            let area = m2m.with(Output, Area::dmabuf(fd, pages, FRAME.size())?)?;
+            let queued = m2m.enqueue(Output, 0, &area);
+            t.refused(
+                "QBUF of a buffer without pages",
+                queued,
+                &[Errno::EOPNOTSUPP],
+            );
+            import(&m2m.device, &area, wire::DIRECTION_READ)?;
         }
     }
     Ok(())

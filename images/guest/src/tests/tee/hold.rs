@@ -2,7 +2,7 @@
 //! What the process does to its address space while a trusted application holds on to registered memory: process and application keep
 //! looking at the same bytes, or the application keeps the old ones.
 
-use super::stage::{LENGTH, judge_placement, register, registered};
+use super::stage::{LENGTH, calls_become, judge_placement, register, registered};
 use crate::tests::lifecycle::hold::fork_viewer;
 use crate::tests::sources::{EARLY_COW, PIN_USER_PAGES, PROTECT_PINNED, TEE_SHM};
 use crate::tests::test::{Test, test};
@@ -14,10 +14,12 @@ use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::child::Child;
-use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::module;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::vmstat;
@@ -47,6 +49,8 @@ pub const TESTS: &[Test] = &[
         "What the application writes after fork the parent reads, and the child does not see."),
     test("tee_hold::last_descriptor_keeps_the_memory", last_descriptor_keeps_the_memory, TEE_SHM,
         "A child that has inherited the memory's descriptor keeps it pinned and held after its parent has closed it, until it ends."),
+    test("tee_hold::call_that_cannot_be_interrupted_keeps_the_memory", call_that_cannot_be_interrupted_keeps_the_memory, TEE_SHM,
+        "A client that is killed in a call that waits uninterruptibly, as OP-TEE's do, stays, and its memory pinned and held, until the call ends."),
 ];
 
 /// Memory that a trusted application holds between calls.
@@ -270,4 +274,47 @@ fn last_descriptor_keeps_the_memory(t: &mut Ctx) -> TestResult {
     child.go()?;
     before.judge(t, "after the child has ended", 0, 0)?;
     Ok(area.judge_untouched(t, "the memory")?)
+}
+
+fn call_that_cannot_be_interrupted_keeps_the_memory(t: &mut Ctx) -> TestResult {
+    // Longer than it takes to see that SIGKILL does not end the client.
+    const WAIT_MS: u64 = 8_000;
+    let _never = module::parameter("tee_killable", "0")?;
+    let before = Before::look()?;
+    let device = Device::open()?;
+    let area = anon()?;
+    let mut client = Child::fork(|| {
+        let called = Tee::open().map_err(Stop::from).and_then(|tee| {
+            let shm = register(&tee, &area)?;
+            let session = tee.session(pin::UUID)?;
+            // The cancellation that comes with the client's end is not heeded.
+            let params = [
+                value_in(WAIT_MS, 1),
+                shm.all(PARAM_MEMREF_INPUT),
+                NONE,
+                NONE,
+            ];
+            tee.invoke(session, pin::WAIT, params)?;
+            Ok(())
+        });
+        vec![u8::from(called.is_ok())]
+    })?;
+    client.start()?;
+    let called = calls_become(&device, 1)?;
+    t.check(Eye::Device, called, || "the call does not begin".into());
+    let gone = client.kill()?;
+    t.check(Eye::Cpu, !gone, || {
+        "SIGKILL ends the client while its call runs".into()
+    });
+    t.equal(
+        Eye::Device,
+        "buffers that the device holds while the call runs",
+        device.list()?.len(),
+        1,
+    );
+    let ended = patience::until(patience::LIMIT, || Ok(client.ended()?.is_some()))?;
+    t.check(Eye::Cpu, ended, || {
+        "the client is still there after its call has ended".into()
+    });
+    before.judge(t, "after the call has ended", 0, 0)
 }
