@@ -56,7 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     ]
     .into_iter()
     .chain(dmabuf::mmaps::TESTS.iter().copied())
-    .chain([dmabuf::import::LAST])
+    .chain([dmabuf::exporter::LAST, dmabuf::import::LAST])
     .flatten()
 }
 

@@ -45,11 +45,17 @@ pub const TESTS: &[Test] = &[
         "After a move whose bytes follow behind a fence, the device and the CPU get to see the new place when the bytes are there."),
     test("exporter::video_import_waits_for_bytes_that_move_behind_a_fence", video_import_waits_for_bytes_that_move_behind_a_fence, FENCES,
         "A V4L2 queue that imports a buffer whose bytes are behind a fence reads the bytes, not what was there before."),
-    test("exporter::pageless_buffer_is_for_importers_that_can_take_it", pageless_buffer_is_for_importers_that_can_take_it, PEERS,
-        "A buffer without struct pages is refused to importers that do not say peer2peer, as videobuf2, and given to those that do."),
     test("exporter::no_stray_dma_in_any_order", orders::no_stray_dma, MOVE,
         "Whatever the order in which buffers are imported, pinned, moved, revoked, closed and used by jobs, good and stale ones: the device holds them where they are, and no byte elsewhere changes."),
 ];
+
+/// Leaves dma-bufs behind where videobuf2 forgets its reference, and with them the driver in memory.
+pub const LAST: &[Test] = &[test(
+    "exporter::pageless_buffer_is_for_importers_that_can_take_it",
+    pageless_buffer_is_for_importers_that_can_take_it,
+    PEERS,
+    "A buffer without struct pages is refused to importers that do not say peer2peer, as videobuf2, and given to those that do.",
+)];
 
 /// A carveout buffer for a FRAME, filled, that V4L2 may import; where it is.
 fn exported(t: &mut Ctx, device: &Device, flags: u32) -> TestResult<(Area, u64)> {
