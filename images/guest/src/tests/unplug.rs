@@ -460,7 +460,7 @@ fn use_once(seed: usize) {
 }
 
 fn unbind_at_any_moment(t: &mut Ctx) -> TestResult {
-    const ROUNDS: usize = 12;
+    const ROUNDS: usize = 4;
     let ways = [Way::Unbind, Way::Remove];
     needs_module()?;
     let stop = AtomicBool::new(false);
