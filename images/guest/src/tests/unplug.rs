@@ -2,6 +2,7 @@
 //! The device goes away, or stops doing what it is asked, while it is in use: unbinding takes bounded time, all that waits for the device is
 //! told, every call fails with ENODEV, and memory comes back when the files are closed.
 
+use super::dmabuf::orders::needs_moves;
 use super::driver::needs_module;
 use super::sources::MODULE;
 use super::test::{FRAME, Test, test};
@@ -344,6 +345,7 @@ fn calls(t: &mut Ctx, way: Way) -> TestResult {
 }
 
 fn imports(t: &mut Ctx, way: Way) -> TestResult {
+    needs_moves()?;
     let (exporter, importer) = (Device::open()?, Device::open()?);
     let (moving, _) = exporter.export(PAGE, uapi::EXPORT_MOVING)?;
     importer

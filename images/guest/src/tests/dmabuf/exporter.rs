@@ -318,6 +318,7 @@ fn relocate_fenced(device: &Device, area: &Area) -> TestResult<u64> {
 }
 
 fn importer_waits_for_bytes_that_move_behind_a_fence(t: &mut Ctx) -> TestResult {
+    needs_moves()?;
     let device = Device::open()?;
     let (mut area, _) = exported(t, &device, uapi::EXPORT_MOVING)?;
     for _ in 0..2 {
