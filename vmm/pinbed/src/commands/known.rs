@@ -22,6 +22,10 @@ pub fn known(args: &KnownArgs) -> Result<Exit> {
     let tests = programs::list(&programs::build(&top)?)?;
     let manifest = Manifest::read(&top.join("guest-kernel-config/kernels.toml"))?;
     let names = Names::of_checkout(&top, &manifest, &tests);
+    for asked in args.kernels.iter().filter(|name| *name != "all") {
+        // An unknown one is an error, as in a run.
+        manifest.named(asked.split('+').next().unwrap_or(asked))?;
+    }
     let baselines = Baselines::of_checkout(&top, &names)?;
     let chosen = suite::select(
         &tests,

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use anyhow::Result;
-use pinbed_abi::report::{Eye, Finding, Message, Outcome};
+use pinbed_abi::report::{Eye, Finding, Message, Outcome, TestInfo};
 
 use crate::exit::Exit;
 use crate::judge::baseline::Baseline;
@@ -58,7 +58,6 @@ pub struct Session<'a> {
     boots: usize,
     bad: usize,
     fruitless: usize,
-    any_result: bool,
     /// The worst exit of a boot so far, and the end behind it.
     worst: Option<(Exit, End)>,
     /// Why no more boots are started.
@@ -107,7 +106,6 @@ impl<'a> Session<'a> {
             boots: 0,
             bad: 0,
             fruitless: 0,
-            any_result: false,
             worst: None,
             over: None,
         }
@@ -117,7 +115,7 @@ impl<'a> Session<'a> {
     pub fn without_kernel(
         mut self,
         environment: Environment,
-        tests: Vec<pinbed_abi::report::TestInfo>,
+        tests: Vec<TestInfo>,
         reason: String,
     ) -> Exit {
         self.begin(environment, tests);
@@ -126,7 +124,7 @@ impl<'a> Session<'a> {
         self.finish()
     }
 
-    fn begin(&mut self, environment: Environment, plan: Vec<pinbed_abi::report::TestInfo>) {
+    fn begin(&mut self, environment: Environment, plan: Vec<TestInfo>) {
         self.reporters.tell(What::SessionStarted {
             session: self.session,
             environment,
@@ -141,7 +139,7 @@ impl<'a> Session<'a> {
     pub fn run(
         mut self,
         environment: Environment,
-        tests: Vec<pinbed_abi::report::TestInfo>,
+        tests: Vec<TestInfo>,
         guests: Guests,
         limits: &Limits,
     ) -> Result<Exit> {
@@ -336,7 +334,6 @@ impl<'a> Session<'a> {
 
     /// Judges an outcome and tells of it. Says whether it is a failure that the baseline knows.
     fn judge(&mut self, entry: Entry, outcome: Outcome, ran: Ran) -> bool {
-        self.any_result = true;
         let now = self.reporters.elapsed_ms();
         self.times.first_result.get_or_insert(now);
         let verdict = Verdict::of(&entry.test.name, outcome, self.baseline.as_ref());
@@ -406,10 +403,9 @@ impl<'a> Session<'a> {
                     .trouble
                     .as_ref()
                     .filter(|trouble| trouble.test != ended.test);
-                if let (Some(mut entry), Some(_)) = (
-                    ended.test.as_ref().and_then(|_| running.part.pop_front()),
-                    &ended.test,
-                ) {
+                if ended.test.is_some()
+                    && let Some(mut entry) = running.part.pop_front()
+                {
                     match before {
                         // The kernel was broken before this test began.
                         Some(trouble) if !entry.innocent => {
@@ -444,7 +440,7 @@ impl<'a> Session<'a> {
                 if !record.known {
                     self.note_end(end.exit().unwrap_or(Exit::Internal), end.clone());
                 }
-                if !self.any_result || self.fruitless >= FRUITLESS {
+                if self.times.first_result.is_none() || self.fruitless >= FRUITLESS {
                     self.stop("the guest did not get to run it");
                 } else if self.bad >= BAD_BOOTS {
                     self.stop("too many guests ended badly");
