@@ -2,7 +2,7 @@
 //! The aftermath eye: what the system holds before a test, and whether it holds no more after it.
 
 use crate::kmsg::News;
-use pinbed_abi::report::{Eye, Finding};
+use pinbed_abi::report::{Eye, Finding, Holdings};
 use pinbed_abi::wire::INJECT_NONE;
 use pinbed_guest::dmabuf::{self, Alive};
 use pinbed_guest::harness::error::Error;
@@ -13,7 +13,7 @@ use pinbed_guest::memory::swap;
 use pinbed_guest::module;
 use pinbed_guest::observe::cma::{self, Region};
 use pinbed_guest::observe::device::{Device, Held};
-use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::observe::pagemap;
 use pinbed_guest::observe::vmstat::{self, Counters};
 use std::fs;
@@ -66,8 +66,8 @@ impl Witness {
         })
     }
 
-    /// Makes the kernel and the device ready to be judged afresh.
-    pub fn before_test(&mut self) -> Result<(), Error> {
+    /// Makes the kernel and the device ready to be judged afresh. Says what is held.
+    pub fn before_test(&mut self) -> Result<Holdings, Error> {
         // What is warned of once per boot would be blamed on the first test only. Absent without debugfs.
         let _ = fs::write("/sys/kernel/debug/clear_warn_once", "1");
         let device = match Device::open() {
@@ -87,11 +87,15 @@ impl Witness {
             self.drain()?;
             self.before = Some(self.look()?);
         }
-        Ok(())
+        Ok(self
+            .before
+            .as_ref()
+            .map(Snapshot::holdings)
+            .unwrap_or_default())
     }
 
-    /// Judges what a test left, once it has settled.
-    pub fn after_test(&mut self) -> Result<Vec<Finding>, Error> {
+    /// Judges what a test left, once it has settled, and says what is held.
+    pub fn after_test(&mut self) -> Result<(Vec<Finding>, Holdings), Error> {
         let before = self.before.take().unwrap_or_default();
         let start = Instant::now();
         let lost = match Device::open() {
@@ -128,15 +132,13 @@ impl Witness {
                 }
             }
         }
+        let holdings = now.holdings();
         self.before = clean.then_some(now);
-        Ok(lost
-            .into_iter()
-            .chain(leaks)
-            .map(|text| Finding {
-                eye: Eye::Aftermath,
-                text,
-            })
-            .collect())
+        let findings = lost.into_iter().chain(leaks).map(|text| Finding {
+            eye: Eye::Aftermath,
+            text,
+        });
+        Ok((findings.collect(), holdings))
     }
 
     /// Looks at the system as it is.
@@ -198,6 +200,17 @@ impl Witness {
 }
 
 impl Snapshot {
+    /// For a picture of guest memory.
+    fn holdings(&self) -> Holdings {
+        let held = self.held.iter().flat_map(|held| frames(&held.segments));
+        Holdings {
+            pinned: self.counters.pins,
+            cma_free: self.counters.free_cma,
+            cma_used: self.cma_used.iter().sum(),
+            held: held.collect(),
+        }
+    }
+
     /// What there is now that was not there before: one sentence for each.
     fn leaks_since(&self, before: &Self, regions: &[Region]) -> Vec<String> {
         let mut leaks = Vec::new();

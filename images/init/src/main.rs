@@ -16,6 +16,7 @@ mod supervisor;
 use nix::sys::reboot::{RebootMode, reboot};
 use pinbed_abi::report::{Message, PLAN_PATH, Plan};
 use pinbed_guest::module;
+use pinbed_guest::observe::movable;
 use port::Port;
 use std::fs;
 use std::time::Duration;
@@ -77,6 +78,7 @@ fn carry_out(port: &mut Port) -> Result<(), Broken> {
     port.send(&Message::Hello {
         release: text(name.release()),
         version: text(name.version()),
+        regions: movable::regions(),
     });
     let plan = read_plan()?;
     let mut log = kmsg::Log::open()?;

@@ -13,7 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2, read};
-use pinbed_abi::report::{Eye, Finding, Message, Outcome};
+use pinbed_abi::report::{Eye, Finding, Holdings, Memory, Message, Outcome, Sighting};
+use pinbed_guest::harness::ctx::SIGHTINGS;
 use pinbed_guest::harness::progress::{FD, Progress};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -50,8 +51,9 @@ pub fn run_all(
             .insert_str(0, "while the driver was loaded, before this test, ");
     }
     for name in names {
-        witness = bounded::run("looking at the system before a test", PREPARE, || {
-            witness.before_test().map(|()| witness)
+        let before;
+        (witness, before) = bounded::run("looking at the system before a test", PREPARE, || {
+            witness.before_test().map(|before| (witness, before))
         })??;
         port.send(&Message::Start { name: name.clone() });
         let start = Instant::now();
@@ -59,20 +61,23 @@ pub fn run_all(
         case.findings.append(&mut at_load);
         let mut news = News::default();
         run_one(name, timeout, &mut case, &mut stuck, (log, &mut news))?;
-        let leaks;
-        (witness, leaks) = bounded::run("looking at the system after a test", LOOK, || {
-            witness.after_test().map(|leaks| (witness, leaks))
-        })??;
+        let (leaks, after);
+        (witness, (leaks, after)) =
+            bounded::run("looking at the system after a test", LOOK, || {
+                witness.after_test().map(|seen| (witness, seen))
+            })??;
         case.findings.extend(leaks);
         log.read(&mut news);
         case.findings.extend(aftermath::complaints(&news));
         let outcome = case.outcome();
+        let memory = case.memory(before, after);
         port.send(&Message::End {
             name: name.clone(),
             outcome,
             duration_ms: start.elapsed().as_millis() as u64,
             notes: case.notes,
             dmesg: news.into_lines(),
+            memory,
         });
     }
     Ok(())
@@ -83,6 +88,7 @@ pub fn run_all(
 struct Case {
     findings: Vec<Finding>,
     notes: Vec<String>,
+    sightings: Vec<Sighting>,
     skip: Option<String>,
     finished: bool,
     timeout: Duration,
@@ -105,6 +111,19 @@ impl Case {
         }
     }
 
+    /// What the test did with guest memory; nothing if it is not known to have touched any.
+    fn memory(&mut self, before: Holdings, after: Holdings) -> Option<Memory> {
+        let mut sightings = std::mem::take(&mut self.sightings);
+        let more = sightings.len() > SIGHTINGS;
+        sightings.truncate(SIGHTINGS);
+        (!sightings.is_empty() || before != after).then_some(Memory {
+            before,
+            sightings,
+            more,
+            after,
+        })
+    }
+
     /// Takes in a line from the test.
     fn hear(&mut self, line: &str) {
         match serde_json::from_str(line) {
@@ -113,6 +132,7 @@ impl Case {
             }
             Ok(Progress::Note(note)) => self.notes.push(note),
             Ok(Progress::Finding(finding)) => self.findings.push(finding),
+            Ok(Progress::Sighting(sighting)) => self.sightings.push(sighting),
             Ok(Progress::Skip(reason)) => self.skip = Some(reason),
             Ok(Progress::Finished) => self.finished = true,
             Err(error) => self.harness(format!(

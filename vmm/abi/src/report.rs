@@ -97,6 +97,156 @@ pub enum Outcome {
     Skip(String),
 }
 
+/// A part of guest memory that the kernel treats in its own way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Region {
+    /// The kernel's name for it: "Node 0 DMA32", "reserved".
+    pub name: String,
+    /// What the kernel does with its pages.
+    pub kind: RegionKind,
+    /// Its first page frame.
+    pub first: u64,
+    /// How many page frames it spans; some of them may be holes.
+    pub pages: u64,
+}
+
+/// What the kernel does with the pages of a [`Region`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum RegionKind {
+    /// A zone with pages of every kind.
+    Zone,
+    /// ZONE_MOVABLE: no page in it may be pinned for long.
+    Movable,
+    /// A CMA region, which lies in a zone: no page in it may be pinned for long, unless a driver allocated it.
+    Cma,
+}
+
+/// Page frame numbers, in the order in which the buffer has them. In JSON a string in the form of the kernel's cpulists, in hexadecimal:
+/// "1b400-1b403,1a7f0" are five frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frames(pub Vec<core::ops::RangeInclusive<u64>>);
+
+impl FromIterator<u64> for Frames {
+    fn from_iter<I: IntoIterator<Item = u64>>(frames: I) -> Self {
+        let mut runs: Vec<core::ops::RangeInclusive<u64>> = Vec::new();
+        for frame in frames {
+            match runs.last_mut() {
+                Some(run) if run.end().checked_add(1) == Some(frame) => *run = *run.start()..=frame,
+                _ => runs.push(frame..=frame),
+            }
+        }
+        Self(runs)
+    }
+}
+
+impl core::fmt::Display for Frames {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (at, run) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            match run.start() == run.end() {
+                true => write!(f, "{comma}{:x}", run.start())?,
+                false => write!(f, "{comma}{:x}-{:x}", run.start(), run.end())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Frames {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Frames {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let run = |text: &str| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            Some(number(first)?..=number(last)?)
+        };
+        let runs = text.split(',').filter(|run| !run.is_empty()).map(run);
+        let runs: Option<Vec<_>> = runs.collect();
+        runs.map(Frames).ok_or_else(|| {
+            serde::de::Error::custom("not a list of page frames such as 1b400-1b403,1a7f0")
+        })
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Frames {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Frames".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "Page frame numbers, in the order in which the buffer has them, in the form of the kernel's cpulists, in hexadecimal: \"1b400-1b403,1a7f0\" are five frames.",
+            "pattern": "^([0-9a-f]+(-[0-9a-f]+)?(,[0-9a-f]+(-[0-9a-f]+)?)*)?$"
+        })
+    }
+}
+
+/// Where a buffer was at a moment of a test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Sighting {
+    /// The buffer, in the test's words: "OUTPUT 0", "registered memory".
+    pub buffer: String,
+    /// The moment.
+    pub moment: Moment,
+    /// The page frames.
+    pub frames: Frames,
+}
+
+/// A moment in a buffer's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Moment {
+    /// Before the kernel takes it: the frames that the process's page table has, as far as pages are present.
+    Before,
+    /// While the device holds it: the frames that the device has.
+    Held,
+    /// While the device holds it: the frames that the process's page table has, where they are others than the device's.
+    Process,
+    /// The device has read or written it: the frames that the device has.
+    Dma,
+}
+
+/// What the guest's kernel and the device hold between two tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Holdings {
+    /// Pages that are pinned: nr_foll_pin_acquired less nr_foll_pin_released.
+    pub pinned: i64,
+    /// Pages of CMA regions that are free: nr_free_cma.
+    pub cma_free: i64,
+    /// Pages of CMA regions that drivers have allocated.
+    pub cma_used: u64,
+    /// Page frames that the device holds.
+    pub held: Frames,
+}
+
+/// What a test did with guest memory, as far as the guest looked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Memory {
+    /// What was held before the test began.
+    pub before: Holdings,
+    /// Where its buffers were, in the order in which the test looked; what was seen again at the same place is there once.
+    pub sightings: Vec<Sighting>,
+    /// Whether the test looked more often than is kept.
+    pub more: bool,
+    /// What is held after the test's processes have gone and what they left has settled.
+    pub after: Holdings,
+}
+
 /// A line from the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
@@ -107,6 +257,9 @@ pub enum Message {
         release: String,
         /// `uname -v`.
         version: String,
+        /// Zones and CMA regions.
+        #[serde(default)]
+        regions: Vec<Region>,
     },
     /// The plan cannot be carried out (no driver, no device …). Nothing follows.
     Broken {
@@ -130,6 +283,9 @@ pub enum Message {
         notes: Vec<String>,
         /// Kernel log lines that appeared meanwhile.
         dmesg: Vec<String>,
+        /// What the test did with guest memory; none if it did not come to that.
+        #[serde(default)]
+        memory: Option<Memory>,
     },
     /// Every test of the plan ended; power off follows.
     Done,
@@ -147,5 +303,24 @@ impl Message {
     /// Parses a line, with or without its newline.
     pub fn from_line(line: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(line.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_written_as_runs_and_read_back() {
+        let frames: Frames = [0x1b400, 0x1b401, 0x1b402, 0x1a7f0, 0x1b403, u64::MAX]
+            .into_iter()
+            .collect();
+        let text = serde_json::to_string(&frames).unwrap();
+        assert_eq!(text, "\"1b400-1b402,1a7f0,1b403,ffffffffffffffff\"");
+        assert_eq!(serde_json::from_str::<Frames>(&text).unwrap(), frames);
+        assert_eq!(serde_json::from_str::<Frames>("\"\"").unwrap().0, []);
+        for bad in ["\"g\"", "\"1-\"", "\"1-2-3\"", "1"] {
+            assert!(serde_json::from_str::<Frames>(bad).is_err(), "{bad}");
+        }
     }
 }

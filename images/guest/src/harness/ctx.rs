@@ -6,9 +6,14 @@ use crate::harness::kconfig;
 use crate::harness::progress::{FD, Progress};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use pinbed_abi::report::{Eye, Finding};
+use pinbed_abi::report::{Eye, Finding, Frames, Moment, Sighting};
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
+
+/// How many sightings of buffers a test reports; what a long test does comes again and again.
+pub const SIGHTINGS: usize = 40;
+/// How many runs of page frames of one sighting: a buffer of more is scattered, which so many show as well.
+const RUNS: usize = 64;
 
 /// Why a test goes no further. Findings that leave the test something to look at go to [`Ctx::check`] instead.
 #[derive(Debug)]
@@ -53,6 +58,7 @@ pub struct Ctx {
     /// Whether [`FD`] is a supervisor's pipe; else a person reads stdout.
     supervised: bool,
     findings: Vec<Finding>,
+    sightings: Vec<Sighting>,
 }
 
 impl Ctx {
@@ -69,6 +75,7 @@ impl Ctx {
             seed,
             supervised,
             findings: Vec::new(),
+            sightings: Vec::new(),
         }
     }
 
@@ -85,6 +92,38 @@ impl Ctx {
     /// Keeps a fact.
     pub fn note(&self, text: impl Into<String>) {
         self.tell(&Progress::Note(text.into()));
+    }
+
+    /// Whether the next sighting is one to report, so that nobody needs to look for others.
+    pub fn sees_more(&self) -> bool {
+        self.sightings.len() <= SIGHTINGS
+    }
+
+    /// Reports where a buffer is, unless it was last seen there.
+    pub fn sight(&mut self, buffer: &str, moment: Moment, frames: impl IntoIterator<Item = u64>) {
+        if !self.sees_more() {
+            return;
+        }
+        let mut frames: Frames = frames.into_iter().collect();
+        frames.0.truncate(RUNS);
+        let sighting = Sighting {
+            buffer: buffer.into(),
+            moment,
+            frames,
+        };
+        if !self.sightings.contains(&sighting) {
+            self.tell(&Progress::Sighting(sighting.clone()));
+            self.sightings.push(sighting);
+        }
+    }
+
+    /// Reports that the device has moved bytes of a buffer, where it was last seen to hold it.
+    pub fn sight_dma(&mut self, buffer: &str) {
+        let held = |seen: &&Sighting| seen.buffer == buffer && seen.moment == Moment::Held;
+        if let Some(seen) = self.sightings.iter().rev().find(held) {
+            let frames = seen.frames.clone();
+            self.sight(buffer, Moment::Dma, frames.0.into_iter().flatten());
+        }
     }
 
     /// Reports what a correct kernel does not do; the test goes on. What is found again, as by an eye that looks before and after

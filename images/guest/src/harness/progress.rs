@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a test process tells its supervisor, one JSON line each, on file descriptor [`FD`].
 
-use pinbed_abi::report::Finding;
+use pinbed_abi::report::{Finding, Sighting};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -21,6 +21,8 @@ pub enum Progress {
     Note(String),
     /// Something a correct kernel does not do.
     Finding(Finding),
+    /// Where a buffer is.
+    Sighting(Sighting),
     /// Last: the guest lacks something.
     Skip(String),
     /// Last: the test looked at all it wanted to see.
@@ -34,6 +36,11 @@ impl fmt::Display for Progress {
             Self::Begin { .. } => write!(f, "begins"),
             Self::Note(note) => write!(f, "note: {note}"),
             Self::Finding(finding) => write!(f, "{:?} eye: {}", finding.eye, finding.text),
+            Self::Sighting(Sighting {
+                buffer,
+                moment,
+                frames,
+            }) => write!(f, "{buffer}: {moment:?} in page frames {frames}"),
             Self::Skip(reason) => write!(f, "skipped: {reason}"),
             Self::Finished => write!(f, "ends; what it leaves behind is not judged here"),
         }

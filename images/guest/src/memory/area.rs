@@ -254,6 +254,14 @@ impl Area {
         })
     }
 
+    /// The page frames of [`Area::shared_range`] that the process's page table shows now; nothing is touched for it.
+    pub fn frames(&self) -> Result<Vec<u64>, Error> {
+        let range = self.shared_range();
+        let shown = self.witness.as_ref().unwrap_or(&self.mapping);
+        let entries = pagemap::entries(shown.address() + range.start, range.len())?;
+        Ok(entries.iter().filter_map(|entry| entry.frame()).collect())
+    }
+
     fn access<T>(&self, access: Access, work: impl FnOnce() -> T) -> Result<T, Error> {
         match &self.share {
             Share::Dmabuf(fd) if self.as_both => dmabuf::with_cpu_access(fd, Access::Both, work),

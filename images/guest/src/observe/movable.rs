@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Regions out of which the kernel moves pages before it pins them for long: CMA and ZONE_MOVABLE.
+//! Regions out of which the kernel moves pages before it pins them for long: CMA and ZONE_MOVABLE; and among which others they lie.
 
 use super::{cma, zones};
 use crate::harness::error::Error;
+use pinbed_abi::report::{Region, RegionKind};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -37,4 +38,28 @@ pub fn places() -> Result<&'static [MovablePlace], Error> {
         Err(error) => return Err(error),
     }
     Ok(PLACES.get_or_init(|| places))
+}
+
+/// All zones and CMA regions, for a picture of guest memory; those that the kernel does not show are missing.
+pub fn regions() -> Vec<Region> {
+    let region = |name, kind, frames: &Range<u64>| Region {
+        name,
+        kind,
+        first: frames.start,
+        pages: frames.end - frames.start,
+    };
+    let zones = zones::all().unwrap_or_default();
+    let zones = zones.iter().map(|zone| {
+        let kind = match zone.name == zones::MOVABLE {
+            true => RegionKind::Movable,
+            false => RegionKind::Zone,
+        };
+        let name = format!("Node {} {}", zone.node, zone.name);
+        region(name, kind, &zone.frames)
+    });
+    let cma = cma::regions().unwrap_or_default();
+    let cma = cma
+        .iter()
+        .map(|cma| region(cma.name.clone(), RegionKind::Cma, &cma.frames));
+    zones.chain(cma).collect()
 }

@@ -1,34 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where ZONE_MOVABLE is: /proc/zoneinfo.
+//! Where the zones are: /proc/zoneinfo.
 
 use crate::harness::error::Error;
 use std::fs;
 use std::ops::Range;
 
-/// One node's ZONE_MOVABLE.
+/// [`Zone::name`] of ZONE_MOVABLE.
+pub const MOVABLE: &str = "Movable";
+
+/// One zone of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Movable {
+pub struct Zone {
     /// The NUMA node.
     pub node: u32,
+    /// The kernel's name for it: "DMA32", "Movable".
+    pub name: String,
     /// Its page frames.
     pub frames: Range<u64>,
 }
 
-/// ZONE_MOVABLE of each node that has one; empty where the machine was booted without one.
-pub fn movable() -> Result<Vec<Movable>, Error> {
+/// Every zone that has pages.
+pub fn all() -> Result<Vec<Zone>, Error> {
     Ok(parse(
         &fs::read_to_string("/proc/zoneinfo").map_err(Error::io("reading /proc/zoneinfo"))?,
     ))
 }
 
-fn parse(zoneinfo: &str) -> Vec<Movable> {
+/// ZONE_MOVABLE of each node that has one; empty where the machine was booted without one.
+pub fn movable() -> Result<Vec<Zone>, Error> {
+    let mut zones = all()?;
+    zones.retain(|zone| zone.name == MOVABLE);
+    Ok(zones)
+}
+
+fn parse(zoneinfo: &str) -> Vec<Zone> {
     let mut zones = Vec::new();
     for zone in zoneinfo.trim_start_matches("Node ").split("\nNode ") {
         let first = zone.lines().next().unwrap_or_default();
         let Some((node, name)) = first.split_once(", zone") else {
             continue;
         };
-        let Some(node) = node.parse().ok().filter(|_| name.trim() == "Movable") else {
+        let Ok(node) = node.parse() else {
             continue;
         };
         let number = |name: &str| {
@@ -37,8 +49,9 @@ fn parse(zoneinfo: &str) -> Vec<Movable> {
                 .and_then(|value| value.trim_start_matches(':').trim().parse::<u64>().ok())
         };
         if let (Some(start), Some(spanned @ 1..)) = (number("start_pfn"), number("spanned")) {
-            zones.push(Movable {
+            zones.push(Zone {
                 node,
+                name: name.trim().to_owned(),
                 frames: start..start + spanned,
             });
         }
@@ -50,17 +63,25 @@ fn parse(zoneinfo: &str) -> Vec<Movable> {
 mod tests {
     use super::*;
 
+    fn zone(name: &str, frames: Range<u64>) -> Zone {
+        Zone {
+            node: 0,
+            name: name.to_owned(),
+            frames,
+        }
+    }
+
     #[test]
-    fn only_movable_zones_with_pages_count() {
+    fn zones_without_pages_do_not_count() {
         let text = "Node 0, zone    DMA32\n  pages free     5\n        spanned  1044480\n  start_pfn:           4096\n\
                     Node 0, zone  Movable\n  pages free     7\n        spanned  512\n  start_pfn:           131072\n\
                     Node 1, zone  Movable\n  pages free     0\n        spanned  0\n";
         assert_eq!(
             parse(text),
-            [Movable {
-                node: 0,
-                frames: 131_072..131_584
-            }]
+            [
+                zone("DMA32", 4096..4096 + 1_044_480),
+                zone("Movable", 131_072..131_584)
+            ]
         );
     }
 }

@@ -12,7 +12,7 @@ use crate::video::image::Image;
 use crate::video::v4l2::{self, FLAG_ERROR, Memop, Memory, Node, Queue};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pinbed_abi::report::Eye;
+use pinbed_abi::report::{Eye, Moment};
 use pinbed_abi::{uapi, wire};
 use std::os::fd::AsFd;
 
@@ -192,6 +192,9 @@ impl M2m {
 
     /// QBUF, judged by the placement eye.
     pub fn queue(&self, t: &mut Ctx, queue: Queue, index: u32, area: &Area) -> TestResult {
+        if t.sees_more() {
+            t.sight(&label(queue as u32, index), Moment::Before, area.frames()?);
+        }
         self.enqueue(queue, index, area).map_err(failed(format!(
             "QBUF of {queue:?} {index} ({:?})",
             memory(area)
@@ -239,6 +242,8 @@ impl M2m {
             bounce,
             self.memop == Memop::Vmalloc,
         );
+        let name = label(queue as u32, index);
+        t.sight(&name, Moment::Held, frames(&held));
         match area.extents()? {
             None => Ok(()),
             Some(Err(address)) => {
@@ -257,6 +262,9 @@ impl M2m {
                 t.check(Eye::Placement, good, || {
                     format!("{what}: the device holds {held:?}, the process has {here:?}")
                 });
+                if here != held {
+                    t.sight(&name, Moment::Process, frames(&here));
+                }
                 match area.is_users() {
                     true => judge_places(t, &what, &here),
                     false => Ok(()),
@@ -400,6 +408,14 @@ impl M2m {
     }
 }
 
+/// What a queue's buffer is called where sightings are shown: "OUTPUT 0".
+fn label(queue: u32, index: u32) -> String {
+    match queue == Queue::Output as u32 {
+        true => format!("OUTPUT {index}"),
+        false => format!("CAPTURE {index}"),
+    }
+}
+
 /// The device eye: what the engine says it moved is what the process expects.
 pub fn judge_job(t: &mut Ctx, what: &str, done: &Done, expected: &[u8]) {
     t.check(Eye::Cpu, !done.is_error(), || {
@@ -411,6 +427,9 @@ pub fn judge_job(t: &mut Ctx, what: &str, done: &Done, expected: &[u8]) {
         || format!("no job used the {what} buffer"),
     ) {
         return;
+    }
+    if done.report.job_bytes > 0 {
+        t.sight_dma(&label(done.buffer.kind, done.buffer.index));
     }
     t.equal(
         Eye::Device,

@@ -509,6 +509,7 @@ mod tests {
         Event::Report(Message::Hello {
             release: "6.12.1".to_owned(),
             version: "#1".to_owned(),
+            regions: Vec::new(),
         })
     }
 
@@ -526,6 +527,7 @@ mod tests {
             duration_ms: 1,
             notes,
             dmesg,
+            memory: None,
         })
     }
 

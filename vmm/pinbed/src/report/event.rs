@@ -6,7 +6,7 @@
 //! command), `event` (its kind) and the fields of that kind. Consumers have to ignore kinds and fields that they do not know.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use pinbed_abi::report::TestInfo;
+use pinbed_abi::report::{Region, TestInfo};
 use serde::{Serialize, Serializer};
 
 use super::record::{Boot, Environment, Judged, Summary};
@@ -69,6 +69,8 @@ pub enum What {
         release: String,
         /// `uname -v`.
         version: String,
+        /// Zones and CMA regions.
+        regions: Vec<Region>,
     },
     /// A test begins.
     TestStarted {

@@ -7,7 +7,7 @@
 //! that its fields have in Rust.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use pinbed_abi::report::TestInfo;
+use pinbed_abi::report::{Memory, Region, TestInfo};
 use serde::{Deserialize, Serialize};
 
 use super::event::{Event, What, rfc3339};
@@ -191,6 +191,9 @@ pub struct Environment {
     pub release: Option<String>,
     /// `uname -v` of the guest, once it is up.
     pub version: Option<String>,
+    /// The guest's zones and CMA regions, once it is up.
+    #[serde(default)]
+    pub regions: Vec<Region>,
     /// The kernel's name for pinbed: one of its own, a Debian package, or the path of a tree or an image.
     pub kernel: String,
     /// What tells the kernel from others of its name: a hash of all that went into it, such as source, patches, configuration and compiler.
@@ -260,6 +263,9 @@ pub struct Judged {
     pub notes: Vec<String>,
     /// Kernel log lines that appeared meanwhile.
     pub dmesg: Vec<String>,
+    /// What the test did with guest memory; none if it did not come to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
 }
 
 /// A boot of the guest, and how it ended.
@@ -338,10 +344,14 @@ impl Collector {
         };
         match &event.what {
             What::GuestUp {
-                release, version, ..
+                release,
+                version,
+                regions,
+                ..
             } => {
                 session.environment.release = Some(release.clone());
                 session.environment.version = Some(version.clone());
+                session.environment.regions.clone_from(regions);
             }
             What::TestFinished { judged, .. } => session.tests.push((**judged).clone()),
             What::BootFinished { ended, .. } => session.boots.push((**ended).clone()),

@@ -38,6 +38,7 @@ pub fn judged(name: &str, verdict: Verdict) -> Judged {
             "fine".to_owned(),
             "WARNING: CPU: 0 PID: 1 at mm/gup.c:1".to_owned(),
         ],
+        memory: None,
     }
 }
 

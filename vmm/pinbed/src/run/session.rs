@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use anyhow::Result;
-use pinbed_abi::report::{Eye, Finding, Message, Outcome, TestInfo};
+use pinbed_abi::report::{Eye, Finding, Memory, Message, Outcome, TestInfo};
 
 use crate::exit::Exit;
 use crate::judge::baseline::Baseline;
@@ -269,13 +269,18 @@ impl<'a> Session<'a> {
             return;
         };
         match message {
-            Message::Hello { release, version } => {
+            Message::Hello {
+                release,
+                version,
+                regions,
+            } => {
                 self.times.hello.get_or_insert(now);
                 self.reporters.tell(What::GuestUp {
                     session,
                     boot,
                     release,
                     version,
+                    regions,
                 });
             }
             Message::Start { name } => {
@@ -303,6 +308,7 @@ impl<'a> Session<'a> {
                 duration_ms,
                 notes,
                 dmesg,
+                memory,
                 ..
             } if running.unexpected.is_none() => {
                 // Its name was checked when it began; that it ends what began is the watch's to see.
@@ -322,6 +328,7 @@ impl<'a> Session<'a> {
                         duration_ms: Some(duration_ms),
                         notes,
                         dmesg,
+                        memory,
                     },
                 );
                 if let (true, Some(running)) = (known, self.running.get_mut(&boot)) {
@@ -358,6 +365,7 @@ impl<'a> Session<'a> {
                 duration_ms: ran.duration_ms,
                 notes: ran.notes,
                 dmesg: ran.dmesg,
+                memory: ran.memory,
             }),
         });
         if differs && self.options.until_fail {
@@ -425,6 +433,7 @@ impl<'a> Session<'a> {
                                 duration_ms: None,
                                 notes: Vec::new(),
                                 dmesg: std::mem::take(&mut ended.said),
+                                memory: None,
                             };
                             let finding = Finding {
                                 eye: Eye::Harness,
@@ -491,6 +500,7 @@ impl<'a> Session<'a> {
                     duration_ms: None,
                     notes: Vec::new(),
                     dmesg: Vec::new(),
+                    memory: None,
                 }),
             });
         }
@@ -520,6 +530,7 @@ struct Ran {
     duration_ms: Option<u64>,
     notes: Vec<String>,
     dmesg: Vec<String>,
+    memory: Option<Memory>,
 }
 
 /// What a bad end is to the test that it came in.

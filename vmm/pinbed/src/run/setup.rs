@@ -94,6 +94,7 @@ impl Host {
         Environment {
             release: None,
             version: None,
+            regions: Vec::new(),
             kernel: request
                 .path()
                 .map_or_else(|| request.name(), |path| path.display().to_string()),

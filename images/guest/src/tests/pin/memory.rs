@@ -602,7 +602,7 @@ fn in_zone_movable(
     }
 }
 
-fn movable() -> TestResult<zones::Movable> {
+fn movable() -> TestResult<zones::Zone> {
     let zone = zones::movable()?.into_iter().find(|zone| zone.node != 0);
     Ok(zone.ok_or_else(|| Error::Absent {
         what: "a node of ZONE_MOVABLE only".into(),

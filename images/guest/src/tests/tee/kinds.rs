@@ -3,19 +3,19 @@
 //! registered, for as long as a client likes: so what a CAPTURE queue refuses is to be refused here, too. Mappings of dma-bufs are
 //! `mmaps`' part.
 
-use super::stage::{judge_checksum, register, registered};
+use super::stage::{REGISTERED, judge_checksum, register, registered};
 use crate::tests::pin::memory::{self, Make};
 use crate::tests::sources::{
     DAX, FOLLOW_PFN, GUARD, PIN_USER_PAGES, SECRETMEM, TEE_SHM, UNSHARE, WRITABLE_FILE,
 };
 use crate::tests::test::{REFUSED, Test, test};
 use nix::errno::Errno;
-use pinbed_abi::report::Eye;
+use pinbed_abi::report::{Eye, Moment};
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::PARAM_MEMREF_OUTPUT;
 use pinbed_guest::harness::ctx::{Ctx, TestResult};
 use pinbed_guest::observe::device::Device;
-use pinbed_guest::observe::extent::{PAGE, merged};
+use pinbed_guest::observe::extent::{PAGE, frames, merged};
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::tee::client::{NONE, Tee, value_in};
 use pinbed_guest::video::image::Image;
@@ -85,12 +85,14 @@ fn takes(t: &mut Ctx, make: Make) -> TestResult {
     let mut sample = make(t, IMAGE)?;
     // A queue's own buffer is held already.
     let before = device.list()?;
+    t.sight(REGISTERED, Moment::Before, sample.area.frames()?);
     let shm = register(&tee, &sample.area)?;
     let mut held = device.list()?;
     held.retain(|held| !before.contains(held));
     let held: Vec<_> = held.into_iter().flat_map(|held| held.segments).collect();
     let held = merged(held);
-    judge_places(t, "registered memory", &held)?;
+    t.sight(REGISTERED, Moment::Held, frames(&held));
+    judge_places(t, REGISTERED, &held)?;
     if let Some(Ok(here)) = sample.area.extents()? {
         t.equal(Eye::Placement, "where the device holds it", held, here);
     }

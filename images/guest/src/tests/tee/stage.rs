@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the groups of the TEE's tests share: registered memory, and the eyes that judge it.
 
-use pinbed_abi::report::Eye;
+use pinbed_abi::report::{Eye, Moment};
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
@@ -9,13 +9,16 @@ use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, Held, direction_name};
-use pinbed_guest::observe::extent::{PAGE, merged};
+use pinbed_guest::observe::extent::{PAGE, frames, merged};
 use pinbed_guest::tee::client::{NONE, Session, Shm, Tee, VALUE_OUT};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Bytes that do not fill their pages.
 pub const LENGTH: usize = 5 * PAGE + 123;
+
+/// What registered memory is called where sightings are shown.
+pub const REGISTERED: &str = "registered memory";
 
 /// Registering that is expected to work.
 pub fn register(tee: &Tee, area: &Area) -> TestResult<Shm> {
@@ -27,6 +30,7 @@ pub fn register(tee: &Tee, area: &Area) -> TestResult<Shm> {
 pub fn registered(t: &mut Ctx, tee: &Tee) -> TestResult<(Area, Shm)> {
     let mut area = Area::malloc(LENGTH)?;
     area.fill(t)?;
+    t.sight(REGISTERED, Moment::Before, area.frames()?);
     let shm = register(tee, &area)?;
     Ok((area, shm))
 }
@@ -53,10 +57,12 @@ pub fn judge_placement(t: &mut Ctx, device: &Device, area: &Area) -> TestResult 
         direction_name(wire::DIRECTION_BOTH),
     );
     t.equal(Eye::Device, "bytes held", held.length, area.len() as u64);
+    let at = merged(held.segments);
+    t.sight(REGISTERED, Moment::Held, frames(&at));
     match area.extents()? {
         Some(Ok(here)) => {
             let what = "where the device holds the memory";
-            t.equal(Eye::Placement, what, merged(held.segments), here);
+            t.equal(Eye::Placement, what, at, here);
         }
         other => t.find(
             Eye::Placement,
@@ -78,6 +84,7 @@ pub fn judge_checksum(
     let reply = tee
         .invoke(session, pin::CHECKSUM, params)?
         .ok("CHECKSUM of the memory")?;
+    t.sight_dma(REGISTERED);
     let wanted = (u64::from(crc(expected)), expected.len() as u64, 0);
     t.equal(
         Eye::Device,
