@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pinbed_abi::ta::playback;
@@ -355,5 +356,13 @@ fn attach(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, copy, convert, attach);
+/// Short, since there are many.
+fn config() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group!(name = benches; config = config(); targets = copy, convert, attach);
 criterion_main!(benches);

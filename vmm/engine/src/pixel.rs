@@ -11,7 +11,7 @@
 use pinbed_abi::wire;
 use yuv::{
     BufferStoreMut, YuvBiPlanarImage, YuvBiPlanarImageMut, YuvConversionMode, YuvError,
-    YuvGrayImage, YuvGrayImageMut, YuvPackedImage, YuvRange, YuvStandardMatrix,
+    YuvGrayImage, YuvGrayImageMut, YuvRange, YuvStandardMatrix,
 };
 
 use crate::access::Extent;
@@ -247,7 +247,7 @@ impl Converter {
             (Pixels::Rgb24, _) => encode_yuyv(from, to, image, output, &mut self.planes)?,
             (Pixels::Grey, Pixels::Rgb24) => decode_grey(from, to, image, output)?,
             (Pixels::Nv12, Pixels::Rgb24) => decode_nv12(from, to, image, output)?,
-            (_, Pixels::Rgb24) => decode_yuyv(from, to, image, output)?,
+            (_, Pixels::Rgb24) => decode_yuyv(from, to, image, output, &mut self.planes)?,
             (Pixels::Grey, Pixels::Nv12) => {
                 output[..pixels].copy_from_slice(image);
                 output[pixels..].fill(NEUTRAL);
@@ -335,17 +335,26 @@ fn pack(luma: &[u8], chroma: &[u8], yuyv: &mut [u8]) {
     }
 }
 
+// These loops take both bytes of a pair as one number, or the compiler makes no vector code of them.
+
 fn luma_of_yuyv(yuyv: &[u8], luma: &mut [u8]) {
-    for (pair, y) in yuyv.chunks_exact(2).zip(luma) {
-        *y = pair[0];
+    for (pair, y) in yuyv.as_chunks().0.iter().zip(luma) {
+        *y = u16::from_le_bytes(*pair) as u8;
+    }
+}
+
+fn chroma_of_yuyv(yuyv: &[u8], chroma: &mut [u8]) {
+    for (pair, c) in yuyv.as_chunks().0.iter().zip(chroma) {
+        *c = (u16::from_le_bytes(*pair) >> 8) as u8;
     }
 }
 
 /// The chroma of two lines of YUYV, averaged and rounded up.
 fn mean_chroma(above: &[u8], below: &[u8], chroma: &mut [u8]) {
-    let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+    let pairs = above.as_chunks().0.iter().zip(below.as_chunks().0);
     for ((above, below), c) in pairs.zip(chroma) {
-        *c = (u16::from(above[1]) + u16::from(below[1])).div_ceil(2) as u8;
+        let [above, below] = [above, below].map(|pair| u16::from_le_bytes(*pair) >> 8);
+        *c = (above + below).div_ceil(2) as u8;
     }
 }
 
@@ -400,8 +409,7 @@ fn encode_yuyv(
     yuyv: &mut [u8],
     planes: &mut Vec<u8>,
 ) -> Result<(), YuvError> {
-    let width = to.width as usize;
-    let band = width * (BAND / width).max(1);
+    let band = band(to.width);
     let (luma, chroma) = sized(planes, 2 * band).split_at_mut(band);
     for (rgb, yuyv) in rgb.chunks(3 * band).zip(yuyv.chunks_mut(2 * band)) {
         let pixels = yuyv.len() / 2;
@@ -412,8 +420,12 @@ fn encode_yuyv(
     Ok(())
 }
 
-/// Pixels that are made and packed at a time.
-const BAND: usize = 8192;
+/// Pixels of the lines that are packed or unpacked at a time.
+fn band(width: u32) -> usize {
+    const BAND: usize = 8192;
+    let width = width as usize;
+    width * (BAND / width).max(1)
+}
 
 /// The crate's usual one, of 13 bits where it computes in 16.
 const MODE: YuvConversionMode = YuvConversionMode::Balanced;
@@ -430,26 +442,51 @@ fn decode_grey(from: &Layout, to: &Layout, luma: &[u8], rgb: &mut [u8]) -> Resul
 }
 
 fn decode_nv12(from: &Layout, to: &Layout, nv12: &[u8], rgb: &mut [u8]) -> Result<(), YuvError> {
-    let (range, matrix) = colours(from);
-    let (y_plane, uv_plane) = nv12.split_at(from.pixel_count());
-    let image = YuvBiPlanarImage {
-        y_plane,
-        y_stride: from.width,
-        uv_plane,
-        uv_stride: from.width,
-        width: from.width,
-        height: from.height,
-    };
-    yuv::yuv_nv12_to_rgb(&image, rgb, to.line(), range, matrix, MODE)
+    let (luma, chroma) = nv12.split_at(from.pixel_count());
+    decode(from, to, luma, chroma, rgb)
 }
 
-fn decode_yuyv(from: &Layout, to: &Layout, yuyv: &[u8], rgb: &mut [u8]) -> Result<(), YuvError> {
+/// From planes to RGB24; the length of `chroma` tells whether each line has some, or every second.
+fn decode(
+    from: &Layout,
+    to: &Layout,
+    luma: &[u8],
+    chroma: &[u8],
+    rgb: &mut [u8],
+) -> Result<(), YuvError> {
     let (range, matrix) = colours(from);
-    let image = YuvPackedImage {
-        yuy: yuyv,
-        yuy_stride: from.line(),
+    let image = YuvBiPlanarImage {
+        y_plane: luma,
+        y_stride: from.width,
+        uv_plane: chroma,
+        uv_stride: from.width,
         width: from.width,
-        height: from.height,
+        height: luma.len() as u32 / from.width,
     };
-    yuv::yuyv422_to_rgb(&image, rgb, to.line(), range, matrix)
+    let planes_to_rgb = if chroma.len() == luma.len() {
+        yuv::yuv_nv16_to_rgb
+    } else {
+        yuv::yuv_nv12_to_rgb
+    };
+    planes_to_rgb(&image, rgb, to.line(), range, matrix, MODE)
+}
+
+/// The crate has vector code for planes only, to which a few lines at a time are unpacked.
+fn decode_yuyv(
+    from: &Layout,
+    to: &Layout,
+    yuyv: &[u8],
+    rgb: &mut [u8],
+    planes: &mut Vec<u8>,
+) -> Result<(), YuvError> {
+    let band = band(from.width);
+    let (luma, chroma) = sized(planes, 2 * band).split_at_mut(band);
+    for (yuyv, rgb) in yuyv.chunks(2 * band).zip(rgb.chunks_mut(3 * band)) {
+        let pixels = yuyv.len() / 2;
+        let (luma, chroma) = (&mut luma[..pixels], &mut chroma[..pixels]);
+        luma_of_yuyv(yuyv, luma);
+        chroma_of_yuyv(yuyv, chroma);
+        decode(from, to, luma, chroma, rgb)?;
+    }
+    Ok(())
 }

@@ -56,7 +56,7 @@ struct Slice {
 }
 
 /// Sums of what a job moved in one direction.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sums {
     /// CRC32C and bytes of each plane, since these do not come one after the other.
     planes: [(u32, usize); 2],
@@ -356,8 +356,14 @@ impl Job {
                 }
                 Work::Copy | Work::Fill(_) => &bytes,
             };
-            self.write(engine, space, slice, output, &mut written)?;
+            let sums = (!matches!(self.work, Work::Copy)).then_some(&mut written);
+            self.write(engine, space, slice, output, sums)?;
         }
+        // A copy writes the bytes that it read, so their sums are known.
+        let written = match self.work {
+            Work::Copy => read.clone(),
+            Work::Fill(_) | Work::Convert(..) => written,
+        };
         Ok(Done {
             src,
             dst,
@@ -419,14 +425,14 @@ impl Job {
         Ok(())
     }
 
-    /// Writes a slice of the destination, likewise.
+    /// Writes a slice of the destination, likewise, and adds to `sums` if these are wanted.
     fn write<S: GuestAddressSpace>(
         &self,
         engine: &Engine,
         space: &S,
         slice: Slice,
         from: &[u8],
-        sums: &mut Sums,
+        mut sums: Option<&mut Sums>,
     ) -> Result<(), Fault> {
         let mut left = from;
         for (plane, extents) in self.dst.parts(slice).iter().enumerate() {
@@ -436,7 +442,9 @@ impl Job {
                 let (range, any) = (self.dst.range, Destination::Any);
                 table.write(memory, Agent::Video, range, extents, now, any)
             })?;
-            sums.add(plane, now);
+            if let Some(sums) = &mut sums {
+                sums.add(plane, now);
+            }
         }
         Ok(())
     }
