@@ -18,6 +18,7 @@ Usage: pinbed-device --socket-path <PATH>
 Options:
   -s, --socket-path <PATH>  Where to listen; a front end connects there once, and the device ends when it leaves
       --allow-sabotage      Let the guest have the device misbehave: delay and fail jobs, and abort the process
+      --unconfined          Keep the process's rights (seccomp, Landlock, limits): for debuggers, tracers and coverage
   -h, --help                Print help
   -V, --version             Print version";
 
@@ -58,11 +59,15 @@ fn main() -> ExitCode {
 fn parse() -> Result<Request, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     let mut socket = None;
-    let mut options = Options::default();
+    let mut options = Options {
+        confined: true,
+        ..Options::default()
+    };
     while let Some(argument) = parser.next()? {
         match argument {
             Short('s') | Long("socket-path") => socket = Some(parser.value()?.into()),
             Long("allow-sabotage") => options.allow_sabotage = true,
+            Long("unconfined") => options.confined = false,
             Short('h') | Long("help") => return Ok(Request::Help),
             Short('V') | Long("version") => return Ok(Request::Version),
             other => return Err(other.unexpected()),

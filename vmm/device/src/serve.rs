@@ -18,8 +18,9 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::Options;
 use crate::backend::{Backend, Shared};
+use crate::confine::confine;
 use crate::ring::Memory;
-use crate::socket::{Socket, SocketError};
+use crate::socket::{Bound, SocketError};
 
 /// Why the device could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +71,20 @@ pub fn serve(socket: &Path, options: Options) -> Result<(), Error> {
     result
 }
 
-/// As [`serve`], but without a look at signals: returns when `stop` is readable.
+/// As [`serve`], but without a look at signals: returns when `stop` is readable. [`Options::confined`] is for good: it outlasts this.
 pub fn serve_until(socket: &Path, options: Options, stop: BorrowedFd) -> Result<(), Error> {
-    let mut listening = Socket::listen(socket).map_err(|source| Error::Socket {
+    let unfit = |source| Error::Socket {
         path: socket.to_owned(),
         source,
-    })?;
+    };
+    let bound = Bound::bind(socket).map_err(unfit)?;
+    if options.confined {
+        for missing in confine(bound.directory()) {
+            // An error, so that it is seen without being asked for.
+            log::error!("goes on less confined: {missing}");
+        }
+    }
+    let mut listening = bound.publish().map_err(unfit)?;
     log::info!("listens at {}", socket.display());
     loop {
         if wait(listening.fd(), stop)? {

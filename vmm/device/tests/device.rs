@@ -444,6 +444,7 @@ fn sabotage_is_refused_unless_the_host_allows_it() {
     for allowed in [false, true] {
         let device = Device::start_with(Options {
             allow_sabotage: allowed,
+            ..Options::default()
         });
         let mut host = Host::connect_to(device, true);
         let features = host.frontend.get_features().unwrap();

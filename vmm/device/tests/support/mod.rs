@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -53,6 +53,7 @@ impl Device {
     pub fn start() -> Self {
         Self::start_with(Options {
             allow_sabotage: true,
+            ..Options::default()
         })
     }
 
@@ -79,11 +80,17 @@ impl Device {
 
     /// The device's program.
     pub fn spawn() -> Self {
+        Self::spawn_with(&[])
+    }
+
+    /// The device's program, with more arguments.
+    pub fn spawn_with(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("device");
         let child = Command::new(env!("CARGO_BIN_EXE_pinbed-device"))
             .arg("--socket-path")
             .arg(&socket)
+            .args(arguments)
             .env("RUST_LOG", "warn")
             .stderr(File::create(dir.path().join("log")).unwrap())
             .spawn()
@@ -97,6 +104,12 @@ impl Device {
         };
         eventually("the socket file", || device.socket.exists().then_some(()));
         device
+    }
+
+    /// How the program ends by itself.
+    pub fn exit(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().unwrap();
+        eventually("the program's end", || child.try_wait().unwrap())
     }
 
     /// The program's process id.
@@ -417,13 +430,19 @@ impl Host {
         self.request_at(at, queue, request, room)
     }
 
-    fn request_at(&mut self, at: u64, queue: u32, request: &[u8], room: u32) -> Vec<u8> {
+    /// Sends a request from `at`, and returns where the answer will be.
+    pub fn send_at(&mut self, at: u64, queue: u32, request: &[u8], room: u32) -> u64 {
         let answer = at + (request.len() as u64).next_multiple_of(0x8000);
         self.write(at, request);
         self.descriptor(queue, 0, at, request.len() as u32, F_NEXT, 1);
         self.descriptor(queue, 1, answer, room, F_WRITE, 0);
         self.offer(queue, 0);
         self.kick(queue);
+        answer
+    }
+
+    fn request_at(&mut self, at: u64, queue: u32, request: &[u8], room: u32) -> Vec<u8> {
+        let answer = self.send_at(at, queue, request, room);
         let (head, length) = self.used(queue);
         assert_eq!(head, 0);
         assert!(length <= room);

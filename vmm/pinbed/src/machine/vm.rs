@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::machine::accel::Accel;
 use crate::machine::events::Sources;
 use crate::machine::process::{Process, Terminal};
 use crate::machine::watch::describe;
+use crate::text::printable;
 
 /// How long the device process may take until it listens. It takes milliseconds.
 const DEVICE_START: Duration = Duration::from_secs(10);
@@ -196,6 +198,14 @@ fn start_device(program: &Path, files: &Files) -> Result<Process> {
         }
         thread::sleep(Duration::from_millis(1));
     }
+    // What it says before it serves, such as how the host's kernel cannot confine it, is the same for each guest.
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let said = fs::read_to_string(files.device_log()).unwrap_or_default();
+        for line in said.lines() {
+            say!("pinbed: the device: {}", printable(line));
+        }
+    });
     Ok(device)
 }
 

@@ -27,6 +27,12 @@ const PROGRAM: &str = "qemu-system-x86_64";
 /// Where Debian has libraries, below usr.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 
+/// Has QEMU refuse itself system calls that a guest which broke out of it would want: no program is executed, no rights are gained.
+const SANDBOX: [&str; 2] = [
+    "-sandbox",
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+];
+
 /// Where a private copy comes from.
 const SUITE: &str = "trixie-backports";
 const PACKAGES: [&str; 1] = ["qemu-system-x86"];
@@ -76,6 +82,8 @@ pub struct Qemu {
     pub env: Vec<(OsString, OsString)>,
     /// Its version.
     pub version: Version,
+    /// Whether it can confine itself.
+    sandbox: bool,
 }
 
 impl Qemu {
@@ -85,6 +93,9 @@ impl Qemu {
         command
             .args(&self.args_prefix)
             .envs(self.env.iter().map(|(name, value)| (name, value)));
+        if self.sandbox {
+            command.args(SANDBOX);
+        }
         command
     }
 
@@ -111,6 +122,16 @@ impl Qemu {
 
     /// The one at `asked` and no other; else the host's if it will do; else a private copy, fetched when there is none yet.
     pub fn provide(context: &Context, asked: Option<&Path>) -> Result<Self, Error> {
+        let qemu = Self::find(context, asked)?;
+        if !qemu.sandbox {
+            context.progress.say(
+                "QEMU goes on without -sandbox: it was built without seccomp, or the kernel has no CONFIG_SECCOMP_FILTER",
+            );
+        }
+        Ok(qemu)
+    }
+
+    fn find(context: &Context, asked: Option<&Path>) -> Result<Self, Error> {
         let cache = &context.cache;
         if let Some(program) = asked {
             return Candidate::plain(program.to_owned()).probe(cache);
@@ -159,6 +180,8 @@ struct Probed {
     version: Version,
     /// Whether it has [`DEVICE`].
     device: bool,
+    /// Whether it takes [`SANDBOX`], on this host's kernel.
+    sandbox: bool,
 }
 
 /// A QEMU that is yet to be looked at.
@@ -210,16 +233,18 @@ impl Candidate {
     }
 
     fn probe(self, cache: &Cache) -> Result<Qemu, Error> {
-        let Probed { version, device } =
-            answers::of_program(cache, "is this a QEMU", &self.name, || self.look()).map_err(
-                |why| match interrupt::requested() {
-                    true => Error::Interrupted,
-                    false => Error::QemuNotFound {
-                        program: self.name.clone(),
-                        why,
-                    },
-                },
-            )?;
+        let probed = answers::of_program(cache, "is this a QEMU", &self.name, || self.look());
+        let Probed {
+            version,
+            device,
+            sandbox,
+        } = probed.map_err(|why| match interrupt::requested() {
+            true => Error::Interrupted,
+            false => Error::QemuNotFound {
+                program: self.name.clone(),
+                why,
+            },
+        })?;
         if version < NEEDED {
             return Err(Error::QemuTooOld {
                 program: self.name,
@@ -239,6 +264,7 @@ impl Candidate {
             args_prefix: self.args_prefix,
             env: self.env,
             version,
+            sandbox,
         })
     }
 
@@ -250,7 +276,8 @@ impl Candidate {
             let said = text.lines().next().unwrap_or_default();
             format!("--version says {said:?} ({status})")
         })?;
-        let (status, text) = self.ask(&["-device", &format!("{DEVICE},help")])?;
+        let help = format!("{DEVICE},help");
+        let (status, text) = self.ask(&["-device", &help])?;
         let device = status.success();
         if !device && !text.contains(&format!("'{DEVICE}' not found")) {
             let said = text.lines().last().unwrap_or_default();
@@ -258,7 +285,14 @@ impl Candidate {
                 "asked for its device {DEVICE}, it says {said:?} ({status})"
             ));
         }
-        Ok(Probed { version, device })
+        // It confines itself before it gives help.
+        let [name, value] = SANDBOX;
+        let (status, _) = self.ask(&["-device", &help, name, value])?;
+        Ok(Probed {
+            version,
+            device,
+            sandbox: device && status.success(),
+        })
     }
 
     /// How it ends with these arguments, and what it says.
@@ -333,6 +367,17 @@ mod tests {
         let provide = |path: &Path| Qemu::provide(&context, Some(path));
         let good = provide(&pretend(dir.path(), "10.2.1", DEVICE)).unwrap();
         assert_eq!(good.version.to_string(), "10.2.1");
+        let arguments = |qemu: &Qemu| format!("{:?}", qemu.command());
+        assert!(arguments(&good).contains("-sandbox"));
+        let path = pretend(dir.path(), "10.2.2", DEVICE);
+        let script = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            script.replace("\n", "\n[ \"$3\" = -sandbox ] && exit 1\n"),
+        )
+        .unwrap();
+        let unconfined = provide(&path).unwrap();
+        assert!(!arguments(&unconfined).contains("-sandbox"));
         let old = provide(&pretend(dir.path(), "7.2.22", DEVICE)).unwrap_err();
         assert!(
             matches!(&old, Error::QemuTooOld { found, .. } if found == "7.2.22"),

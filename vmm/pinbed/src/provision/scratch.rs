@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -32,7 +32,11 @@ impl Scratch {
     pub fn new(parent: &Path, keep: bool) -> io::Result<Self> {
         sweep(parent);
         let name = if keep { KEPT } else { PREFIX };
-        let directory = tempfile::Builder::new().prefix(name).tempdir_in(parent)?;
+        // For nobody else: who reaches the sockets in it controls QEMU, and sees the guest's memory.
+        let directory = tempfile::Builder::new()
+            .prefix(name)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(parent)?;
         if keep {
             return Ok(Scratch {
                 path: directory.keep(),
@@ -118,5 +122,15 @@ mod tests {
         let path = used.path().to_owned();
         drop(used);
         assert!(!path.exists() && next.path().exists());
+    }
+
+    #[test]
+    fn nobody_else_sees_into_it() {
+        let parent = tempfile::tempdir().unwrap();
+        for keep in [false, true] {
+            let scratch = Scratch::new(parent.path(), keep).unwrap();
+            let mode = scratch.path().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
     }
 }
