@@ -42,9 +42,9 @@
 #define PINBED_MAGIC 0x424e4950
 /*
  * Value of struct pinbed_config.version; a driver refuses a device of another
- * version.
+ * version. It goes up whenever a structure changes its size or meaning.
  */
-#define PINBED_VERSION 1
+#define PINBED_VERSION 2
 /* Feature bit: the device has a TEE, and serves PINBED_QUEUE_TEE. */
 #define PINBED_F_TEE 0
 /* Feature bit: the device protects memory (PINBED_ATTACH_PROTECTED). */

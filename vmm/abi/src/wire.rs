@@ -22,8 +22,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const VIRTIO_ID: u32 = 21;
 /// Value of [`Config::magic`]: "PINB".
 pub const MAGIC: u32 = 0x424e_4950;
-/// Value of [`Config::version`]; a driver refuses a device of another version.
-pub const VERSION: u32 = 1;
+/// Value of [`Config::version`]; a driver refuses a device of another version. It goes up whenever a structure changes its size or
+/// meaning.
+pub const VERSION: u32 = 2;
 
 /// Feature bit: the device has a TEE, and serves [`QUEUE_TEE`].
 pub const F_TEE: u32 = 0;

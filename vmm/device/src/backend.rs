@@ -29,6 +29,7 @@ use zerocopy::IntoBytes;
 
 use crate::calls::{Calls, Place};
 use crate::chain::Chain;
+use crate::events::post;
 use crate::life::{Life, Next, Worker};
 use crate::ring::{Memory, Ring, Snapshot};
 use crate::{Options, ring};
@@ -200,16 +201,6 @@ impl Backend {
             },
         };
         Some((chain, answer))
-    }
-}
-
-/// Posts events, and counts those for which the driver has no room.
-pub(crate) fn post(engine: &Engine, ring: &Ring, memory: &Memory, events: &[wire::Event]) {
-    for event in events {
-        if !ring::deliver(ring, memory, event) {
-            log::warn!("event lost: the driver has posted no buffer for it");
-            engine.count_lost_events(1);
-        }
     }
 }
 

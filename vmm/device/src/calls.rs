@@ -12,8 +12,8 @@ use std::thread;
 use pinbed_engine::tee::{Call, MAX_CALLS};
 use pinbed_engine::{Answer, Engine};
 
-use crate::backend::post;
 use crate::chain::Chain;
+use crate::events::post;
 use crate::life::{Life, Next};
 use crate::ring::{self, Memory, Ring};
 

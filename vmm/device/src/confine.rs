@@ -12,7 +12,7 @@
 //!   file is opened and no program executed, no socket made, no process traced, and no memory is made executable, whatever the rest of
 //!   the confinement says.
 //!
-//! Panics, the log and abort() do as usual. Where `RUST_BACKTRACE` is set, the symbols of the program are loaded first, so
+//! What has to be opened is opened before: the source of random numbers. Panics, the log and abort() do as usual. Where `RUST_BACKTRACE` is set, the symbols of the program are loaded first, so
 //! that a backtrace has names. What writes files at exit, such as coverage, needs `pinbed-device --unconfined`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -39,6 +39,8 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// A part of the confinement that this system lacks.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Missing {
+    #[error("no random numbers, so no memory can be protected")]
+    Random,
     #[error("no limits of memory and descriptors: {0}")]
     Limits(io::Error),
     #[error(
@@ -56,7 +58,11 @@ pub(crate) fn confine(directory: &Path) -> Vec<Missing> {
     if Backtrace::capture().status() == BacktraceStatus::Captured {
         load_symbols();
     }
-    let all = [limit(), restrict_files(directory), filter_calls()];
+    let random = match pinbed_engine::open_random_source() {
+        true => Ok(()),
+        false => Err(Missing::Random),
+    };
+    let all = [random, limit(), restrict_files(directory), filter_calls()];
     all.into_iter().filter_map(Result::err).collect()
 }
 

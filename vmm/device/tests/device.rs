@@ -12,6 +12,7 @@ use pinbed_abi::wire;
 use pinbed_device::{Error, Options};
 use support::{
     Device, F_INDIRECT, F_NEXT, F_WRITE, FREE, HOLE, Host, RING_SIZE, copy, eventually, header,
+    stop_limit,
 };
 use vhost::VhostBackend;
 use zerocopy::{FromBytes, IntoBytes};
@@ -243,15 +244,6 @@ fn stopping_the_rings_ends_a_delayed_job_at_once() {
     assert_eq!(stopped[1], 1);
     assert!(host.poll_used(wire::QUEUE_VIDEO).is_some());
     assert!(host.poll_used(wire::QUEUE_VIDEO).is_none());
-}
-
-/// What a stop may take: a second, and what a busy host adds to it, which makes round trips long too.
-fn stop_limit(host: &mut Host) -> Duration {
-    let begin = Instant::now();
-    for _ in 0..50 {
-        host.status();
-    }
-    Duration::from_secs(1) + begin.elapsed()
 }
 
 /// Source and destination of 256 MiB each, in a memory of 12 MiB: the same pages again and again.

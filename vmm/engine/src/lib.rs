@@ -51,6 +51,12 @@ pub const DEFAULT_LIMITS: Limits = Limits {
     protected_pieces: 1 << 16,
 };
 
+/// Opens what the engine takes random numbers from, which is a file where the program is linked statically. For a process that will not
+/// be able to open files.
+pub fn open_random_source() -> bool {
+    getrandom::fill(&mut [0]).is_ok()
+}
+
 /// Asked between two slices of work whether to go on. May block, for as long as the device is paused: the engine holds no lock
 /// then. After `false` what is answered does not matter, since nobody waits for it.
 pub type GoOn<'a> = &'a dyn Fn() -> bool;

@@ -106,10 +106,14 @@ impl Device {
         device
     }
 
-    /// How the program ends by itself.
+    /// How the program ended, if it has.
+    pub fn ended_by_itself(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().unwrap().try_wait().unwrap()
+    }
+
+    /// How the program ends.
     pub fn exit(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().unwrap();
-        eventually("the program's end", || child.try_wait().unwrap())
+        eventually("the program's end", || self.ended_by_itself())
     }
 
     /// The program's process id.
@@ -549,6 +553,15 @@ impl Host {
         self.offer(wire::QUEUE_EVENT, index);
         at
     }
+}
+
+/// What a stop may take: a second, and what a busy host adds to it, which makes round trips long too.
+pub fn stop_limit(host: &mut Host) -> Duration {
+    let begin = Instant::now();
+    for _ in 0..50 {
+        host.status();
+    }
+    Duration::from_secs(1) + begin.elapsed()
 }
 
 pub fn header(op: u32) -> wire::RequestHeader {

@@ -722,7 +722,7 @@ proptest! {
     #[test]
     fn no_request_harms_the_next(
         ops in prop::collection::vec(
-            (0x0300u32..0x0306, 0usize..9, any::<[u8; 8]>(), prop::array::uniform4(hostile_param())),
+            (0x0300u32..0x0306, 0usize..14, any::<[u8; 8]>(), prop::array::uniform4(hostile_param())),
             1..20,
         ),
         tail in prop::collection::vec(any::<u8>(), 0..300),
@@ -732,9 +732,10 @@ proptest! {
         let buffer = rig.room(64);
         let uuids: Vec<_> = super::ta::tests::uuids().collect();
         for uuid in &uuids {
-            // Session ids 1 to 8, which the requests below go for.
             rig.open(0, *uuid);
         }
+        // The requests below go for their sessions, 1 to 12, and for two that are not there.
+        prop_assert_eq!(uuids.len(), 12);
         prop_assert_eq!(buffer.handle, 1);
         for (op, n, bytes, params) in ops {
             let header = wire::RequestHeader { op: op.into(), ..Default::default() };

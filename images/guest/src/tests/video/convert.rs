@@ -37,6 +37,8 @@ pub const TESTS: &[Test] = &[
         "Whatever encoding and quantization OUTPUT declares, the pixels are converted from these, and CAPTURE's format says what they are then."),
     test("convert::set_csc_chooses_the_colours_of_capture", set_csc_chooses_the_colours_of_capture, COLORSPACES,
         "With V4L2_PIX_FMT_FLAG_SET_CSC, CAPTURE has the encoding and quantization that were asked for, and so have the pixels."),
+    test("convert::capture_keeps_its_colours_without_set_csc", capture_keeps_its_colours_without_set_csc, COLORSPACES,
+        "What S_FMT asks of CAPTURE's colours without V4L2_PIX_FMT_FLAG_SET_CSC is replaced by what is true of the pixels."),
     test("convert::a_chain_takes_each_format_as_it_is", a_chain_takes_each_format_as_it_is, COLORSPACES,
         "What one instance says of its CAPTURE images another one takes for OUTPUT without a change, so that converters form chains."),
     test("convert::lines_are_padded_as_asked", lines_are_padded_as_asked, PIXFMT,
@@ -559,6 +561,34 @@ fn set_csc_chooses_the_colours_of_capture(t: &mut Ctx) -> TestResult {
             &format!("the encoding of {what}"),
             made.ycbcr_enc,
             encoding,
+        );
+    }
+    Ok(())
+}
+
+fn capture_keeps_its_colours_without_set_csc(t: &mut Ctx) -> TestResult {
+    let declared = Colours {
+        colorspace: COLORSPACE_REC709,
+        encoding: YCBCR_ENC_709,
+        quantization: QUANTIZATION_LIM_RANGE,
+        ..Colours::ANY
+    };
+    // What GStreamer asks for between two converters.
+    let asked = Colours {
+        colorspace: COLORSPACE_SRGB,
+        encoding: YCBCR_ENC_601,
+        quantization: QUANTIZATION_FULL_RANGE,
+        ..Colours::ANY
+    };
+    for (from, to) in [(Pixels::Nv12, Pixels::Yuyv), (Pixels::Yuyv, Pixels::Grey)] {
+        let source = STAMP.with(from).coloured(declared);
+        let made = one(t, Memop::DmaSg, source, STAMP.with(to).coloured(asked))?;
+        let what = format!("(colorspace, encoding, quantization) of {to:?} made of {from:?}");
+        t.equal(
+            Eye::Cpu,
+            &what,
+            (made.colorspace, made.ycbcr_enc, made.quantization),
+            (COLORSPACE_REC709, YCBCR_ENC_709, QUANTIZATION_LIM_RANGE),
         );
     }
     Ok(())

@@ -69,10 +69,14 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::tee::heap::HEAP;
     use crate::tee::rig::*;
     use pinbed_abi::ta::aes::*;
     use pinbed_abi::tee::*;
+    use pinbed_abi::wire;
 
     const KEY128: &str = "2b7e151628aed2a6abf7158809cf4f3c";
     const KEY256: &str = "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4";
@@ -183,6 +187,47 @@ mod tests {
                 (TEE_ERROR_MAC_INVALID, TEEC_ORIGIN_TRUSTED_APP)
             );
         }
+    }
+
+    /// A call that reads a message of half the heap; it ends when it has begun to, after `meanwhile`.
+    fn take_half(rig: &Rig, message: u64, meanwhile: impl FnOnce()) -> Reply {
+        let session = prepared(rig, ALGORITHM_GCM, &[7; 16], MODE_ENCODE);
+        let from = param(PARAM_MEMREF_INPUT, 0, HEAP as u64 / 2, message);
+        let to = rig.room(16).all(PARAM_MEMREF_OUTPUT);
+        let tag = rig.room(16).all(PARAM_MEMREF_INOUT);
+        let call = session.begin(AUTHENC, [from, to, value_in(1, 0), tag]);
+        let (asked, meanwhile) = (Cell::new(0), Cell::new(Some(meanwhile)));
+        let go_on = || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 8 {
+                return true;
+            }
+            if let Some(meanwhile) = meanwhile.take() {
+                meanwhile();
+            }
+            false
+        };
+        Reply::of(&rig.engine.run(&rig.memory, call, &go_on))
+    }
+
+    #[test]
+    fn messages_of_all_calls_share_the_heap() {
+        let rig = Rig::new();
+        let page = wire::Segment {
+            address: 0x1000.into(),
+            length: 0x1000.into(),
+        };
+        let message = rig.attach(0, &vec![page; HEAP / 2 / 0x1000]);
+        let third = Cell::new(None);
+        let took = |meanwhile: &dyn Fn()| take_half(&rig, message, meanwhile).result;
+        let ended = took(&|| {
+            let second = took(&|| third.set(Some(took(&|| ()))));
+            assert_eq!(second, TEEC_ERROR_CANCEL);
+            assert_eq!(third.get(), Some(TEEC_ERROR_OUT_OF_MEMORY));
+            // What the second one had is there again.
+            assert_eq!(took(&|| ()), TEEC_ERROR_CANCEL);
+        });
+        assert_eq!(ended, TEEC_ERROR_CANCEL);
     }
 
     #[test]
