@@ -7,5 +7,6 @@ pub mod events;
 pub mod initramfs;
 pub mod process;
 pub mod qmp;
+pub mod tsc;
 pub mod vm;
 pub mod watch;

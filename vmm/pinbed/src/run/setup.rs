@@ -17,7 +17,7 @@ use crate::machine::accel::{self, Accel, Kvm};
 use crate::machine::initramfs::{self, Content};
 use crate::machine::vm::{Console, Files, Machine, shell_line};
 use crate::machine::watch::{End, Limits};
-use crate::machine::{boot, events};
+use crate::machine::{boot, events, tsc};
 use crate::provision::programs::{self, Programs};
 use crate::provision::qemu::Qemu;
 use crate::provision::scratch::Scratch;
@@ -52,6 +52,7 @@ impl Host {
     /// When something cannot be had or built, or on a signal.
     pub fn new(args: &VmArgs) -> Result<Self> {
         interrupt::install().context("cannot watch for signals")?;
+        tsc::begin();
         let context = provision::Context::of_user()?;
         context.cache.sweep();
         let config = workspace()?.join("guest-kernel-config");
