@@ -70,13 +70,39 @@ fn tell(matches: &ArgMatches, settings: &Settings) {
         of.try_get_one::<bool>("verbose")
             .is_ok_and(|verbose| verbose == Some(&true))
     });
+    if verbose {
+        for line in by_file(settings) {
+            say!("settings of {line}");
+        }
+    }
+}
+
+/// A line for each file that sets something: its path, and which keys count.
+fn by_file(settings: &Settings) -> Vec<String> {
     let mut files: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
     for (key, setting) in settings {
         files.entry(&setting.path).or_default().push(key);
     }
-    for (path, keys) in files.iter().filter(|_| verbose) {
-        say!("settings of {}: {}", path.display(), keys.join(", "));
+    let line =
+        |(path, keys): (&Path, Vec<&str>)| format!("{}: {}", path.display(), keys.join(", "));
+    files.into_iter().map(line).collect()
+}
+
+/// Which settings files count here and what they set, or where they would be; for `pinbed doctor`.
+///
+/// # Errors
+/// When a settings file is not valid.
+pub fn summary() -> Result<String, Error> {
+    let paths = paths();
+    let lines = by_file(&read(&paths)?);
+    if !lines.is_empty() {
+        return Ok(lines.join("; "));
     }
+    let places: Vec<_> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(format!("none; files for them are {}", places.join(" and ")))
 }
 
 /// The files, the one that counts first.
@@ -237,6 +263,22 @@ mod tests {
             cli::Command::Run(args) => *args,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn each_file_is_named_with_what_counts_of_it() {
+        let place = tempfile::tempdir().unwrap();
+        let paths = ["first", "second", "none"].map(|name| place.path().join(name));
+        fs::write(&paths[0], "memory = \"1G\"\n").unwrap();
+        fs::write(&paths[1], "memory = \"2G\"\njobs = 2\n").unwrap();
+        let lines = by_file(&read(&paths).unwrap());
+        assert_eq!(
+            lines,
+            [
+                format!("{}: memory", paths[0].display()),
+                format!("{}: jobs", paths[1].display()),
+            ]
+        );
     }
 
     #[test]

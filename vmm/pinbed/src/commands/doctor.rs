@@ -9,6 +9,7 @@ use crate::machine::accel::{self, Kvm};
 use crate::provision::qemu::Qemu;
 use crate::provision::sources::Mirrors;
 use crate::provision::{Context, is_offline, packages, workspace};
+use crate::settings;
 
 /// What is wrong with one thing.
 enum State {
@@ -31,6 +32,7 @@ pub fn doctor() -> Result<Exit> {
     let qemu = Qemu::present(&context.cache);
     let states = [
         ("checkout", checkout()),
+        ("settings", settings()),
         ("packages", built_with()),
         ("Rust", rust()),
         ("cache", cache(&context)),
@@ -68,6 +70,13 @@ pub fn doctor() -> Result<Exit> {
 fn checkout() -> State {
     match workspace() {
         Ok(path) => Good(path.display().to_string()),
+        Err(error) => Bad(error.to_string()),
+    }
+}
+
+fn settings() -> State {
+    match settings::summary() {
+        Ok(text) => Good(text),
         Err(error) => Bad(error.to_string()),
     }
 }

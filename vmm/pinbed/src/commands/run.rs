@@ -91,6 +91,9 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
         shuffle: args.shuffle.map(|seed| seed.unwrap_or_else(suite::seed)),
     };
     let chosen = suite::select(&all, &selection)?;
+    if let (true, Some(shard)) = (chosen.is_empty(), &selection.shard) {
+        say!("pinbed: shard {shard} has no test: there are fewer tests than shards");
+    }
     let baselines = Baselines::of_checkout(&top, &Names::of_checkout(&top, &host.manifest, &all))?;
     begin(reporters, kernels.iter().map(name).collect());
     *started = true;

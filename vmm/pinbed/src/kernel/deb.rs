@@ -161,6 +161,14 @@ impl Package {
                     .replacen("linux-image-", "linux-headers-", 1)
                     .replace("-unsigned", "");
                 let apt = Apt::open(context, &suites(suite))?;
+                let known = apt.names("linux-image-")?;
+                if !known.contains(package) {
+                    return Err(Error::NoPackage {
+                        package: package.clone(),
+                        suite: suite.clone(),
+                        known: flavours(&known),
+                    });
+                }
                 let packages = apt.fetch(
                     &format!("Debian's kernel of {suite}"),
                     &[package, &headers],
@@ -299,6 +307,17 @@ impl Unpacked {
             fingerprint: print.finish(),
         })
     }
+}
+
+/// Of all packages of kernels those that stand for the newest of their kind, without debugging symbols: no version is in their names.
+fn flavours(packages: &[String]) -> String {
+    let is_flavour = |name: &&String| {
+        let kind = name.trim_start_matches("linux-image-");
+        kind.starts_with(|c: char| c.is_ascii_alphabetic()) && !kind.ends_with("-dbg")
+    };
+    let mut names: Vec<_> = packages.iter().filter(is_flavour).cloned().collect();
+    names.sort();
+    names.join(", ")
 }
 
 /// The suites that a kernel of a suite may come from. Those of the release that the host's other packages come from are asked together, so
@@ -512,6 +531,20 @@ mod tests {
             let error = parse(name).unwrap_err().to_string();
             assert!(error.contains(why), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn flavours_stand_for_the_newest_of_their_kind() {
+        let packages = [
+            "linux-image-6.12.117+deb13-amd64",
+            "linux-image-rt-amd64",
+            "linux-image-amd64-dbg",
+            "linux-image-amd64",
+        ];
+        assert_eq!(
+            flavours(&packages.map(str::to_owned)),
+            "linux-image-amd64, linux-image-rt-amd64"
+        );
     }
 
     #[test]

@@ -133,8 +133,15 @@ impl<'a> Apt<'a> {
                 Err(other) => return Err(other),
             }
         }
+        let mirrors = mirrors.archive.join(", ");
+        if let Some(suite) = suites.iter().find(|suite| lacks_suite(&failure, suite)) {
+            return Err(Error::NoSuite {
+                suite: suite.clone(),
+                mirrors,
+            });
+        }
         Err(Error::Mirror {
-            mirrors: mirrors.archive.join(", "),
+            mirrors,
             lines: failure,
         })
     }
@@ -427,6 +434,13 @@ fn complaint(line: &str) -> bool {
     line.starts_with("E: ")
 }
 
+/// Whether apt complains that a mirror answers and does not have the suite.
+fn lacks_suite(lines: &[String], suite: &str) -> bool {
+    lines
+        .iter()
+        .any(|line| line.contains(&format!(" {suite} Release' does not have a Release file")))
+}
+
 /// Deletes a file that is not the package it should be.
 fn check(deb: &Deb, path: &Path) -> Result<(), Error> {
     let Some(why) = difference(deb, path)? else {
@@ -488,6 +502,20 @@ mod tests {
         );
         assert_eq!((deb.size, deb.sha256.as_str()), (10_377_056, "00ff"));
         assert_eq!(uri_line("Reading package lists..."), None);
+    }
+
+    #[test]
+    fn a_suite_that_is_not_there_is_told_from_a_mirror_that_is_not() {
+        let lacks = |line: &str| lacks_suite(&[line.to_owned()], "trixy");
+        assert!(lacks(
+            "E: The repository 'http://m.example/debian trixy Release' does not have a Release file."
+        ));
+        assert!(!lacks(
+            "E: The repository 'http://m.example/debian trixy-security Release' does not have a Release file."
+        ));
+        assert!(!lacks(
+            "E: Failed to fetch http://m.example/debian/dists/trixy/InRelease  Temporary failure resolving 'm.example'"
+        ));
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub struct Run<'a> {
     what: &'a str,
     command: Command,
     log: Option<PathBuf>,
+    limit: Option<Duration>,
     on_interrupt: OnInterrupt,
     is_error: fn(&str) -> bool,
     is_fatal: fn(&str) -> bool,
@@ -73,6 +74,7 @@ impl<'a> Run<'a> {
             what,
             command,
             log: None,
+            limit: None,
             on_interrupt: OnInterrupt::Kill,
             is_error: |_| false,
             is_fatal: |_| false,
@@ -88,6 +90,12 @@ impl<'a> Run<'a> {
     /// Also writes its output to this file.
     pub fn log(mut self, path: PathBuf) -> Self {
         self.log = Some(path);
+        self
+    }
+
+    /// Ends it, with [`Error::Slow`], when it has not ended by itself within this time.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -182,7 +190,14 @@ impl<'a> Run<'a> {
         let mut lines = Lines::new(self.is_error, self.is_fatal);
         let mut told = false;
         let mut deadline: Option<Instant> = None;
+        let began = Instant::now();
         loop {
+            if let Some(limit) = self.limit.filter(|limit| began.elapsed() > *limit) {
+                return Err(Error::Slow {
+                    what: self.what.to_owned(),
+                    seconds: limit.as_secs_f64(),
+                });
+            }
             if deadline.is_none() && lines.fatal {
                 deadline = Some(Instant::now() + AFTER_FATAL);
             }
@@ -497,6 +512,19 @@ mod tests {
             error.to_string().contains("stopped at the first error"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_program_over_its_limit_is_ended() {
+        for script in ["sleep 1000", "while :; do echo busy; done"] {
+            let began = Instant::now();
+            let error = Run::new("a script", shell(script))
+                .within(Duration::from_millis(300))
+                .checked(|_| {})
+                .unwrap_err();
+            assert!(began.elapsed() < Duration::from_secs(100));
+            assert!(matches!(error, Error::Slow { .. }), "{script}: {error}");
+        }
     }
 
     #[test]

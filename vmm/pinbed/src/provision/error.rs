@@ -68,6 +68,15 @@ pub enum Error {
         log: Option<PathBuf>,
     },
 
+    /// A program did not end in the time that it may take.
+    #[error("{what} did not end within {seconds} s, and was stopped")]
+    Slow {
+        /// What it was to do.
+        what: String,
+        /// The limit.
+        seconds: f64,
+    },
+
     /// Packages are missing and we are not root.
     #[error("this machine lacks {missing}. Install it with\n\n    {line}\n\nand run pinbed again")]
     MissingPackages {
@@ -115,6 +124,29 @@ pub enum Error {
         mirrors: String,
         /// What apt says.
         lines: Vec<String>,
+    },
+
+    /// Debian has no such suite.
+    #[error(
+        "there is no suite {suite} at {mirrors}. Debian's are named like trixie, trixie-backports, bookworm or sid; one that is no longer on \
+         the mirrors is in Debian's archive, which a line of guest-kernel-config/kernels.toml can name"
+    )]
+    NoSuite {
+        /// What was asked for.
+        suite: String,
+        /// Which mirrors were asked.
+        mirrors: String,
+    },
+
+    /// A suite has no such package.
+    #[error("there is no package {package} in Debian's {suite}, which has {known}")]
+    NoPackage {
+        /// What was asked for.
+        package: String,
+        /// Where.
+        suite: String,
+        /// What there is of its kind.
+        known: String,
     },
 
     /// No keyring to check signatures with.
@@ -254,6 +286,18 @@ pub enum Error {
     NoCheckout {
         /// Where it was.
         built_from: PathBuf,
+    },
+
+    /// The command and the programs that it would build do not speak the same language.
+    #[error(
+        "this pinbed was built from another version of {file}, so it does not understand what it would build from {workspace}. Start it with \
+         ci/run, or build it anew there: cargo build --release -p pinbed"
+    )]
+    AnotherVersion {
+        /// The file that differs, below the checkout.
+        file: &'static str,
+        /// The checkout.
+        workspace: PathBuf,
     },
 
     /// No such kernel.
@@ -396,6 +440,8 @@ impl Error {
             Error::NotACheckout { .. }
             | Error::Argument { .. }
             | Error::UnknownKernel { .. }
+            | Error::NoSuite { .. }
+            | Error::NoPackage { .. }
             | Error::UnknownFragment { .. }
             | Error::UnknownPatch { .. }
             | Error::PatchesOnTree { .. }

@@ -43,6 +43,18 @@ const MADE_FROM: [&str; 7] = [
     "images/guest",
 ];
 
+/// What the command says to the programs and hears from them, as it was when the command was built: places in the checkout, and contents.
+const SPOKEN: [(&str, &str); 2] = [
+    (
+        "vmm/abi/src/report.rs",
+        include_str!("../../../abi/src/report.rs"),
+    ),
+    (
+        "vmm/abi/src/wire.rs",
+        include_str!("../../../abi/src/wire.rs"),
+    ),
+];
+
 /// Cargo cannot build the programs. It has said why.
 #[derive(Debug, thiserror::Error)]
 #[error("the device and the guest's programs cannot be built; cargo's messages above say why")]
@@ -71,8 +83,9 @@ fn device_of(workspace: Result<PathBuf, provision::Error>, command: &Path) -> Re
 /// takes a minute, and later what is wrong.
 ///
 /// # Errors
-/// [`BuildFailed`], or when cargo cannot be started.
+/// [`BuildFailed`], when cargo cannot be started, or when this program is of another version than the checkout.
 pub fn build(workspace: &Path) -> Result<Programs> {
+    understood(workspace)?;
     let cache = provision::cache::Cache::of_user()?;
     let target = provision::target(workspace, &cache);
     let built = target.join(TARGET).join("release");
@@ -119,6 +132,20 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         answers::keep(&cache, &question, &stamps(sources), &true);
     }
     Ok(programs)
+}
+
+/// Sees that the programs of a checkout speak as this one does.
+fn understood(workspace: &Path) -> Result<(), provision::Error> {
+    let differs = |(file, text): &&(&str, &str)| {
+        std::fs::read(workspace.join(file)).map_or(true, |found| found != text.as_bytes())
+    };
+    match SPOKEN.iter().find(differs) {
+        None => Ok(()),
+        Some((file, _)) => Err(provision::Error::AnotherVersion {
+            file,
+            workspace: workspace.to_owned(),
+        }),
+    }
 }
 
 /// A stamp of files and of directories with all that is in them. None where one cannot be read: cargo then says what is wrong.
@@ -176,6 +203,24 @@ mod tests {
         assert_ne!(look().unwrap(), with_new);
         std::fs::remove_file(&one).unwrap();
         assert_eq!(look(), None);
+    }
+
+    #[test]
+    fn a_checkout_of_another_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for (file, text) in SPOKEN {
+            let path = directory.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        understood(directory.path()).unwrap();
+        let (file, text) = SPOKEN[1];
+        std::fs::write(directory.path().join(file), format!("{text}\n")).unwrap();
+        let error = build(directory.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(file) && error.contains("cargo build"),
+            "{error}"
+        );
     }
 
     #[test]

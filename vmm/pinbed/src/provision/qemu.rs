@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,8 @@ const SANDBOX: [&str; 2] = [
 /// Where a private copy comes from.
 const SUITE: &str = "trixie-backports";
 const PACKAGES: [&str; 1] = ["qemu-system-x86"];
+/// How long it may take to say what it is. It takes a tenth of a second, and on a busy host seconds.
+const ANSWER: Duration = Duration::from_secs(60);
 /// The space that the download and the unpacked files take.
 const SPACE: u64 = 300 << 20;
 
@@ -303,7 +306,9 @@ impl Candidate {
             .args(arguments)
             .envs(self.env.iter().map(|(n, v)| (n, v)));
         let mut answer = String::new();
-        let ended = Run::new("QEMU", command)
+        let what = format!("{} {}", self.name.display(), arguments.join(" "));
+        let ended = Run::new(&what, command)
+            .within(ANSWER)
             .ended(|event| {
                 if let Event::Line(line) = event {
                     answer.push_str(line);
