@@ -77,7 +77,7 @@ pub fn run_all(
             duration_ms: start.elapsed().as_millis() as u64,
             notes: case.notes,
             dmesg: news.into_lines(),
-            memory,
+            memory: memory.map(Box::new),
         });
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! virtio-serial port [`PORT_NAME`].
 
 use serde::{Deserialize, Serialize};
+use std::boxed::Box;
 use std::string::String;
 use std::vec::Vec;
 
@@ -285,7 +286,7 @@ pub enum Message {
         dmesg: Vec<String>,
         /// What the test did with guest memory; none if it did not come to that.
         #[serde(default)]
-        memory: Option<Memory>,
+        memory: Option<Box<Memory>>,
     },
     /// Every test of the plan ended; power off follows.
     Done,

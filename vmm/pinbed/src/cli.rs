@@ -59,6 +59,24 @@ pub enum Command {
     ///
     /// Exit codes are those of `run`, for the whole; 2 if the results do not belong together, and at least 3 if a shard is missing.
     Merge(MergeArgs),
+    /// Write one HTML page of one or many results
+    ///
+    /// A result is a file that `run --json` wrote, "last", "last~1" for the run before it, or the name of a run that `pinbed runs` shows;
+    /// RESULT@KERNEL is that of one kernel alone.
+    Report(HtmlArgs),
+    /// Show what changed between two results, or between two kernels of one
+    ///
+    /// Results are named as for `report`; a kernel's name alone is that kernel in the last run. Exit codes: 0 each test came to the same;
+    /// 1 something differs; 2 there is no such result. Durations are shown where they changed much, and count for nothing.
+    Compare(CompareArgs),
+    /// Find the commit of a kernel tree since which a test fails, or passes
+    ///
+    /// git bisects a checkout in the cache; the tree itself is not touched. A commit that does not build or boot is skipped. Given
+    /// again after an interruption, the command goes on where it was.
+    ///
+    /// Exit codes: 0 one commit was found; 1 several are left, since some cannot be tested; 2 the ends are alike, or there is no such
+    /// commit; 3 something could not be provided; 130 interrupted.
+    Bisect(Box<BisectArgs>),
     /// Print a script that completes arguments in a shell
     Completions(CompletionsArgs),
     /// Write the man pages
@@ -170,6 +188,9 @@ pub struct ReportArgs {
     /// The name of this CI system in KCIDB: small letters, digits and _
     #[arg(long, value_name = "NAME", default_value = kcidb::ORIGIN, value_parser = kcidb::parse_origin)]
     pub kcidb_origin: String,
+    /// Write the run as an HTML page to this file; "-" is standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Write each event of the run to this file as it comes, a JSON object a line; "-" is standard output
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
@@ -206,6 +227,56 @@ pub struct MergeArgs {
     pub results: Vec<PathBuf>,
     #[command(flatten)]
     pub reports: ReportArgs,
+}
+
+/// Arguments of `pinbed report`.
+#[derive(Debug, Args)]
+pub struct HtmlArgs {
+    /// The results
+    #[arg(value_name = "RESULT", required = true)]
+    pub results: Vec<String>,
+    /// Where to write the page; "-" is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `pinbed compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The earlier result: a file, "last~1", a run of `pinbed runs`, RESULT@KERNEL, or a kernel of the last run
+    #[arg(value_name = "A")]
+    pub a: String,
+    /// The later one
+    #[arg(value_name = "B")]
+    pub b: String,
+    /// Show every test that changed
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Arguments of `pinbed bisect`.
+#[derive(Debug, Args)]
+pub struct BisectArgs {
+    /// The tests, as for `pinbed run`: the commit passes if each of them does
+    #[arg(value_name = "TEST", required = true)]
+    pub tests: Vec<String>,
+    /// A revision at which the tests come to one thing
+    #[arg(long, value_name = "REV")]
+    pub good: String,
+    /// A later revision at which they come to another
+    #[arg(long, value_name = "REV")]
+    pub bad: String,
+    /// The kernel's source tree, a git repository
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel_src", "kernel_image"])]
+    pub tree: PathBuf,
+    /// Run the tests this many times at each commit; one failure is a failure
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub repeat: u32,
+    /// Forget what earlier bisections of the same tests came to at each commit
+    #[arg(long)]
+    pub afresh: bool,
+    #[command(flatten)]
+    pub vm: VmArgs,
 }
 
 /// Arguments of `pinbed completions`.
@@ -275,7 +346,7 @@ pub struct DeviceArgs {
 }
 
 /// What the virtual machine is made of.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Virtual machine")]
 pub struct VmArgs {
     /// The kernel to test, one of guest-kernel-config/kernels.toml, or all of them, one after the other (may be repeated); 6.12+PATCH is

@@ -2,7 +2,6 @@
 //! `pinbed merge`: one run out of the results of several, told to the reporters as if it had been one.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -13,29 +12,16 @@ use crate::cli::MergeArgs;
 use crate::commands::run::reporters;
 use crate::exit::Exit;
 use crate::judge::verdict::Counts;
-use crate::report::record::{Environment, FORMAT, Run, Session};
-use crate::report::{Error as ReportError, Reporters, Rerun};
+use crate::report::record::{Environment, Run, Session};
+use crate::report::{Error as ReportError, Reporters, Rerun, result};
 use crate::run::suite::Shard;
 
 /// Results that do not make one run.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// A file that cannot be read.
-    #[error("{}: cannot be read ({why}); give files that `pinbed run --json` wrote", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// A file of another format.
-    #[error("{}: has format {format}, and this pinbed writes {FORMAT}; merge with the pinbed that wrote it", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        format: u64,
-    },
+    /// There is no result.
+    #[error("there is no result to merge")]
+    None,
     /// Two results that differ in what all shards have to share.
     #[error("{}: {what} is {have}, and in {} {want}; merge results of one run only", path.display(), first.display())]
     Differs {
@@ -79,7 +65,10 @@ pub fn merge(args: &MergeArgs) -> Result<Exit> {
     let parts = args
         .results
         .iter()
-        .map(|path| read(path))
+        .map(|path| {
+            let path = path.clone();
+            result::read(&path).map(|run| Part { path, run })
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let mut run = merged(parts)?;
     run.command = std::env::args_os()
@@ -108,40 +97,13 @@ fn rerun() -> Rerun {
     })
 }
 
-fn read(path: &Path) -> Result<Part, Unfit> {
-    let unreadable = |why: String| Unfit::Unreadable {
-        path: path.to_owned(),
-        why,
-    };
-    let text = fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-    let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-    match value["format"].as_u64() {
-        Some(format) if format != u64::from(FORMAT) => {
-            return Err(Unfit::Format {
-                path: path.to_owned(),
-                format,
-            });
-        }
-        _ => {}
-    }
-    let run = serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
-    Ok(Part {
-        path: path.to_owned(),
-        run,
-    })
-}
-
 /// One run out of these; at least one.
 fn merged(mut parts: Vec<Part>) -> Result<Run, Unfit> {
     parts.sort_by_key(|part| part.run.started);
     let paths: Vec<_> = parts.iter().map(|part| part.path.clone()).collect();
     let mut parts = parts.into_iter();
     let Some(Part { path: first, run }) = parts.next() else {
-        return Err(Unfit::Unreadable {
-            path: PathBuf::new(),
-            why: "there is no result".to_owned(),
-        });
+        return Err(Unfit::None);
     };
     let mut whole = Run {
         sessions: Vec::new(),
@@ -460,16 +422,5 @@ mod tests {
         }
         let value = |run: &Run| serde_json::to_value(run).unwrap();
         assert_eq!(value(collector.run().unwrap()), value(&whole));
-    }
-
-    #[test]
-    fn a_file_that_is_no_result_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("x.json");
-        for text in ["", "[]", "{\"format\": 1}"] {
-            fs::write(&path, text).unwrap();
-            let error = read(&path).err().unwrap().to_string();
-            assert!(error.contains("x.json: "), "{error}");
-        }
     }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The subcommands, a file each.
 
+pub mod bisect;
 pub mod cache;
+pub mod compare;
 pub mod completions;
 pub mod device;
 pub mod doctor;
@@ -11,6 +13,7 @@ pub mod man;
 pub mod matrix;
 pub mod merge;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod runs;
 pub mod setup;
@@ -22,7 +25,7 @@ use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::judge::baseline;
 use crate::provision::{self, programs};
-use crate::report;
+use crate::report as reports;
 use crate::run::{additions, suite};
 use crate::settings;
 
@@ -44,6 +47,9 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
         Command::Runs => runs::runs(),
         Command::Plan(args) => plan::plan(args),
         Command::Merge(args) => merge::merge(args),
+        Command::Report(args) => report::report(args),
+        Command::Compare(args) => compare::compare(args),
+        Command::Bisect(args) => bisect::bisect(args),
         Command::Completions(args) => completions::completions(args),
         Command::Man(args) => man::man(args),
         Command::Matrix => matrix::matrix(),
@@ -66,11 +72,13 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<shell::NoTerminal>()
         || error.is::<run::SharedStdout>()
         || error.is::<merge::Unfit>()
+        || error.is::<bisect::Error>()
+        || error.is::<reports::result::Error>()
         || error.is::<settings::Error>()
         || error.is::<run::Unwritable>()
     {
         Exit::Usage
-    } else if error.is::<programs::BuildFailed>() || error.is::<report::Error>() {
+    } else if error.is::<programs::BuildFailed>() || error.is::<reports::Error>() {
         Exit::Provisioning
     } else if error.chain().any(|cause| cause.is::<std::io::Error>()) {
         // The system refuses a file, a process or space: nothing is wrong in here.

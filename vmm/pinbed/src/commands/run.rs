@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use console::Term;
 use pinbed_abi::report::{Plan as GuestPlan, TestInfo};
 
-use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, ReportArgs, RunArgs};
+use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, ReportArgs, RunArgs, VmArgs};
 use crate::commands::exit_of;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
@@ -24,7 +24,7 @@ use crate::report::ktap::Ktap;
 use crate::report::record::{Environment, FORMAT};
 use crate::report::recorder::{self, Kept, Recorder};
 use crate::report::table::Table;
-use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, junit, kcidb};
+use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, html, junit, kcidb};
 use crate::run::plan::Plan;
 use crate::run::revision;
 use crate::run::session::{Options, Session};
@@ -192,6 +192,7 @@ pub fn reporters(args: &ReportArgs, rerun: Rerun) -> Result<Vec<Box<dyn Reporter
         ("--json", &args.json),
         ("--junit", &args.junit),
         ("--kcidb", &args.kcidb),
+        ("--html", &args.html),
         ("--events", &args.events),
     ];
     let mut on_stdout: Vec<&str> = files
@@ -203,11 +204,9 @@ pub fn reporters(args: &ReportArgs, rerun: Rerun) -> Result<Vec<Box<dyn Reporter
     ensure!(on_stdout.len() < 2, SharedStdout(on_stdout.join(" and ")));
     for (option, path) in files {
         if let Some(path) = path {
-            target(path).check().map_err(|why| Unwritable {
-                option,
-                path: path.clone(),
-                why,
-            })?;
+            target(path)
+                .check()
+                .map_err(|why| Unwritable::new(option, path, why))?;
         }
     }
     // Files first: they are told of what happened before anybody sees it.
@@ -237,6 +236,13 @@ pub fn reporters(args: &ReportArgs, rerun: Rerun) -> Result<Vec<Box<dyn Reporter
             "the KCIDB report",
             target(path),
             move |run| kcidb::document(run, &origin),
+        )));
+    }
+    if let Some(path) = &args.html {
+        all.push(Box::new(Whole::new(
+            "the HTML report",
+            target(path),
+            html::of_run,
         )));
     }
     all.push(match (args.ktap, on_stdout.is_empty()) {
@@ -269,6 +275,17 @@ pub struct Unwritable {
     option: &'static str,
     path: PathBuf,
     why: io::Error,
+}
+
+impl Unwritable {
+    /// What an option asks for cannot be written to this path.
+    pub fn new(option: &'static str, path: &Path, why: io::Error) -> Self {
+        Unwritable {
+            option,
+            path: path.to_owned(),
+            why,
+        }
+    }
 }
 
 /// How long each test took when it last ran on a kernel, as far as the newest runs that are kept know.
@@ -312,29 +329,20 @@ fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
     }
 }
 
-/// Makes the command that runs one test the way this run does.
-fn rerun_command(args: &RunArgs) -> Rerun {
-    let program = std::env::args()
-        .next()
-        .unwrap_or_else(|| "pinbed".to_owned());
-    let vm = &args.vm;
+/// The options that make a guest the way these arguments do, but for the kernels of kernels.toml where it is one of those.
+pub fn guest_options(vm: &VmArgs) -> Vec<String> {
     let mut options: Vec<(&str, String)> = Vec::new();
-    // The session's own kernel, of several; with a tree or an image it says which one is nearest.
-    let is_path = vm.kernel_src.is_some() || vm.kernel_image.is_some();
-    let named = !vm.kernels.is_empty() && !is_path;
-    if is_path {
+    // With a tree or an image it says which one is nearest.
+    if is_path(vm) {
         options.extend(vm.kernels.iter().map(|kernel| ("--kernel", kernel.clone())));
     }
-    options.extend(
-        vm.kernel_src
-            .iter()
-            .map(|tree| ("--kernel-src", tree.display().to_string())),
-    );
     for (option, path) in [
+        ("--kernel-src", &vm.kernel_src),
         ("--kernel-image", &vm.kernel_image),
         ("--kernel-build", &vm.kernel_build),
         ("--modules", &vm.modules),
         ("--config", &vm.config),
+        ("--qemu", &vm.qemu),
     ] {
         options.extend(path.iter().map(|path| (option, path.display().to_string())));
     }
@@ -343,21 +351,31 @@ fn rerun_command(args: &RunArgs) -> Rerun {
             .iter()
             .map(|fragment| ("--fragment", fragment.clone())),
     );
-    options.extend(
-        vm.qemu
-            .iter()
-            .map(|qemu| ("--qemu", qemu.display().to_string())),
-    );
     options.extend((vm.accel != AccelArg::Auto).then(|| ("--accel", vm.accel.to_string())));
     options.extend((vm.memory != DEFAULT_MEMORY).then(|| ("--memory", vm.memory.to_string())));
     options.extend((vm.cpus != DEFAULT_CPUS).then(|| ("--cpus", vm.cpus.to_string())));
     options.extend((!vm.append.is_empty()).then(|| ("--append", vm.append.clone())));
-    let options: Vec<_> = options
-        .iter()
-        .flat_map(|(name, value)| [*name, value.as_str()])
-        .collect();
+    options
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+}
+
+/// Whether the kernel is none of kernels.toml.
+fn is_path(vm: &VmArgs) -> bool {
+    vm.kernel_src.is_some() || vm.kernel_image.is_some()
+}
+
+/// Makes the command that runs one test the way this run does.
+fn rerun_command(args: &RunArgs) -> Rerun {
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "pinbed".to_owned());
+    // The session's own kernel, of several.
+    let named = !args.vm.kernels.is_empty() && !is_path(&args.vm);
+    let options = guest_options(&args.vm);
     // Fails only for a NUL, which no argument can have.
-    let options = shlex::try_join(options).unwrap_or_default();
+    let options = shlex::try_join(options.iter().map(String::as_str)).unwrap_or_default();
     Rc::new(move |kernel, test| {
         let kernel = match named {
             true => format!(" --kernel {kernel}"),

@@ -170,7 +170,7 @@ impl Cache {
 }
 
 /// Kinds of entries that are places to work in.
-const WORK: [&str; 3] = ["apt/", "build/", "target/"];
+const WORK: [&str; 4] = ["apt/", "bisect/", "build/", "target/"];
 /// The directory of remembered answers.
 const ANSWERS: &str = "answers";
 

@@ -4,12 +4,14 @@
 pub mod event;
 mod explain;
 pub mod file;
+pub mod html;
 pub mod junit;
 pub mod kcidb;
 pub mod ktap;
 mod page;
 pub mod record;
 pub mod recorder;
+pub mod result;
 pub mod table;
 
 use std::io;

@@ -265,7 +265,7 @@ pub struct Judged {
     pub dmesg: Vec<String>,
     /// What the test did with guest memory; none if it did not come to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
+    pub memory: Option<Box<Memory>>,
 }
 
 /// A boot of the guest, and how it ended.

@@ -530,7 +530,7 @@ struct Ran {
     duration_ms: Option<u64>,
     notes: Vec<String>,
     dmesg: Vec<String>,
-    memory: Option<Memory>,
+    memory: Option<Box<Memory>>,
 }
 
 /// What a bad end is to the test that it came in.
