@@ -207,6 +207,7 @@ unsigned int pinbed_max_segment(struct device *dev);
  * @sgt: The mapping, if it is the hold's, else NULL.
  * @direction: Of the mapping.
  * @attrs: DMA_ATTR_* of the mapping.
+ * @pins: Pages that were pinned when it began, or NULL.
  */
 struct pinbed_hold {
 	struct pinbed_device *pdev;
@@ -217,6 +218,7 @@ struct pinbed_hold {
 	struct sg_table *sgt;
 	enum dma_data_direction direction;
 	unsigned long attrs;
+	struct pinbed_pins *pins;
 };
 
 struct pinbed_hold *pinbed_hold_begin(struct pinbed_device *pdev,
@@ -231,6 +233,15 @@ struct pinbed_hold *pinbed_hold_map(struct pinbed_device *pdev,
 				    unsigned long attrs);
 void pinbed_hold_end(struct pinbed_hold *hold);
 enum dma_data_direction pinbed_dma_direction(u32 direction);
+
+/* pinbed_pins.c */
+
+void pinbed_hold_expect_pins(struct pinbed_hold *hold, struct sg_table *sgt);
+void pinbed_hold_expect_pins_at(struct pinbed_hold *hold, phys_addr_t address,
+				size_t length);
+void pinbed_hold_expect_pins_mapped(struct pinbed_hold *hold, const void *vaddr,
+				    size_t length);
+void pinbed_hold_check_pins(struct pinbed_hold *hold);
 
 /* pinbed_bounce.c */
 

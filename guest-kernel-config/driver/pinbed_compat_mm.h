@@ -36,6 +36,15 @@ static inline vm_fault_t pinbed_insert_mixed(struct vm_area_struct *vma,
 }
 #endif
 
+static inline bool pinbed_page_is_pinned(struct page *page)
+{
+#ifdef PINBED_HAVE_FOLIO_PINNED
+	return folio_maybe_dma_pinned(page_folio(page));
+#else
+	return page_maybe_dma_pinned(page);
+#endif
+}
+
 /* As sg_alloc_table_from_pages_segment(). */
 static inline int pinbed_sg_from_pages(struct sg_table *sgt,
 				       struct page **pages, unsigned int count,

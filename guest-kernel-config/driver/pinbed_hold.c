@@ -241,6 +241,7 @@ void pinbed_hold_end(struct pinbed_hold *hold)
 	list_del_init(&hold->entry);
 	spin_unlock_irq(&pdev->lock);
 
+	pinbed_hold_check_pins(hold);
 	if (hold->sgt)
 		dma_unmap_sgtable(hold->dev, hold->sgt, hold->direction,
 				  hold->attrs);

@@ -83,6 +83,8 @@ int pinbed_tee_shm_register(struct tee_context *ctx, struct tee_shm *shm,
 		ret = pinbed_tee_share(tee, shm, memory);
 	if (ret)
 		kfree(memory);
+	else if (shm->flags & TEE_SHM_USER_MAPPED)
+		pinbed_hold_expect_pins(memory->hold, &memory->sgt);
 	return ret;
 }
 

@@ -3,6 +3,7 @@
  * The allocators of vb2, and what the device holds of their buffers.
  */
 #include <linux/err.h>
+#include <linux/mm.h>
 #include <media/videobuf2-dma-contig.h>
 #include <media/videobuf2-dma-sg.h>
 #include <media/videobuf2-vmalloc.h>
@@ -22,7 +23,12 @@ static int pinbed_hold_dma_sg(struct pinbed_node *node, struct vb2_buffer *vb,
 					vb2_dma_sg_plane_desc(vb, index),
 					vb2_plane_size(vb, index),
 					pinbed_direction(vb), 0);
-	return PTR_ERR_OR_ZERO(plane->hold);
+	if (IS_ERR(plane->hold))
+		return PTR_ERR(plane->hold);
+	if (vb->memory == V4L2_MEMORY_USERPTR)
+		pinbed_hold_expect_pins(plane->hold,
+					vb2_dma_sg_plane_desc(vb, index));
+	return 0;
 }
 
 static int pinbed_hold_dma_contig(struct pinbed_node *node,
@@ -34,7 +40,14 @@ static int pinbed_hold_dma_contig(struct pinbed_node *node,
 	plane->hold = pinbed_hold_contiguous(node->pdev, address,
 					     vb2_plane_size(vb, index),
 					     pinbed_direction(vb), 0);
-	return PTR_ERR_OR_ZERO(plane->hold);
+	if (IS_ERR(plane->hold))
+		return PTR_ERR(plane->hold);
+	/* vb2 does not show the pages; only some mappings can be undone. */
+	if (vb->memory == V4L2_MEMORY_USERPTR &&
+	    !device_iommu_mapped(node->dma))
+		pinbed_hold_expect_pins_at(plane->hold, address,
+					   vb2_plane_size(vb, index));
+	return 0;
 }
 
 static int pinbed_hold_vmalloc(struct pinbed_node *node, struct vb2_buffer *vb,
@@ -49,6 +62,11 @@ static int pinbed_hold_vmalloc(struct pinbed_node *node, struct vb2_buffer *vb,
 	if (IS_ERR(plane->bounce))
 		return PTR_ERR(plane->bounce);
 	plane->hold = plane->bounce->hold;
+	if (vb->memory == V4L2_MEMORY_USERPTR &&
+	    is_vmalloc_addr(vb2_plane_vaddr(vb, index)))
+		pinbed_hold_expect_pins_mapped(plane->hold,
+					       vb2_plane_vaddr(vb, index),
+					       vb2_plane_size(vb, index));
 	return 0;
 }
 

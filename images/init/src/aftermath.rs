@@ -13,6 +13,7 @@ use pinbed_guest::memory::swap;
 use pinbed_guest::module;
 use pinbed_guest::observe::cma::{self, Region};
 use pinbed_guest::observe::device::{Device, Held};
+use pinbed_guest::observe::dma;
 use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::observe::pagemap;
 use pinbed_guest::observe::vmstat::{self, Counters};
@@ -42,6 +43,8 @@ struct Snapshot {
     /// What drivers hold of each region, in pages.
     cma_used: Vec<u64>,
     held: Vec<Held>,
+    /// DMA mappings of all devices.
+    mappings: i64,
     /// The TEE's.
     sessions: u64,
     calls: u64,
@@ -152,6 +155,7 @@ impl Witness {
                 0 => Vec::new(),
                 _ => device.list()?,
             },
+            mappings: unless_absent(dma::mappings())?,
             sessions: status.sessions.get(),
             calls: status.calls.get(),
             dmabufs: unless_absent(dmabuf::alive())?,
@@ -239,6 +243,16 @@ impl Snapshot {
         {
             leaks.push(format!("the device still holds {held}"));
         }
+        if self.mappings != before.mappings {
+            let (count, side) = match self.mappings - before.mappings {
+                left @ 1.. => (left, "left"),
+                lost => (-lost, "too many undone"),
+            };
+            leaks.push(format!(
+                "{count} DMA mappings {side}: there are {}, {} before",
+                self.mappings, before.mappings
+            ));
+        }
         for (what, now, former) in [
             ("sessions", self.sessions, before.sessions),
             ("calls", self.calls, before.calls),
@@ -299,6 +313,7 @@ mod tests {
                 flags: 0,
                 segments: vec![],
             }],
+            mappings: 4,
             sessions: 1,
             calls: 3,
             dmabufs: vec![Alive {
@@ -313,6 +328,7 @@ mod tests {
             [
                 "2 pins left: nr_foll_pin_acquired - nr_foll_pin_released went from 0 to 2",
                 "the device still holds handle 7: 4096 bytes, write",
+                "4 DMA mappings left: there are 4, 0 before",
                 "TEE sessions: 1, 0 before",
                 "TEE calls: 3, 0 before",
                 "dma-buf 12 of 8192 bytes from system is left",

@@ -3,12 +3,13 @@
 //!
 //! - [`pagemap`], [`smaps`]: the pages behind an address; [`physical`]: the bytes at a physical address;
 //! - [`cma`], [`zones`], [`movable`]: regions that long-term pins must stay out of;
-//! - [`vmstat`]: counts of pinned and of available pages;
+//! - [`vmstat`]: counts of pinned and of available pages; [`dma`]: of DMA mappings;
 //! - [`device`]: the engine, through /dev/pinbed;
 //! - [`extent`]: the pieces of physical memory that all of them speak of.
 
 pub mod cma;
 pub mod device;
+pub mod dma;
 pub mod extent;
 pub mod movable;
 pub mod pagemap;
