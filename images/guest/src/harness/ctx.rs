@@ -52,6 +52,14 @@ impl From<Error> for Stop {
     }
 }
 
+/// The premise of a test: without it the test would show nothing.
+pub fn premise(good: bool, text: impl FnOnce() -> String) -> TestResult {
+    match good {
+        true => Ok(()),
+        false => Err(Stop::finding(Eye::Harness, text())),
+    }
+}
+
 /// A running test.
 pub struct Ctx {
     seed: u64,

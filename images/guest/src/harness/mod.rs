@@ -3,12 +3,13 @@
 //!
 //! - [`ctx`]: findings, notes, random data; [`error`]: why the harness could not do its part;
 //! - [`progress`]: what a test tells its supervisor, PID 1;
-//! - [`child`]: a forked process that acts in its turn; [`attempt`]: a system call that may not return;
+//! - [`child`]: a forked process that acts in its turn; [`cpu`]: where a test runs; [`attempt`]: a system call that may not return;
 //! - [`kconfig`]: the configuration of the kernel under test;
 //! - [`patience`]: waiting for the kernel; [`setting`]: values in sysfs and procfs, put back afterwards.
 
 pub mod attempt;
 pub mod child;
+pub mod cpu;
 pub mod ctx;
 pub mod error;
 pub mod kconfig;

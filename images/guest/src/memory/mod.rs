@@ -3,6 +3,7 @@
 //!
 //! - [`mapping`]: a mapping of this process; [`area`]: a buffer's window in one, with guard bytes around it;
 //! - [`disk`]: files on ext4, with and without DAX; [`hugetlb`]: the pool of huge pages;
+//! - [`reuse`]: pages that were freed and have a new owner;
 //! - [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: merging, offlining, migration, swap-out and user-handled faults.
 
 pub mod area;
@@ -12,5 +13,6 @@ pub mod ksm;
 pub mod mapping;
 pub mod memory_block;
 pub mod numa;
+pub mod reuse;
 pub mod swap;
 pub mod userfault;

@@ -11,6 +11,11 @@ pub const UNSAFE_FOLLOW_PFN: &str =
 pub const TEE_LONGTERM: &str =
     "linux-mm/op-tee 2023-05-17, '[PATCH] tee: add FOLL_LONGTERM for CMA case when alloc shm'";
 pub const PIN_USER_PAGES: &str = "Documentation/core-api/pin_user_pages.rst";
+pub const LAZY: &str =
+    "commit 6c8e2a256915 'mm: fix race between MADV_FREE reclaim and blkdev direct IO read'";
+pub const UDMABUF_DIRTY: &str =
+    "Documentation/core-api/pin_user_pages.rst; drivers/dma-buf/udmabuf.c, unpin_all_folios()";
+pub const TEE_DIRTY: &str = "Documentation/core-api/pin_user_pages.rst, unpin_user_pages_dirty_lock(); drivers/tee/tee_shm.c, release_registered_pages()";
 pub const USERP: &str = "Documentation/userspace-api/media/v4l/userp.rst";
 pub const DMABUF: &str = "Documentation/userspace-api/media/v4l/dmabuf.rst";
 pub const EXPBUF: &str = "Documentation/userspace-api/media/v4l/vidioc-expbuf.rst";

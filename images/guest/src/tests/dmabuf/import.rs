@@ -6,10 +6,12 @@ use crate::tests::test::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
 use pinbed_guest::dmabuf;
+use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
-use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::memory::reuse::Control;
+use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::video::m2m::{M2m, describe};
 use pinbed_guest::video::v4l2::Memory;
 use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
@@ -176,6 +178,14 @@ fn pipeline_shares_one_buffer(t: &mut Ctx) -> TestResult {
     first.copy(t, &mut bitstream, &mut middle)?;
     screen.fill(t)?;
     second.queue(t, Output, 0, &shared)?;
+    if let (Some(made), Some(taken)) = (first.held(t, Capture, 0)?, second.held(t, Output, 0)?) {
+        t.equal(
+            Eye::Placement,
+            "the page frames that the second node's device reads what the first node's wrote from",
+            frames(&taken.segments).collect::<Vec<_>>(),
+            frames(&made.segments).collect::<Vec<_>>(),
+        );
+    }
     second.queue(t, Capture, 0, &screen)?;
     second.stream_on()?;
     second.finish(
@@ -284,7 +294,10 @@ fn udmabuf_outlives_its_memfd(t: &mut Ctx) -> TestResult {
     let mapping = Mapping::shared(&buffer, PAGE, READ_WRITE)?;
     let bytes = t.random(PAGE);
     mapping.write(0, &bytes);
+    cpu::stay()?;
+    let control = Control::new()?;
     drop(memfd);
+    let _others = control.reused(t)?;
     t.same_bytes(Eye::Cpu, "the mapping", &mapping.read(0..PAGE), &bytes);
     Ok(())
 }

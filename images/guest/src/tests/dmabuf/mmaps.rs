@@ -233,7 +233,8 @@ fn nobody_keeps(
         area.fill(t)?;
         let mut taker = call.ready(t)?;
         if let Err(errno) = taker.take(area.address()) {
-            t.note(format!("{call}: refused with {errno:?}"));
+            // Then there is nothing to keep.
+            t.refused::<()>(&call.to_string(), Err(errno), call.refusals());
             continue;
         }
         let was = crc(area.written());

@@ -2,13 +2,17 @@
 //! What the process does to its address space while the device holds on: process and device keep looking at the same bytes, or
 //! the device keeps the old ones.
 
+use crate::tests::pin::dirty::evict;
 use crate::tests::sources::{EARLY_COW, PIN_USER_PAGES};
 use crate::tests::test::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
 use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::reuse::Control;
+use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::frames;
 use pinbed_guest::observe::pagemap;
 use pinbed_guest::observe::vmstat;
@@ -26,7 +30,7 @@ pub const TESTS: &[Test] = &[
     test("hold::mremap_moves_no_page", mremap_moves_no_page, PIN_USER_PAGES,
         "After mremap the same page frames are at the new address, and the device and the process share them."),
     test("hold::madv_pageout_moves_no_page", madv_pageout_moves_no_page, PIN_USER_PAGES,
-        "MADV_PAGEOUT leaves pinned pages where they are."),
+        "MADV_PAGEOUT swaps other pages out, and leaves pinned pages where they are."),
     test("hold::fork_child_writes_its_own_copy", fork_child_writes_its_own_copy, EARLY_COW,
         "What a forked child writes is seen neither by its parent nor by the device: the child has copies."),
     test("hold::fork_parent_keeps_the_pinned_page", fork_parent_keeps_the_pinned_page, EARLY_COW,
@@ -111,6 +115,8 @@ fn munmap_leaves_the_device_its_bytes(t: &mut Ctx) -> TestResult {
     let (src, dst) = queued_source(t, &m2m)?;
     let data = src.written().to_vec();
     let pins = vmstat::pinned_pages()?;
+    cpu::stay()?;
+    let control = Control::new()?;
     drop(src);
     t.equal(
         Eye::Aftermath,
@@ -119,13 +125,7 @@ fn munmap_leaves_the_device_its_bytes(t: &mut Ctx) -> TestResult {
         pins,
     );
 
-    // The kernel hands out free pages last in, first out: these would be the buffer's, were they free.
-    let mut others = Vec::new();
-    for _ in 0..8 {
-        let mut other = Area::anon(0, FRAME.size())?;
-        other.fill(t)?;
-        others.push(other);
-    }
+    let others = control.reused(t)?;
     t.equal(
         Eye::Device,
         "CRC32C after munmap",
@@ -134,7 +134,11 @@ fn munmap_leaves_the_device_its_bytes(t: &mut Ctx) -> TestResult {
     );
     m2m.queue(t, Capture, 0, &dst)?;
     m2m.stream_on()?;
-    m2m.finish(t, &others[0], &data, &dst, &data)
+    m2m.finish(t, &others[0], &data, &dst, &data)?;
+    for other in others {
+        other.judge_untouched(t, "memory that was mapped since")?;
+    }
+    Ok(())
 }
 
 fn mremap_moves_no_page(t: &mut Ctx) -> TestResult {
@@ -156,8 +160,14 @@ fn mremap_moves_no_page(t: &mut Ctx) -> TestResult {
 }
 
 fn madv_pageout_moves_no_page(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
+    let _swap = Swap::on()?;
     let m2m = M2m::copier(FRAME)?;
     let (mut src, dst) = queued_source(t, &m2m)?;
+    let mut other = Area::anon(0, FRAME.size())?;
+    other.fill(t)?;
+    // That nobody holds.
+    evict(&other)?;
     src.mapping
         .advise(0..src.mapping.len(), MmapAdvise::MADV_PAGEOUT)?;
     m2m.judge_placement(t, Output, 0, &src)?;

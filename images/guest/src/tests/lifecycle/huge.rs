@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Huge pages that come apart and small pages that are put together, while the device holds some of them.
 
-use super::stage::{Stage, premise};
+use super::stage::Stage;
 use crate::tests::sources::PIN_USER_PAGES;
 use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::{LIMIT, until};
 use pinbed_guest::harness::setting::{self, Setting};

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernel samepage merging: what the device holds is shared with no page that is equal by chance.
 
-use super::stage::{Stage, premise};
+use super::stage::Stage;
 use crate::tests::sources::{PIN_USER_PAGES, UNSHARE};
 use crate::tests::test::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::ksm::Ksm;
 use pinbed_guest::observe::extent::{PAGE, frames};

@@ -2,7 +2,7 @@
 //! Pages that are to be moved away: for larger free blocks, to another node, out of memory that is unplugged or that a driver wants.
 //! What the device holds stays, and is in nobody's way.
 
-use super::stage::{Stage, premise};
+use super::stage::Stage;
 use crate::tests::pin::longterm::{SEARCH, hold_in_pipe, in_cma_among};
 use crate::tests::sources::TEE_LONGTERM;
 use crate::tests::test::{FRAME, Test, test};
@@ -12,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::read;
 use pinbed_abi::report::Eye;
 use pinbed_guest::harness::child::Child;
-use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::harness::patience::{LIMIT, until};
 use pinbed_guest::harness::setting;
 use pinbed_guest::memory::area::Area;
@@ -226,6 +226,8 @@ fn in_block(t: &mut Ctx, block: &Block, offset: usize) -> TestResult<Area> {
     let mut area = Area::anon(offset, FRAME.size())?;
     area.mapping.bind(numa::MOVABLE)?;
     area.fill(t)?;
+    // What is allocated from now on must not wait for the block.
+    area.mapping.bind(numa::HOME)?;
     let inside = inside(&area, &block.frames)?;
     premise(inside == area.mapping.len() / PAGE, || {
         format!("{inside} pages of the area are in the block that is to go offline")

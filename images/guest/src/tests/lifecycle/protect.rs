@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Write protection that comes and goes: by the process itself, by who tracks its writes, by who handles its faults.
 
-use super::stage::{Stage, premise};
+use super::stage::Stage;
 use crate::tests::sources::PIN_USER_PAGES;
 use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::harness::ctx::{Ctx, TestResult, crc, premise};
 use pinbed_guest::harness::setting;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
@@ -61,7 +61,7 @@ fn mprotect_and_back(t: &mut Ctx) -> TestResult {
 
 fn mprotect_none_and_back(t: &mut Ctx) -> TestResult {
     let mut stage = Stage::anon(t)?;
-    stage.while_copying(t, |_| {
+    stage.while_copying_untouched(t, |_| {
         protect(&stage, ProtFlags::PROT_NONE)?;
         protect(&stage, READ_WRITE)
     })?;

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory that is wanted back: what the device holds is neither swapped out nor dropped.
 
-use super::stage::{Stage, premise};
-use crate::tests::sources::PIN_USER_PAGES;
+use super::stage::Stage;
+use crate::tests::sources::{LAZY, PIN_USER_PAGES};
 use crate::tests::test::{FRAME, Test, test};
 use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::cpu;
+use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::pagemap::{self, Entry};
-
-const LAZY: &str =
-    "commit 6c8e2a256915 'mm: fix race between MADV_FREE reclaim and blkdev direct IO read'";
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -79,6 +77,7 @@ fn page_out(t: &mut Ctx, stage: &Stage) -> TestResult<Area> {
 }
 
 fn pageout_with_swap(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
     let _swap = Swap::on()?;
     let mut stage = Stage::anon(t)?;
     stage.begin()?;
@@ -89,6 +88,7 @@ fn pageout_with_swap(t: &mut Ctx) -> TestResult {
 }
 
 fn pageout_while_the_device_writes(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
     let _swap = Swap::on()?;
     let mut stage = Stage::anon(t)?;
     stage.while_copying(t, |t| page_out(t, &stage).map(drop))?;
@@ -96,6 +96,7 @@ fn pageout_while_the_device_writes(t: &mut Ctx) -> TestResult {
 }
 
 fn swapped_out_is_brought_back(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
     let _swap = Swap::on()?;
     let src = swapped_out(t)?;
     let dst = swapped_out(t)?;
@@ -113,6 +114,7 @@ fn swapped_out_is_brought_back(t: &mut Ctx) -> TestResult {
 }
 
 fn madv_cold(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
     let _swap = Swap::on()?;
     let mut stage = Stage::anon(t)?;
     stage.begin()?;
@@ -124,6 +126,7 @@ fn madv_cold(t: &mut Ctx) -> TestResult {
 }
 
 fn madv_free(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
     let mut stage = Stage::anon(t)?;
     stage.begin()?;
     // The kernel drops such pages whatever they hold, and needs no swap for it.

@@ -4,7 +4,7 @@
 use crate::tests::test::FRAME;
 use pinbed_abi::report::Eye;
 use pinbed_abi::wire;
-use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, copy};
@@ -97,11 +97,30 @@ impl Stage {
         self.m2m.judge_placement(t, Capture, 0, dst)
     }
 
-    /// The device copies the OUTPUT buffer to the CAPTURE buffer again and again while something happens. For a stage where no job
-    /// has begun.
+    /// The device copies the OUTPUT buffer to the CAPTURE buffer again and again while something happens, each time other bytes, so that
+    /// no write of either side can be lost unseen. For a stage where no job has begun; both buffers have the image that was there before
+    /// in the end.
     pub fn while_copying<T>(
         &self,
         t: &mut Ctx,
+        event: impl FnOnce(&mut Ctx) -> TestResult<T>,
+    ) -> TestResult<T> {
+        self.meanwhile(t, true, event)
+    }
+
+    /// As [`Stage::while_copying`], of memory that the process must not touch meanwhile: always the same bytes.
+    pub fn while_copying_untouched<T>(
+        &self,
+        t: &mut Ctx,
+        event: impl FnOnce(&mut Ctx) -> TestResult<T>,
+    ) -> TestResult<T> {
+        self.meanwhile(t, false, event)
+    }
+
+    fn meanwhile<T>(
+        &self,
+        t: &mut Ctx,
+        touch: bool,
         event: impl FnOnce(&mut Ctx) -> TestResult<T>,
     ) -> TestResult<T> {
         let (src, dst) = (self.m2m.handle(Output, 0)?, self.m2m.handle(Capture, 0)?);
@@ -109,22 +128,35 @@ impl Stage {
         let device = Device::open()?;
         let stop = AtomicBool::new(false);
         let (tell, first) = mpsc::channel();
+        let job = |bytes: &[u8]| -> Result<Option<String>, Error> {
+            if touch {
+                self.src.mapping.write(self.src.window.start, bytes);
+            }
+            let answer = device.job(&copy(src, dst, length))?;
+            if answer.header.status != wire::STATUS_OK {
+                return Err(Error::Device {
+                    operation: "COPY",
+                    status: answer.header.status.get(),
+                });
+            }
+            if !touch {
+                return Ok(None);
+            }
+            let came = self.dst.contents()?;
+            let wrong = came.iter().zip(bytes).filter(|(a, b)| a != b).count();
+            Ok((wrong > 0).then(|| format!("{wrong} of {length} bytes are not the job's")))
+        };
         let (result, jobs) = thread::scope(|scope| {
-            let worker = scope.spawn(|| -> Result<u64, Error> {
-                let mut jobs = 0;
+            let worker = scope.spawn(|| -> Result<(u64, Vec<String>), Error> {
+                let (mut jobs, mut wrong) = (0_u64, Vec::new());
                 while jobs < 2 || !stop.load(Ordering::Acquire) {
-                    let answer = device.job(&copy(src, dst, length))?;
-                    if answer.header.status != wire::STATUS_OK {
-                        return Err(Error::Device {
-                            operation: "COPY",
-                            status: answer.header.status.get(),
-                        });
-                    }
+                    let bytes = vec![jobs as u8; self.src.len()];
+                    wrong.extend(job(&bytes)?.map(|text| format!("job {jobs}: {text}")));
                     jobs += 1;
                     // Nobody listens after the first.
                     let _ = tell.send(());
                 }
-                Ok(jobs)
+                Ok((jobs, wrong))
             });
             // An error means that the first job failed, which the worker says.
             let _ = first.recv();
@@ -137,8 +169,19 @@ impl Stage {
             (result, jobs)
         });
         let result = result?;
-        let jobs = jobs?;
+        let (jobs, wrong) = jobs?;
         t.note(format!("{jobs} jobs meanwhile"));
+        if let Some(first) = wrong.first() {
+            let count = wrong.len();
+            t.find(
+                Eye::Cpu,
+                format!("{count} jobs left other bytes in the CAPTURE buffer than the process had put in the OUTPUT buffer; {first}"),
+            );
+        }
+        let last = job(self.src.written())?;
+        t.check(Eye::Cpu, last.is_none(), || {
+            format!("after the last job {}", last.unwrap_or_default())
+        });
         self.dst
             .judge(t, "what the device copied meanwhile", self.src.written())?;
         Ok(result)
@@ -180,13 +223,5 @@ impl Stage {
             );
         }
         Ok(())
-    }
-}
-
-/// The premise of a test: without it the test would show nothing.
-pub fn premise(good: bool, text: impl FnOnce() -> String) -> TestResult {
-    match good {
-        true => Ok(()),
-        false => Err(Stop::finding(Eye::Harness, text())),
     }
 }

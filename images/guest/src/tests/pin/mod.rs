@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which memory may be pinned: the pin matrix, and where long-term pins must not be.
 
+pub mod dirty;
 pub mod kinds;
 pub mod longterm;
 pub mod memory;

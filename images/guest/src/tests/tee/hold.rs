@@ -4,6 +4,7 @@
 
 use super::stage::{LENGTH, calls_become, judge_placement, register, registered};
 use crate::tests::lifecycle::hold::fork_viewer;
+use crate::tests::pin::dirty::evict;
 use crate::tests::sources::{EARLY_COW, PIN_USER_PAGES, PROTECT_PINNED, TEE_SHM};
 use crate::tests::test::{Test, test};
 use crate::tests::video::stream::Before;
@@ -14,11 +15,14 @@ use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::memory::reuse::Control;
+use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::module;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::PAGE;
@@ -36,7 +40,7 @@ pub const TESTS: &[Test] = &[
     test("tee_hold::mremap_moves_no_page", mremap_moves_no_page, PIN_USER_PAGES,
         "After mremap the pages at the new address are those that the application reads and writes."),
     test("tee_hold::madv_pageout_moves_no_page", madv_pageout_moves_no_page, PIN_USER_PAGES,
-        "MADV_PAGEOUT leaves registered pages where they are."),
+        "MADV_PAGEOUT swaps other pages out, and leaves registered pages where they are."),
     test("tee_hold::mprotect_and_back_moves_no_page", mprotect_and_back_moves_no_page, PROTECT_PINNED,
         "What the process writes to registered memory that was read-only for a while, the application reads."),
     test("tee_hold::application_writes_what_became_read_only", application_writes_what_became_read_only, PIN_USER_PAGES,
@@ -54,7 +58,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Memory that a trusted application holds between calls.
-struct Stage {
+pub struct Stage {
     tee: Tee,
     session: Session,
     /// What to write from.
@@ -66,9 +70,14 @@ struct Stage {
 impl Stage {
     /// Fills the memory, registers it, and gives it to an application.
     fn of(t: &mut Ctx, area: &mut Area) -> TestResult<Self> {
+        area.fill(t)?;
+        Self::as_it_is(t, area)
+    }
+
+    /// Registers the memory, with what is in it, and gives it to an application.
+    pub fn as_it_is(t: &mut Ctx, area: &Area) -> TestResult<Self> {
         let tee = Tee::open()?;
         let session = tee.session(pin::UUID)?;
-        area.fill(t)?;
         let source = registered(t, &tee)?;
         let shm = register(&tee, area)?;
         let params = [shm.all(PARAM_MEMREF_INOUT), VALUE_OUT, NONE, NONE];
@@ -98,7 +107,7 @@ impl Stage {
     }
 
     /// The application writes all of the memory; what, is returned.
-    fn write(&mut self, t: &mut Ctx) -> TestResult<Vec<u8>> {
+    pub fn write(&mut self, t: &mut Ctx) -> TestResult<Vec<u8>> {
         let (source, shm) = &mut self.source;
         source.refresh(t)?;
         let params = [
@@ -124,16 +133,12 @@ fn munmap_leaves_the_application_its_bytes(t: &mut Ctx) -> TestResult {
     let mut stage = Stage::of(t, &mut area)?;
     let data = area.written().to_vec();
     let pins = vmstat::pinned_pages()?;
+    cpu::stay()?;
+    let control = Control::new()?;
     drop(area);
     let now = vmstat::pinned_pages()?;
     t.equal(Eye::Aftermath, "pinned pages after munmap", now, pins);
-    // The kernel hands out free pages last in, first out: these would be the memory's, were they free.
-    let mut others = Vec::new();
-    for _ in 0..8 {
-        let mut other = anon()?;
-        other.fill(t)?;
-        others.push(other);
-    }
+    let others = control.reused(t)?;
     stage.judge_seen(t, "after munmap", &data)?;
     let data = stage.write(t)?;
     stage.judge_seen(t, "after it wrote", &data)?;
@@ -193,8 +198,14 @@ fn mremap_moves_no_page(t: &mut Ctx) -> TestResult {
 }
 
 fn madv_pageout_moves_no_page(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
+    let _swap = Swap::on()?;
     let mut area = anon()?;
     let mut stage = Stage::of(t, &mut area)?;
+    let mut other = anon()?;
+    other.fill(t)?;
+    // That nobody holds.
+    evict(&other)?;
     let before = area.extents()?;
     let all = 0..area.mapping.len();
     area.mapping.advise(all, MmapAdvise::MADV_PAGEOUT)?;

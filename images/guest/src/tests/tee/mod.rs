@@ -3,6 +3,7 @@
 
 pub mod calls;
 pub mod client;
+pub mod dirty;
 pub mod hold;
 pub mod input;
 pub mod kinds;

@@ -10,7 +10,7 @@ use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
-use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::Mapping;
@@ -39,8 +39,10 @@ pub const TESTS: &[Test] = &[
         "Registering memory that another thread takes away is refused or gives all of it, and leaves no page pinned."),
 ];
 
-/// Times over. Enough for each order of events to come up, as the notes show.
+/// Times over, at least.
 const ROUNDS: usize = 30;
+/// Times over at most, if not each order of events came up before.
+const MOST_ROUNDS: usize = 20 * ROUNDS;
 
 /// Moments for one thing to happen in the course of others: another each round, over all the time that they take.
 struct Moments {
@@ -91,8 +93,23 @@ impl Tally {
         *self.0.entry(what.into()).or_default() += 1;
     }
 
-    fn note(&self, t: &Ctx) {
+    /// Whether to go on after so many rounds: each of these things has to happen.
+    fn wants_more(&self, rounds: usize, things: &[&str]) -> bool {
+        let all = things.iter().all(|thing| self.0.contains_key(*thing));
+        rounds < ROUNDS || !all && rounds < MOST_ROUNDS
+    }
+
+    /// Notes what happened, all of these among it, without which nothing raced.
+    fn judge(&self, t: &Ctx, things: &[&str]) -> TestResult {
         t.note(format!("{:?}", self.0));
+        let lacking = things.iter().find(|thing| !self.0.contains_key(**thing));
+        premise(lacking.is_none(), || {
+            format!(
+                "in {MOST_ROUNDS} rounds no call came to \"{}\": {:?}",
+                lacking.unwrap_or(&""),
+                self.0
+            )
+        })
     }
 }
 
@@ -124,7 +141,9 @@ fn closing_memory_races_a_call(t: &mut Ctx) -> TestResult {
     let all = register(&tee, &area)?;
     let moments = Moments::within(|| three_checksums(&tee, session, all.all(PARAM_MEMREF_INPUT)))?;
     drop(all);
-    for round in 0..ROUNDS {
+    let things = &["whole", "refused"];
+    let mut round = 0;
+    while tally.wants_more(round, things) {
         let shm = register(&tee, &area)?;
         let memref = shm.all(PARAM_MEMREF_INPUT);
         let seen = thread::scope(|scope| {
@@ -146,8 +165,9 @@ fn closing_memory_races_a_call(t: &mut Ctx) -> TestResult {
                 ),
             }
         }
+        round += 1;
     }
-    tally.note(t);
+    tally.judge(t, things)?;
     before.judge(t, "after the last close", 0, 0)?;
     Ok(area.judge_untouched(t, "the memory")?)
 }
@@ -162,7 +182,9 @@ fn closing_a_session_races_a_call(t: &mut Ctx) -> TestResult {
         Ok(())
     })?;
     close(&tee, session)?;
-    for round in 0..ROUNDS {
+    let things = &["done", "cancelled", "no session"];
+    let mut round = 0;
+    while tally.wants_more(round, things) {
         let session = tee.session(pin::UUID)?;
         // Every third waits, so that it is under way when the session is closed.
         let (function, params) = match round % 3 {
@@ -188,8 +210,9 @@ fn closing_a_session_races_a_call(t: &mut Ctx) -> TestResult {
                 format!("a call while its session is closed: {other:x?}"),
             ),
         }
+        round += 1;
     }
-    tally.note(t);
+    tally.judge(t, things)?;
     let status = before.device.status()?;
     let left = (status.sessions.get(), status.calls.get());
     t.equal(
@@ -214,7 +237,9 @@ fn closing_the_client_races_a_call(t: &mut Ctx) -> TestResult {
         let memref = shm.all(PARAM_MEMREF_INPUT);
         Moments::within(|| three_checksums(&tee, session, memref))?
     };
-    for round in 0..ROUNDS {
+    let things = &["whole", "closed"];
+    let mut round = 0;
+    while tally.wants_more(round, things) {
         // Closed by hand, under the thread that uses it; nothing else in this process opens a file meanwhile.
         let tee = ManuallyDrop::new(Tee::open()?);
         let session = tee.session(pin::UUID)?;
@@ -240,8 +265,9 @@ fn closing_the_client_races_a_call(t: &mut Ctx) -> TestResult {
                 ),
             }
         }
+        round += 1;
     }
-    tally.note(t);
+    tally.judge(t, things)?;
     before.judge(t, "after the last close", 0, 0)?;
     let sessions = before.device.status()?.sessions.get();
     t.equal(Eye::Device, "sessions that are left", sessions, 0);
@@ -259,7 +285,9 @@ fn cancelling_races_the_end_of_a_call(t: &mut Ctx) -> TestResult {
         tee.invoke(session, pin::WAIT, wait)?;
         Ok(())
     })?;
-    for round in 0..ROUNDS {
+    let things = &["done", "cancelled"];
+    let mut round = 0;
+    while tally.wants_more(round, things) {
         let (function, params) = match round % 2 {
             0 => (pin::WAIT, wait),
             _ => (pin::RETURN, [value_in(0, 0), NONE, NONE, NONE]),
@@ -286,8 +314,9 @@ fn cancelling_races_the_end_of_a_call(t: &mut Ctx) -> TestResult {
             next,
             Ok(TEEC_SUCCESS),
         );
+        round += 1;
     }
-    tally.note(t);
+    tally.judge(t, things)?;
     tee.invoke(session, pin::PANIC, NO_PARAMS)?;
     close(&tee, session)
 }
@@ -348,7 +377,9 @@ fn registering_races_munmap(t: &mut Ctx) -> TestResult {
         Ok(())
     })?;
     let mut tally = Tally::default();
-    for round in 0..ROUNDS {
+    let things = &["all of it", "refused"];
+    let mut round = 0;
+    while tally.wants_more(round, things) {
         memory.advise(0..length, MmapAdvise::MADV_DONTNEED)?;
         let (taken, filled) = thread::scope(|scope| {
             let filling = scope.spawn(|| {
@@ -362,11 +393,15 @@ fn registering_races_munmap(t: &mut Ctx) -> TestResult {
         memory.map_anon_over(PAGES / 2 * PAGE)?;
         match joined(filled)? {
             Ok(TEEC_SUCCESS) => tally.count("all of it"),
-            Err(errno @ (Errno::EFAULT | Errno::ENOMEM)) => tally.count(format!("{errno:?}")),
+            Err(errno @ (Errno::EFAULT | Errno::ENOMEM)) => {
+                t.note(format!("refused with {errno:?}"));
+                tally.count("refused")
+            }
             other => t.find(Eye::Cpu, format!("registering what goes away: {other:x?}")),
         }
+        round += 1;
     }
-    tally.note(t);
+    tally.judge(t, things)?;
     before.judge(t, "after the last close", 0, 0)?;
     let (area, shm) = registered(t, &tee)?;
     judge_checksum(t, &tee, session, &shm, area.written())

@@ -7,10 +7,12 @@ use crate::tests::test::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
+use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::hugetlb::Pool;
 use pinbed_guest::memory::mapping::Mapping;
+use pinbed_guest::memory::reuse::Control;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::{M2m, describe, judge_job};
@@ -205,13 +207,13 @@ fn vmalloc_reads_pinned_memory_after_munmap(t: &mut Ctx) -> TestResult {
     dst.fill(t)?;
     m2m.queue(t, Output, 0, &src)?;
     let data = src.written().to_vec();
+    cpu::stay()?;
+    let control = Control::new()?;
     drop(src);
-    // New memory, which would get the pages if they were free.
-    let mut other = Area::anon(100, FRAME.size())?;
-    other.fill(t)?;
+    let others = control.reused(t)?;
     m2m.queue(t, Capture, 0, &dst)?;
     m2m.stream_on()?;
-    m2m.finish(t, &other, &data, &dst, &data)
+    m2m.finish(t, &others[0], &data, &dst, &data)
 }
 
 fn vmalloc_imports(t: &mut Ctx) -> TestResult {

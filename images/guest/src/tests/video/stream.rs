@@ -9,8 +9,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, pause, pipe, read, write};
 use pinbed_abi::report::Eye;
 use pinbed_abi::wire;
-use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience::{LIMIT, until};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::vmstat;
@@ -341,11 +342,13 @@ fn close_unpins_queued_buffers(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-/// What a child does before it is killed: what it returns is alive until then.
-type Act = fn(&mut Ctx) -> TestResult<(M2m, Vec<Area>)>;
-
-/// Forks a child that does as told and then waits to be killed; kills it once it has.
-fn kill_after(t: &mut Ctx, act: Act) -> TestResult<i64> {
+/// Forks a child that does as told, keeps what that returns, and waits to be killed; kills it once it has, and waits for its end.
+/// `killed` comes in between.
+fn kill_after(
+    t: &mut Ctx,
+    act: impl FnOnce(&mut Ctx) -> TestResult<(M2m, Vec<Area>)>,
+    killed: impl FnOnce(&mut Ctx) -> TestResult,
+) -> TestResult<i64> {
     let (wait, ready) = pipe().map_err(Error::call("pipe"))?;
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     let child = match unsafe { fork() }.map_err(Error::call("fork"))? {
@@ -370,6 +373,7 @@ fn kill_after(t: &mut Ctx, act: Act) -> TestResult<i64> {
     let mut pages = [0; 8];
     let length = read(&wait, &mut pages).map_err(Error::call("hearing from the child"))?;
     kill(child, Signal::SIGKILL).map_err(Error::call("killing the child"))?;
+    killed(t)?;
     match waitpid(child, None).map_err(Error::call("waitpid"))? {
         WaitStatus::Signaled(_, Signal::SIGKILL, _) if length == pages.len() => {
             Ok(i64::from_le_bytes(pages))
@@ -383,7 +387,7 @@ fn kill_after(t: &mut Ctx, act: Act) -> TestResult<i64> {
 
 fn killed_process_leaves_nothing(t: &mut Ctx) -> TestResult {
     let before = Before::look()?;
-    let pages = kill_after(t, queued)?;
+    let pages = kill_after(t, queued, |_| Ok(()))?;
     t.note(format!(
         "{pages} pages were pinned when the process was killed"
     ));
@@ -393,17 +397,19 @@ fn killed_process_leaves_nothing(t: &mut Ctx) -> TestResult {
 fn process_killed_mid_job_leaves_nothing(t: &mut Ctx) -> TestResult {
     let before = Before::look()?;
     let jobs = before.device.status()?.jobs.get();
-    before.device.inject(wire::INJECT_DELAY, 1, 200_000)?;
-    kill_after(t, |t| {
+    before.device.inject(wire::INJECT_DELAY, 1, 10_000_000)?;
+    let begun = |t: &mut Ctx| {
         let (m2m, areas) = queued(t)?;
         m2m.stream_on()?;
+        let count = || Ok(m2m.device.status()?.jobs.get());
+        premise(until(LIMIT, || Ok(count()? > jobs))?, || {
+            "no job begins".into()
+        })?;
         Ok((m2m, areas))
+    };
+    // The job that the process has begun waits until it is killed.
+    kill_after(t, begun, |_| {
+        Ok(before.device.inject(wire::INJECT_NONE, 0, 0)?)
     })?;
-    t.note(format!(
-        "{} jobs were answered when the process was gone",
-        before.device.status()?.jobs.get() - jobs
-    ));
-    before.judge(t, "after the process was killed", 0, 0)?;
-    before.device.inject(wire::INJECT_NONE, 0, 0)?;
-    Ok(())
+    before.judge(t, "after the process was killed", 0, 0)
 }
