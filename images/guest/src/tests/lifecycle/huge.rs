@@ -180,13 +180,12 @@ fn is_reclaimed(t: &mut Ctx) -> TestResult {
     stage.judge(t, "MADV_PAGEOUT of the huge pages")
 }
 
-/// Memory of a huge page's size and alignment in small pages, all of them there.
+/// Memory of a huge page's size and alignment in small pages, all of them there. khugepaged leaves it alone until it is told otherwise.
 fn small(t: &mut Ctx, offset: usize) -> TestResult<Area> {
     let mapping = Mapping::anon_aligned(HUGE, HUGE)?;
     mapping.advise(0..HUGE, MmapAdvise::MADV_NOHUGEPAGE)?;
     let mut area = Area::user(mapping, offset..offset + FRAME.size());
     area.fill(t)?;
-    area.mapping.advise(0..HUGE, MmapAdvise::MADV_HUGEPAGE)?;
     Ok(area)
 }
 
@@ -216,6 +215,10 @@ fn collapse(t: &mut Ctx) -> TestResult {
     let other = small(t, 0)?;
     let mut stage = Stage::of(t, src, dst)?;
     stage.begin()?;
+    // Not before: khugepaged, which is at work at any time, would put together what is not yet held.
+    for area in [&other].into_iter().chain(stage.areas()) {
+        area.mapping.advise(0..HUGE, MmapAdvise::MADV_HUGEPAGE)?;
+    }
     match other.mapping.try_advise(0..HUGE, MADV_COLLAPSE) {
         Ok(()) => {
             for area in stage.areas() {
