@@ -305,6 +305,7 @@ pub fn of_run(run: &Run) -> Result<Vec<u8>, String> {
 mod tests {
     use super::*;
     use crate::report::samples;
+    use pinbed_abi::report::{Eye, Finding, Holdings, Moment, Region, RegionKind, Sighting};
 
     fn named(name: &str, run: Run) -> Named {
         Named {
@@ -381,6 +382,154 @@ mod tests {
         assert!(!page.contains("<!--"));
         assert_eq!(data(&page)["lines"][0], evil);
         assert!(!SCRIPT.contains("innerHTML") && !SCRIPT.contains("</"));
+    }
+
+    /// What a person does, by keys; it leaves what it saw in the document.
+    const PROBE: &str = r##"
+        (async () => {
+            const seen = { ready: document.documentElement.dataset.ready };
+            const press = key => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+            const turn = () => new Promise(done => setTimeout(done, 50));
+            const names = () => [...document.querySelectorAll("#matrix tr.test a")].map(a => a.textContent);
+            seen.first = names();
+            press("/");
+            seen.focus = document.activeElement.id;
+            document.activeElement.value = "GUP.C";
+            document.activeElement.dispatchEvent(new Event("input"));
+            seen.found = document.getElementById("shown").textContent;
+            document.activeElement.value = "in_movable";
+            document.activeElement.dispatchEvent(new Event("input"));
+            press("Escape");
+            press("j");
+            document.activeElement.click();
+            await turn();
+            const detail = document.getElementById("detail");
+            seen.open = detail.open;
+            seen.name = document.getElementById("detail-name").textContent;
+            seen.wrong = detail.querySelectorAll(".strip .page.wrong").length;
+            seen.pages = [...detail.querySelectorAll(".strip .mono")].map(line => line.textContent);
+            seen.rows = [...detail.querySelectorAll(".holdings tbody tr")].map(row => row.textContent);
+            seen.width = document.documentElement.scrollWidth <= innerWidth;
+            detail.querySelector("[title^=Close]").click();
+            await turn();
+            seen.closed = `${detail.open} ${location.hash}`;
+            document.body.replaceChildren(JSON.stringify(seen));
+        })().catch(error => document.body.replaceChildren(String(error.stack)));
+    "##;
+
+    fn with_memory() -> Run {
+        let frames = |of: std::ops::Range<u64>| of.collect();
+        let seen = |moment, of| Sighting {
+            buffer: "OUTPUT 0".to_owned(),
+            moment,
+            frames: frames(of),
+        };
+        let memory = Memory {
+            sightings: vec![
+                seen(Moment::Before, 0x1b400..0x1b403),
+                seen(Moment::Held, 0x100000..0x100003),
+            ],
+            after: Holdings {
+                pinned: 3,
+                ..Holdings::default()
+            },
+            ..Memory::default()
+        };
+        let region = |name: &str, kind, first, pages| Region {
+            name: name.to_owned(),
+            kind,
+            first,
+            pages,
+        };
+        let failed = Verdict::Fail {
+            findings: vec![Finding {
+                eye: Eye::Placement,
+                text: "3 pages are pinned in ZONE_MOVABLE".to_owned(),
+            }],
+            expected: None,
+        };
+        let mut run = samples::mixed();
+        let session = &mut run.sessions[0];
+        session.environment.regions = vec![
+            region("Node 0 DMA32", RegionKind::Zone, 1, 131_039),
+            region("Node 1 Movable", RegionKind::Movable, 0x100000, 32_768),
+            region("reserved", RegionKind::Cma, 0x1b400, 16_384),
+        ];
+        let mut judged = samples::judged("pin::stays_in_movable", failed);
+        judged.memory = Some(Box::new(memory));
+        session.tests.push(judged);
+        run
+    }
+
+    /// In a real browser, where there is one, at a phone's width and at a desk's.
+    #[test]
+    fn a_browser_shows_the_page_and_keys_work() {
+        let names = ["chromium", "chromium-browser", "google-chrome"];
+        let Some(browser) = names.iter().find_map(|name| which::which(name).ok()) else {
+            println!("skipped: there is no {}", names.join(", nor "));
+            return;
+        };
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("page.html");
+        let page = text(&[named("a.json", with_memory())]);
+        let page = page.replace("</body>", &format!("<script>{PROBE}</script></body>"));
+        std::fs::write(&path, page).unwrap();
+        for width in [390, 1400] {
+            let output = std::process::Command::new("timeout")
+                .arg("120")
+                .arg(&browser)
+                .args([
+                    "--headless=new",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--virtual-time-budget=4000",
+                ])
+                .arg(format!(
+                    "--user-data-dir={}",
+                    place.path().join("profile").display()
+                ))
+                .arg(format!("--window-size={width},900"))
+                .arg("--dump-dom")
+                .arg(format!("file://{}", path.display()))
+                .output()
+                .unwrap();
+            let dom = String::from_utf8_lossy(&output.stdout);
+            let (_, body) = dom
+                .split_once("<body>")
+                .unwrap_or_else(|| panic!("{output:?}"));
+            let (body, _) = body.split_once("</body>").unwrap();
+            let seen: serde_json::Value =
+                serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
+            assert!(seen["ready"].is_string(), "{seen}");
+            let news = ["unknown_failure", "works_now", "gone", "stays_in_movable"];
+            for name in news {
+                assert!(
+                    seen["first"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .any(|row| row == name),
+                    "{seen}"
+                );
+            }
+            assert_eq!(seen["focus"], "search");
+            assert_eq!(seen["found"], "7 of 7", "each has that line in its log");
+            assert_eq!(
+                (&seen["open"], &seen["name"]),
+                (&true.into(), &"pin::stays_in_movable".into())
+            );
+            assert_eq!(seen["wrong"], 3);
+            assert_eq!(
+                seen["pages"],
+                serde_json::json!([
+                    "3 in CMA region reserved: 1b400-1b402",
+                    "3 in ZONE_MOVABLE: 100000-100002"
+                ])
+            );
+            assert_eq!(seen["rows"][0], "pinned pages03");
+            assert_eq!(seen["width"], true, "at {width} pixels");
+            assert_eq!(seen["closed"], "false #tests");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat(3).filter(child => child !== undefined && child !== null && child !== false));
+    node.append(...children.flat(Infinity).filter(child => child !== undefined && child !== null && child !== false));
     return node;
   }
   const seconds = ms => ms === undefined || ms === null ? "" : ms < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
@@ -155,11 +155,17 @@
     detail(row, asked >= 0 ? asked : Math.max(ran, row.kinds.findIndex(Boolean), 0));
   }
   const dialog = $("detail");
-  function close() { if (dialog.open) dialog.close(); }
-  dialog.addEventListener("close", () => {
+  function close() {
+    if (!dialog.open) return;
+    dialog.close();
+    closed();
+  }
+  // By the browser's own key, too.
+  dialog.addEventListener("close", closed);
+  function closed() {
     if (location.hash.startsWith("#test=")) history.replaceState(null, "", "#tests");
     document.querySelector("#matrix tr.at a")?.focus({ preventScroll: true });
-  });
+  }
   dialog.addEventListener("click", event => { if (event.target === dialog) close(); });
   function detail(row, column) {
     state.at = row.at;
@@ -274,7 +280,7 @@
     const drawn = svg("svg", { class: "map", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": "Where the buffers are in guest memory, a line for each moment" });
     for (const zone of placed) {
       drawn.append(
-        svg("text", { x: zone.x, y: 12 }, `${zone.name}, ${Math.round(zone.pages / 256)} MiB`),
+        svg("text", zone === placed.at(-1) ? { x: WIDTH, y: 12, "text-anchor": "end" } : { x: zone.x, y: 12 }, `${zone.name}, ${Math.round(zone.pages / 256)} MiB`),
         svg("rect", { class: zone.kind, x: zone.x, y: 18, width: zone.pages * scale, height: 10, rx: 2 }, svg("title", {}, `${zone.name}: from ${mib(zone.first)} MiB`)));
     }
     for (const region of cma) {
