@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loading modules; unloading the driver, binding it to the device and unbinding it.
 
+use crate::harness::ctx::{is_supervised, tell_from_anywhere};
 use crate::harness::error::Error;
+use crate::harness::patience;
+use crate::harness::progress::Progress;
 use crate::harness::setting::Setting;
 use crate::observe::device;
 use crate::video::v4l2;
@@ -155,18 +158,62 @@ pub fn bind() -> Result<(), Error> {
     }
 }
 
-/// Takes the device off the PCI bus, as hot-unplug does.
+/// Takes the device off the PCI bus. The machine still has it.
 pub fn remove() -> Result<(), Error> {
     let name = device_name().unwrap_or_default();
     tell_sysfs(format!("/sys/bus/virtio/devices/{name}/../remove"), "1")
 }
 
-/// Finds the device on the PCI bus again.
+/// Finds the device on the PCI bus again, or waits for it: the host may be putting it in.
 pub fn rescan() -> Result<(), Error> {
-    if device_name().is_some() {
-        return Ok(());
+    if device_name().is_none() {
+        tell_sysfs("/sys/bus/pci/rescan", "1")?;
     }
-    tell_sysfs("/sys/bus/pci/rescan", "1")
+    patience::until(patience::LIMIT, || Ok(device_name().is_some()))?;
+    Ok(())
+}
+
+/// Has the host take the device out of the machine (QMP's `device_del`), and waits until the kernel has let go of it.
+pub fn unplug() -> Result<(), Error> {
+    needs_hotplug()?;
+    // The PCI device: the kernel unlinks it when its driver has returned, and the virtio device before.
+    let name = device_name().unwrap_or_default();
+    let path = format!("/sys/bus/virtio/devices/{name}/..");
+    let device = fs::canonicalize(&path).map_err(Error::io(format!("looking for {path}")))?;
+    tell_from_anywhere(&Progress::Hotplug { plugged: false });
+    match patience::until(patience::LIMIT, || Ok(!device.exists()))? {
+        true => Ok(()),
+        false => Err(Error::Call {
+            what: "waiting for the device to leave the machine".into(),
+            errno: Errno::ETIMEDOUT,
+        }),
+    }
+}
+
+/// Has the host put a new device into the machine.
+pub fn plug() {
+    tell_from_anywhere(&Progress::Hotplug { plugged: true });
+}
+
+/// Whether the kernel follows when devices come and go, and somebody hears what a test asks for.
+pub fn needs_hotplug() -> Result<(), Error> {
+    let absent = |what: &str, remedy: &str| Error::Absent {
+        what: what.into(),
+        remedy: remedy.into(),
+    };
+    if !is_supervised() {
+        return Err(absent(
+            "a host that takes the device away",
+            "run the test with `pinbed run`",
+        ));
+    }
+    match fs::read_dir("/sys/bus/pci/slots").is_ok_and(|mut slots| slots.next().is_some()) {
+        true => Ok(()),
+        false => Err(absent(
+            "a PCI slot for hotplug",
+            "build the kernel with CONFIG_HOTPLUG_PCI_ACPI",
+        )),
+    }
 }
 
 /// A parameter of the driver that can be written while it is loaded.

@@ -64,7 +64,7 @@ pub fn run_all(
         let mut case = Case::default();
         case.findings.append(&mut at_load);
         let mut news = News::default();
-        run_one(name, timeout, &mut case, &mut stuck, (log, &mut news))?;
+        run_one(name, timeout, &mut case, &mut stuck, port, (log, &mut news))?;
         let (leaks, after);
         (witness, (leaks, after)) =
             bounded::run("looking at the system after a test", LOOK, || {
@@ -94,6 +94,10 @@ struct Case {
     notes: Vec<String>,
     sightings: Vec<Sighting>,
     skip: Option<String>,
+    /// What it asked the host for, not passed on yet; see [`Message::Hotplug`].
+    asked: Vec<bool>,
+    /// It asked the host to take the device away.
+    unplugged: bool,
     finished: bool,
     timeout: Duration,
 }
@@ -137,11 +141,20 @@ impl Case {
             Ok(Progress::Note(note)) => self.notes.push(note),
             Ok(Progress::Finding(finding)) => self.findings.push(finding),
             Ok(Progress::Sighting(sighting)) => self.sightings.push(sighting),
+            Ok(Progress::Hotplug { plugged }) => self.asked.push(plugged),
             Ok(Progress::Skip(reason)) => self.skip = Some(reason),
             Ok(Progress::Finished) => self.finished = true,
             Err(error) => self.harness(format!(
                 "the test said '{line}', which is not a line of its protocol: {error}"
             )),
+        }
+    }
+
+    /// Passes on what the test asks of the host.
+    fn ask(&mut self, port: &mut Port) {
+        for plugged in self.asked.drain(..) {
+            self.unplugged = !plugged;
+            port.send(&Message::Hotplug { plugged });
         }
     }
 
@@ -224,6 +237,7 @@ fn run_one(
     timeout: Duration,
     case: &mut Case,
     stuck: &mut Vec<i32>,
+    port: &mut Port,
     (log, news): (&mut Log, &mut News),
 ) -> Result<(), Broken> {
     let signals = child_signals()?;
@@ -240,6 +254,7 @@ fn run_one(
         }
         wait(&signals, &[ears.pipe.as_fd(), log.as_fd()], left)?;
         ears.listen(case);
+        case.ask(port);
         log.read(news);
         status = processes::reap(pid);
     }
@@ -249,6 +264,11 @@ fn run_one(
     }
     clear_away(pid, &signals, case, stuck)?;
     ears.listen(case);
+    // The next test is to find a device.
+    case.ask(port);
+    if case.unplugged {
+        port.send(&Message::Hotplug { plugged: true });
+    }
     Ok(())
 }
 

@@ -272,6 +272,11 @@ pub enum Message {
         /// Its name.
         name: String,
     },
+    /// The test that runs asks for another set of devices. There is no answer: the guest sees the device come or go.
+    Hotplug {
+        /// Whether the pinbed device is to be there: a new one in the place of one that went.
+        plugged: bool,
+    },
     /// A test ended.
     End {
         /// Its name.

@@ -76,12 +76,9 @@ impl Ctx {
         let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
-        // SAFETY: the descriptor is only borrowed for a question whether it is open at all.
-        let fd = unsafe { BorrowedFd::borrow_raw(FD) };
-        let supervised = fcntl(fd, FcntlArg::F_GETFD).is_ok();
         Self {
             seed,
-            supervised,
+            supervised: is_supervised(),
             findings: Vec::new(),
             sightings: Vec::new(),
         }
@@ -223,11 +220,16 @@ impl Ctx {
     }
 }
 
-/// As [`Ctx::tell`], for a place that has no context: the panic hook.
+/// As [`Ctx::tell`], for a place that has no context, such as the panic hook.
 pub fn tell_from_anywhere(progress: &Progress) {
-    // SAFETY: as in `Ctx::new`.
+    tell(is_supervised(), progress);
+}
+
+/// Whether [`FD`] is a supervisor's pipe; else a person runs the test by hand.
+pub fn is_supervised() -> bool {
+    // SAFETY: the descriptor is only borrowed for a question whether it is open at all.
     let fd = unsafe { BorrowedFd::borrow_raw(FD) };
-    tell(fcntl(fd, FcntlArg::F_GETFD).is_ok(), progress);
+    fcntl(fd, FcntlArg::F_GETFD).is_ok()
 }
 
 fn tell(supervised: bool, progress: &Progress) {

@@ -23,6 +23,11 @@ pub enum Progress {
     Finding(Finding),
     /// Where a buffer is.
     Sighting(Sighting),
+    /// The host is asked to take the pinbed device away, or to put in a new one.
+    Hotplug {
+        /// Whether it is to be there.
+        plugged: bool,
+    },
     /// Last: the guest lacks something.
     Skip(String),
     /// Last: the test looked at all it wanted to see.
@@ -41,6 +46,8 @@ impl fmt::Display for Progress {
                 moment,
                 frames,
             }) => write!(f, "{buffer}: {moment:?} in page frames {frames}"),
+            Self::Hotplug { plugged: true } => write!(f, "asks for the device"),
+            Self::Hotplug { plugged: false } => write!(f, "asks the host to take the device away"),
             Self::Skip(reason) => write!(f, "skipped: {reason}"),
             Self::Finished => write!(f, "ends; what it leaves behind is not judged here"),
         }

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 const V4L2: &str = "Documentation/driver-api/media/v4l2-dev.rst, video device cleanup; drivers/media/v4l2-core/v4l2-dev.c";
 const DRIVER_MODEL: &str = "Documentation/driver-api/driver-model/driver.rst, remove()";
 const TEE_CORE: &str = "drivers/tee/tee_core.c, tee_device_unregister()";
+const HOTPLUG: &str = "Documentation/PCI/pci.rst, device removal; drivers/pci/hotplug/acpiphp_glue.c, acpiphp_disable_and_eject_slot()";
 const DMABUF: &str = "Documentation/driver-api/dma-buf.rst";
 
 #[rustfmt::skip]
@@ -62,6 +63,8 @@ pub const TESTS: &[Test] = &[
         "Protected memory stays allocated after the device is unbound, and is free again when its dma-buf is closed."),
     test("unplug::protected_memory_outlives_a_pci_removal", |t| protected(t, Way::Remove), DMABUF,
         "As unbinding, where the PCI device is removed."),
+    test("unplug::hot_unplug_with_everything_open", hot_unplug_with_everything_open, HOTPLUG,
+        "When the device leaves the machine all that waits for it ends, calls fail with ENODEV, memory comes back at close, and a new device works."),
     test("unplug::unload_after_unbind_waits_for_files", unload_after_unbind_waits_for_files, MODULE,
         "With files open after an unbind rmmod is refused with EAGAIN; when they are closed it works."),
     Test { timeout_s: 60, ..test("unplug::unbind_at_any_moment", unbind_at_any_moment, DRIVER_MODEL,
@@ -79,8 +82,10 @@ pub const TESTS: &[Test] = &[
 enum Way {
     /// The driver is unbound in sysfs.
     Unbind,
-    /// The PCI device is removed in sysfs, as by hot-unplug.
+    /// The PCI device is removed in sysfs; the machine still has it.
     Remove,
+    /// The device is taken out of the machine: QMP's `device_del`.
+    Unplug,
 }
 
 /// Ample for an unbind, on a host however busy. That it waits for no job shows in what becomes of the job.
@@ -89,18 +94,25 @@ const BOUND: Duration = Duration::from_secs(60);
 const DELAY_US: u64 = 10_000_000;
 
 /// While this lives the device is gone; dropping it brings the device back.
-struct Gone;
+struct Gone(Way);
 
 impl Drop for Gone {
     fn drop(&mut self) {
         // What fails here fails again for the aftermath eye, which says so.
-        let _ = module::restore();
+        let _ = self.restore();
     }
 }
 
 impl Gone {
+    fn restore(&self) -> Result<(), Error> {
+        if self.0 == Way::Unplug {
+            module::plug();
+        }
+        module::restore()
+    }
+
     fn back(self) -> TestResult {
-        module::restore()?;
+        self.restore()?;
         std::mem::forget(self);
         Ok(())
     }
@@ -110,10 +122,11 @@ impl Gone {
 fn lose(t: &mut Ctx, way: Way) -> TestResult<Gone> {
     needs_module()?;
     let start = Instant::now();
-    let gone = Gone;
+    let gone = Gone(way);
     match way {
         Way::Unbind => module::unbind()?,
         Way::Remove => module::remove()?,
+        Way::Unplug => module::unplug()?,
     }
     let took = start.elapsed();
     t.check(Eye::Cpu, took < BOUND, || {
@@ -403,6 +416,111 @@ fn protected(t: &mut Ctx, way: Way) -> TestResult {
     Ok(module::restore()?)
 }
 
+fn hot_unplug_with_everything_open(t: &mut Ctx) -> TestResult {
+    needs_module()?;
+    module::needs_hotplug()?;
+    let idle = vmstat::pinned_pages()?;
+    let region = cma::largest()?;
+    let used = region.used()?;
+    let wait = [value_in(pin::MAX_WAIT_MS, 0), NONE, NONE, NONE];
+
+    // Registered, protected and imported memory, and a session.
+    let (tee, device, other) = (Tee::open()?, Device::open()?, Device::open()?);
+    let area = Area::anon(0, 4 * PAGE)?;
+    let shm = tee
+        .register(area.address(), area.len())
+        .map_err(Error::call("TEE_IOC_SHM_REGISTER"))?;
+    let session = tee.session(pin::UUID)?;
+    let secret = Protected::new(&device, &tee, 64 * PAGE)?;
+    let moving = match needs_moves() {
+        Ok(()) => {
+            let (moving, _) = device.export(PAGE, uapi::EXPORT_MOVING)?;
+            other
+                .import(&moving, wire::DIRECTION_BOTH)
+                .map_err(Error::call("importing a dma-buf into the device"))?;
+            Some(moving)
+        }
+        // As on Debian's kernels.
+        Err(_) => None,
+    };
+    let src = device.attach_frames(wire::DIRECTION_READ, frame_of_carveout(&device)?)?;
+    // Streaming, on a job that takes long; what comes after it on its queue waits as well.
+    let m2m = M2m::copier(FRAME)?;
+    let from = m2m.with(Output, Area::anon(8, FRAME.size())?)?;
+    let to = m2m.with(Capture, Area::anon(0, FRAME.size())?)?;
+    device.inject(wire::INJECT_DELAY, 1, DELAY_US)?;
+    enqueue(&m2m, Output, &from)?;
+    enqueue(&m2m, Capture, &to)?;
+    m2m.stream_on()?;
+    fcntl(&m2m.node, FcntlArg::F_SETFL(OFlag::O_RDWR)).map_err(Error::call("F_SETFL"))?;
+    let pinned = vmstat::pinned_pages()?;
+
+    let gone = thread::scope(|scope| {
+        let frame = scope.spawn(|| m2m.node.dequeue(Capture, Memory::Userptr));
+        let job = scope.spawn(|| errno(device.job(&device::copy(src, src, 16))).map(drop));
+        let event = scope.spawn(|| errno(other.next_event(u16::MAX)).map(drop));
+        let call = scope.spawn(|| tee.try_invoke(session, pin::WAIT, &wait, 0));
+        thread::sleep(Duration::from_millis(50));
+        let gone = lose(t, Way::Unplug);
+        let failed = match frame.join().map_err(|_| panicked())? {
+            Ok(buffer) => buffer.flags & pinbed_guest::video::v4l2::FLAG_ERROR != 0,
+            Err(errno) => [Errno::EIO, Errno::ENODEV].contains(&errno),
+        };
+        t.check(Eye::Cpu, failed, || {
+            "DQBUF returned a good buffer of a job that the device did not do".into()
+        });
+        let job = job.join().map_err(|_| panicked())?;
+        no_device(t, "a request that is not answered", job);
+        let event = event.join().map_err(|_| panicked())?;
+        no_device(t, "reading an event, for which it waited", event);
+        let call = call.join().map_err(|_| panicked())?;
+        t.check(
+            Eye::Cpu,
+            !call.is_ok_and(|reply| reply.result == TEEC_SUCCESS),
+            || "a call that the device did not answer succeeds".into(),
+        );
+        gone
+    })?;
+
+    no_device(t, "QUERYCAP", m2m.node.capability().map(drop));
+    no_device(t, "QBUF", m2m.enqueue(Output, 0, &from));
+    no_device(t, "a request", errno(device.status()).map(drop));
+    let again = tee.try_invoke(session, pin::RETURN, &NO_PARAMS, 0);
+    no_device(t, "INVOKE", again.map(drop));
+    if let Some(moving) = &moving {
+        let imported = other.import(moving, wire::DIRECTION_BOTH).map(drop);
+        no_device(t, "IMPORT", imported);
+    }
+    t.equal(
+        Eye::Aftermath,
+        "pages pinned while the files are open",
+        vmstat::pinned_pages()?,
+        pinned,
+    );
+    t.check(Eye::Aftermath, region.used()? >= used + 64, || {
+        "protected memory is free again while its dma-buf is open".into()
+    });
+    gone.back()?;
+
+    // A new device works beside the old one's files.
+    t.equal(
+        Eye::Device,
+        "buffers that the new device holds",
+        Device::open()?.list()?.len(),
+        0,
+    );
+    works(t)?;
+    drop((m2m, from, to, shm, area, secret, moving));
+    drop((tee, device, other));
+    let free = || Ok(vmstat::pinned_pages()? == idle && region.used()? == used);
+    let returned = patience::until(patience::LIMIT, free)?;
+    t.check(Eye::Aftermath, returned, || {
+        "memory is still pinned or protected after the files were closed".into()
+    });
+    // The heap of protected memory was still the old device's while the new one came.
+    Ok(module::restore()?)
+}
+
 fn unload_after_unbind_waits_for_files(t: &mut Ctx) -> TestResult {
     let busy = &[Errno::EAGAIN];
     let m2m = M2m::copier(FRAME)?;
@@ -463,8 +581,11 @@ fn use_once(seed: usize) {
 
 fn unbind_at_any_moment(t: &mut Ctx) -> TestResult {
     const ROUNDS: usize = 4;
-    let ways = [Way::Unbind, Way::Remove];
     needs_module()?;
+    let mut ways = vec![Way::Unbind, Way::Remove];
+    if module::needs_hotplug().is_ok() {
+        ways.push(Way::Unplug);
+    }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for user in 0..4 {
@@ -480,7 +601,7 @@ fn unbind_at_any_moment(t: &mut Ctx) -> TestResult {
         let mut result = Ok(());
         for round in 0..ROUNDS {
             thread::sleep(Duration::from_millis(7 * (round as u64 % 5)));
-            result = lose(t, ways[round % 2]).and_then(Gone::back);
+            result = lose(t, ways[round % ways.len()]).and_then(Gone::back);
             if result.is_err() {
                 break;
             }

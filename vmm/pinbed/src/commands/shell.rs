@@ -82,7 +82,7 @@ pub fn shell(args: &ShellArgs) -> Result<Exit> {
                 );
                 return Ok(Exit::QemuDied);
             }
-            Happening::DeviceEnded => {
+            Happening::DeviceEnded(_) => {
                 let status = vm.device.reap()?;
                 // It leaves when QEMU does.
                 if !status.success() {

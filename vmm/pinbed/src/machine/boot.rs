@@ -10,13 +10,14 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pinbed_abi::report::Message;
 
 use crate::interrupt;
 use crate::machine::events::{self, Happening};
 use crate::machine::process::time_without_cpu;
 use crate::machine::qmp::{Monitor, Said};
+use crate::machine::slot::Slot;
 use crate::machine::vm::{self, Files, Machine, Vm};
 use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
 use crate::text::printable;
@@ -65,7 +66,11 @@ pub struct Ended {
 
 /// A boot that goes on.
 struct Boot<'a> {
+    machine: &'a Machine,
+    files: &'a Files,
     watch: Watch,
+    slot: Slot,
+    to: Sender<Happening>,
     happenings: Receiver<Happening>,
     hear: &'a mut dyn FnMut(Heard),
     console: VecDeque<String>,
@@ -104,6 +109,10 @@ pub fn run(
     events::listen(sources, &to);
 
     let mut boot = Boot {
+        machine,
+        files,
+        slot: Slot::new(),
+        to,
         watch: Watch::new(limits, Instant::now()),
         happenings,
         hear,
@@ -161,8 +170,26 @@ impl Boot<'_> {
                 Ok(Happening::Qemu(Said::RunState(state))) => Event::RunState(state),
                 Ok(Happening::Qemu(Said::Shutdown { reset })) => Event::Shutdown { reset },
                 Ok(Happening::Qemu(Said::Registers(_))) => continue,
+                Ok(Happening::Qemu(Said::Deleted(id))) => {
+                    if id == vm::DEVICE {
+                        self.device_left(vm, monitor)?;
+                    }
+                    continue;
+                }
                 Ok(Happening::QemuEnded) => Event::QemuExited(vm.qemu.reap()?),
-                Ok(Happening::DeviceEnded) => Event::DeviceExited(vm.device.reap()?),
+                Ok(Happening::DeviceEnded(pid)) => {
+                    let current = pid == vm.device.pid();
+                    let process = match self.slot.former(pid) {
+                        Some(former) => former,
+                        None => &mut vm.device,
+                    };
+                    let status = process.reap()?;
+                    // It ends when it has been taken out.
+                    if status.success() && (!current || self.slot.is_left()) {
+                        continue;
+                    }
+                    Event::DeviceExited(status)
+                }
                 Ok(Happening::Signal(signal)) => Event::Signal(signal),
                 Ok(Happening::Stop) => Event::Stop,
                 Err(RecvTimeoutError::Timeout) => {
@@ -186,7 +213,9 @@ impl Boot<'_> {
             if let Some(end) = self.watch.on(&event, Instant::now()) {
                 return Ok(end);
             }
-            if let Event::Report(message) = event {
+            if let Event::Report(Message::Hotplug { plugged }) = event {
+                self.ask_for_device(plugged, vm, monitor)?;
+            } else if let Event::Report(message) = event {
                 if let Message::Start { .. } = message {
                     self.before_test = self.console.len();
                 }
@@ -194,6 +223,37 @@ impl Boot<'_> {
                 (self.hear)(Heard::Report(message));
             }
         }
+    }
+
+    /// The guest asks for a device or for none.
+    fn ask_for_device(
+        &mut self,
+        plugged: bool,
+        vm: &mut Vm,
+        monitor: &mut Option<Monitor>,
+    ) -> Result<()> {
+        // Without it, or if it fails, QEMU has just died, and we shall hear of that. So below.
+        match monitor.as_mut().map(|it| (self.slot.ask(plugged, it), it)) {
+            Some((Ok(true), monitor)) => self.fill_slot(vm, monitor),
+            _ => Ok(()),
+        }
+    }
+
+    /// QEMU has taken the device out.
+    fn device_left(&mut self, vm: &mut Vm, monitor: &mut Option<Monitor>) -> Result<()> {
+        match monitor.as_mut().map(|it| (self.slot.left(it), it)) {
+            Some((Ok(true), monitor)) => self.fill_slot(vm, monitor),
+            _ => Ok(()),
+        }
+    }
+
+    fn fill_slot(&mut self, vm: &mut Vm, monitor: &mut Monitor) -> Result<()> {
+        let filled = self
+            .slot
+            .fill(&mut vm.device, self.machine, self.files, monitor);
+        filled.context("cannot put another device into the machine")?;
+        events::listen_to_device(vm.device.pid(), &self.to);
+        Ok(())
     }
 
     fn keep(&mut self, line: String) {

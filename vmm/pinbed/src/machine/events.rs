@@ -28,8 +28,8 @@ pub enum Happening {
     Qemu(Said),
     /// QEMU ended, and all that came through it has come.
     QemuEnded,
-    /// The device process ended.
-    DeviceEnded,
+    /// A device process ended, this one.
+    DeviceEnded(Pid),
     /// A signal came.
     Signal(i32),
     /// The runner wants no more of this boot.
@@ -82,7 +82,14 @@ pub fn listen(sources: Sources, to: &Sender<Happening>) {
         }
         to.send(Happening::QemuEnded)
     });
-    on_end_of(device, to, |to| to.send(Happening::DeviceEnded));
+    listen_to_device(device, to);
+}
+
+/// Starts a thread that tells of the end of a device process.
+pub fn listen_to_device(device: Pid, to: &Sender<Happening>) {
+    on_end_of(device, to, move |to| {
+        to.send(Happening::DeviceEnded(device))
+    });
 }
 
 fn on_end_of<R>(

@@ -7,6 +7,7 @@ pub mod events;
 pub mod initramfs;
 pub mod process;
 pub mod qmp;
+pub mod slot;
 pub mod tsc;
 pub mod vm;
 pub mod watch;

@@ -4,6 +4,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -21,6 +22,8 @@ pub enum Said {
     },
     /// All CPUs' registers, as QEMU prints them.
     Registers(String),
+    /// The guest has let go of the device of this id, and QEMU has taken it out.
+    Deleted(String),
 }
 
 const RUN_STATE: &str = "run-state";
@@ -69,6 +72,45 @@ impl Monitor {
         self.ask("break", "chardev-send-break", json!({ "id": "console" }))
     }
 
+    /// Asks the guest to let go of a device, and then for [`Said::Deleted`].
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn take_device(&mut self, id: &str) -> io::Result<()> {
+        self.ask("device", "device_del", json!({ "id": id }))
+    }
+
+    /// Puts a device into the machine; `device` is as in -device.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn add_device(&mut self, device: Value) -> io::Result<()> {
+        self.ask("device", "device_add", device)
+    }
+
+    /// Connects to a socket that somebody listens at.
+    ///
+    /// # Errors
+    /// When the connection to QEMU is closed.
+    pub fn add_socket(&mut self, id: &str, path: &Path) -> io::Result<()> {
+        let address = json!({ "type": "unix", "data": { "path": path } });
+        let data = json!({ "addr": address, "server": false });
+        let backend = json!({ "type": "socket", "data": data });
+        self.ask(
+            "chardev",
+            "chardev-add",
+            json!({ "id": id, "backend": backend }),
+        )
+    }
+
+    /// Closes a connection that no device uses.
+    ///
+    /// # Errors
+    /// When the connection to QEMU is closed.
+    pub fn remove_chardev(&mut self, id: &str) -> io::Result<()> {
+        self.ask("chardev", "chardev-remove", json!({ "id": id }))
+    }
+
     fn ask(&mut self, id: &str, command: &str, arguments: Value) -> io::Result<()> {
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');
@@ -89,6 +131,10 @@ pub fn parse(line: &str) -> Option<Said> {
             Some(Said::Shutdown {
                 reset: reason.contains("reset"),
             })
+        }
+        (Some("DEVICE_DELETED"), _) => {
+            let id = value.pointer("/data/device").and_then(Value::as_str)?;
+            Some(Said::Deleted(id.to_owned()))
         }
         (Some("GUEST_PANICKED"), _) => Some(Said::RunState("guest-panicked".to_owned())),
         (_, Some(RUN_STATE)) => value
@@ -133,6 +179,14 @@ mod tests {
             (
                 r#"{"return": "CPU#0\r\nRIP=1", "id": "registers"}"#,
                 Some(Said::Registers("CPU#0\r\nRIP=1".to_owned())),
+            ),
+            (
+                r#"{"event": "DEVICE_DELETED", "data": {"path": "/machine/peripheral/pinbed/virtio-backend"}}"#,
+                None,
+            ),
+            (
+                r#"{"event": "DEVICE_DELETED", "data": {"device": "pinbed", "path": "/machine/peripheral/pinbed"}}"#,
+                Some(Said::Deleted("pinbed".to_owned())),
             ),
             (r#"{"return": {}, "id": "capabilities"}"#, None),
             (r#"{"event": "RTC_CHANGE", "data": {"offset": 0}}"#, None),

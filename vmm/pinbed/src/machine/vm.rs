@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pinbed_abi::{report, wire};
+use serde_json::{Value, json};
 
 use crate::machine::accel::Accel;
 use crate::machine::events::Sources;
@@ -33,6 +34,9 @@ const KERNEL: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1 cma=64M 
 /// Memory in MiB of a NUMA node of its own that the guest puts in ZONE_MOVABLE whole and may take offline: one memory block of x86.
 /// Nothing is allocated there unless it asks for that node, or the first one is full.
 const MOVABLE: u64 = 128;
+
+/// The id in QEMU of the port that has the device: on the root bus itself no device can come and go.
+const SLOT: &str = "pinbed-slot";
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -81,9 +85,9 @@ impl Files {
     pub fn directory(&self) -> &Path {
         &self.directory
     }
-    /// Where the device listens.
-    pub fn socket(&self) -> PathBuf {
-        self.directory.join("device.sock")
+    /// Where the nth device listens, from 1.
+    pub fn socket(&self, device: u32) -> PathBuf {
+        self.directory.join(format!("device{device}.sock"))
     }
     /// The guest's root.
     pub fn initramfs(&self) -> PathBuf {
@@ -125,7 +129,7 @@ pub struct Vm {
 /// # Errors
 /// When one of them cannot be started, or the device does not come to listen.
 pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
-    let device = start_device(&machine.device, files)?;
+    let device = start_device(&machine.device, files, 1)?;
     let (report, qemu_report) = UnixStream::pair()?;
     let (qmp, qemu_qmp) = UnixStream::pair()?;
     let (console, qemu_console) = UnixStream::pair()?;
@@ -167,8 +171,12 @@ pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm,
     Ok((Vm { qemu, device }, sources))
 }
 
-fn start_device(program: &Path, files: &Files) -> Result<Process> {
-    let socket = files.socket();
+/// Starts the process of the nth device, from 1.
+///
+/// # Errors
+/// When it cannot be started, or does not come to listen.
+pub fn start_device(program: &Path, files: &Files, device: u32) -> Result<Process> {
+    let socket = files.socket(device);
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(&socket);
     // Tests delay jobs, fail them, and have the device die.
@@ -176,7 +184,7 @@ fn start_device(program: &Path, files: &Files) -> Result<Process> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(create(&files.device_log())?);
+        .stderr(append(&files.device_log())?);
     let mut device = Process::spawn(&mut command, vec![], Terminal::Apart)
         .with_context(|| format!("cannot start the device ({})", program.display()))?;
     let begin = Instant::now();
@@ -211,8 +219,6 @@ fn start_device(program: &Path, files: &Files) -> Result<Process> {
 
 fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     let (memory, cpus) = (machine.memory, machine.cpus);
-    let config_size = size_of::<wire::Config>();
-    let (id, queues, depth) = (wire::VIRTIO_ID, wire::QUEUE_COUNT, wire::QUEUE_SIZE);
     let quiet = if machine.console == Console::Runner {
         "quiet"
     } else {
@@ -267,16 +273,13 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     option(
         "chardev",
         format!(
-            "socket,id=device,path={}",
-            files.socket().display().to_string().replace(',', ",,")
+            "socket,id={},path={}",
+            chardev(1),
+            files.socket(1).display().to_string().replace(',', ",,")
         ),
     );
-    option(
-        "device",
-        format!(
-            "vhost-user-test-device-pci,chardev=device,virtio-id={id},num_vqs={queues},vq_size={depth},config_size={config_size}"
-        ),
-    );
+    option("device", format!("pcie-root-port,id={SLOT},chassis=1"));
+    option("device", device(&chardev(1)).to_string());
     option("device", "virtio-serial-pci".to_owned());
     option(
         "device",
@@ -301,6 +304,33 @@ fn reserved(memory: u64) -> String {
     let start = (memory / 2).min(1024) / 2 * 2;
     let pmem = start + 4;
     format!(" memmap=4M${start}M pinbed.carveout=4M@{start}M memmap=16M!{pmem}M")
+}
+
+/// The device's id in QEMU.
+pub const DEVICE: &str = "pinbed";
+
+/// The id in QEMU of the connection to the nth device, from 1.
+pub fn chardev(device: u32) -> String {
+    format!("device{device}")
+}
+
+/// The device on this connection, as QEMU's -device and `device_add` take it.
+pub fn device(chardev: &str) -> Value {
+    json!({
+        "driver": "vhost-user-test-device-pci",
+        "id": DEVICE,
+        "bus": SLOT,
+        "chardev": chardev,
+        "virtio-id": wire::VIRTIO_ID,
+        "num_vqs": wire::QUEUE_COUNT,
+        "vq_size": wire::QUEUE_SIZE,
+        "config_size": size_of::<wire::Config>(),
+    })
+}
+
+fn append(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn create(path: &Path) -> Result<File> {

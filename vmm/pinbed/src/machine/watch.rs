@@ -324,6 +324,8 @@ impl Watch {
             (Phase::Testing(test), Message::End { name, .. }) if test == name => {
                 (Phase::Between, self.limits.between)
             }
+            // It takes no more time for that.
+            (Phase::Testing(_), Message::Hotplug { .. }) => return None,
             (Phase::Between, Message::Done) => (Phase::Finished, self.limits.power_off),
             (_, message) => {
                 return Some(End::Unexpected {
@@ -465,6 +467,7 @@ fn kind(message: &Message) -> String {
         Message::Broken { .. } => "Broken".to_owned(),
         Message::Start { name } => format!("the start of {name}"),
         Message::End { name, .. } => format!("the end of {name}"),
+        Message::Hotplug { .. } => "a wish for a device".to_owned(),
         Message::Done => "Done".to_owned(),
     }
 }

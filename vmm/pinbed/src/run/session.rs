@@ -335,7 +335,10 @@ impl<'a> Session<'a> {
                     running.known.insert(name);
                 }
             }
-            Message::End { .. } | Message::Done | Message::Broken { .. } => {}
+            Message::Hotplug { .. }
+            | Message::End { .. }
+            | Message::Done
+            | Message::Broken { .. } => {}
         }
     }
 

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The slot of the machine that has the device: a test may ask to have the device taken out while it is in use, and another put in.
+//!
+//! QEMU takes a device out when the guest has let go of it, and says so. Then its connection is closed, by which the device process
+//! ends. A process serves one front end, so that another device is another process.
+
+use std::io;
+
+use anyhow::Result;
+use nix::unistd::Pid;
+
+use crate::machine::process::Process;
+use crate::machine::qmp::Monitor;
+use crate::machine::vm::{self, Files, Machine};
+
+/// What is in the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A device.
+    Taken,
+    /// A device that the guest is to let go of; then another one if `again`.
+    Leaving { again: bool },
+    /// Nothing.
+    Empty,
+}
+
+/// The slot, and the processes of the devices that have been in it.
+#[derive(Debug)]
+pub struct Slot {
+    state: State,
+    /// Devices so far, from 1.
+    count: u32,
+    former: Vec<Process>,
+}
+
+impl Slot {
+    /// The slot of a machine that has just been started.
+    pub fn new() -> Self {
+        Slot {
+            state: State::Taken,
+            count: 1,
+            former: Vec::new(),
+        }
+    }
+
+    /// Whether it is no news that the device process ended without an error.
+    pub fn is_left(&self) -> bool {
+        self.state != State::Taken
+    }
+
+    /// The process of a former device.
+    pub fn former(&mut self, pid: Pid) -> Option<&mut Process> {
+        self.former.iter_mut().find(|process| process.pid() == pid)
+    }
+
+    /// The guest asks for a device or for none. Returns whether another device is to be put in now; see [`Slot::fill`].
+    ///
+    /// # Errors
+    /// When the connection to QEMU is closed.
+    pub fn ask(&mut self, plugged: bool, monitor: &mut Monitor) -> io::Result<bool> {
+        match (self.state, plugged) {
+            (State::Taken, false) => {
+                self.state = State::Leaving { again: false };
+                monitor.take_device(vm::DEVICE)?;
+            }
+            (State::Leaving { .. }, again) => self.state = State::Leaving { again },
+            (State::Empty, true) => return Ok(true),
+            (State::Taken, true) | (State::Empty, false) => {}
+        }
+        Ok(false)
+    }
+
+    /// QEMU has taken the device out. Returns as [`Slot::ask`].
+    ///
+    /// # Errors
+    /// When the connection to QEMU is closed.
+    pub fn left(&mut self, monitor: &mut Monitor) -> io::Result<bool> {
+        let again = self.state == State::Leaving { again: true };
+        self.state = State::Empty;
+        monitor.remove_chardev(&vm::chardev(self.count))?;
+        Ok(again)
+    }
+
+    /// Puts another device in. `device` is the process of the last one, and of the new one when this returns.
+    ///
+    /// # Errors
+    /// When the device process cannot be started.
+    pub fn fill(
+        &mut self,
+        device: &mut Process,
+        machine: &Machine,
+        files: &Files,
+        monitor: &mut Monitor,
+    ) -> Result<()> {
+        self.count += 1;
+        let new = vm::start_device(&machine.device, files, self.count)?;
+        self.former.push(std::mem::replace(device, new));
+        let chardev = vm::chardev(self.count);
+        // If it fails, QEMU has just died, and we shall hear of that.
+        let _ = monitor
+            .add_socket(&chardev, &files.socket(self.count))
+            .and_then(|()| monitor.add_device(vm::device(&chardev)));
+        self.state = State::Taken;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    /// What the slot tells QEMU, by command.
+    fn told(from: &mut UnixStream) -> Vec<String> {
+        let mut bytes = [0; 4096];
+        let length = match from.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            read => read.unwrap(),
+        };
+        let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        let command = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {}", line["execute"], line["arguments"]["id"])
+        };
+        text.lines().map(command).collect()
+    }
+
+    #[test]
+    fn another_device_waits_until_the_last_has_left() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut monitor = Monitor::new(ours).unwrap();
+        told(&mut theirs);
+        let mut slot = Slot::new();
+        assert!(!slot.ask(true, &mut monitor).unwrap() && told(&mut theirs).is_empty());
+        assert!(!slot.is_left());
+
+        assert!(!slot.ask(false, &mut monitor).unwrap());
+        assert_eq!(told(&mut theirs), [r#""device_del" "pinbed""#]);
+        assert!(slot.is_left());
+        assert!(!slot.ask(true, &mut monitor).unwrap() && told(&mut theirs).is_empty());
+        assert!(slot.left(&mut monitor).unwrap());
+        assert_eq!(told(&mut theirs), [r#""chardev-remove" "device1""#]);
+
+        slot.state = State::Taken;
+        slot.ask(false, &mut monitor).unwrap();
+        assert!(!slot.left(&mut monitor).unwrap());
+        assert!(slot.ask(true, &mut monitor).unwrap());
+    }
+}
