@@ -14,11 +14,23 @@
 
 struct workqueue_struct *pinbed_wq;
 
+static unsigned int feature_mask = UINT_MAX;
+module_param(feature_mask, uint, 0444);
+MODULE_PARM_DESC(feature_mask, "Features of the device to accept, by bit; it is used as one that lacks the others");
+
+static const unsigned int pinbed_features[] = {
+	PINBED_F_TEE,
+	PINBED_F_PROTECTED,
+	PINBED_F_SABOTAGE,
+};
+
 /* There is one /dev/pinbed, so one device can be bound. */
 static unsigned long pinbed_bound;
 
 static int pinbed_validate(struct virtio_device *vdev)
 {
+	unsigned int i;
+
 	if (!vdev->config->get) {
 		dev_err(&vdev->dev, "device has no configuration space\n");
 		return -EINVAL;
@@ -27,6 +39,9 @@ static int pinbed_validate(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "device is legacy, virtio 1.x is needed\n");
 		return -EINVAL;
 	}
+	for (i = 0; i < ARRAY_SIZE(pinbed_features); i++)
+		if (!(feature_mask & BIT(pinbed_features[i])))
+			__virtio_clear_bit(vdev, pinbed_features[i]);
 	return 0;
 }
 
@@ -41,7 +56,7 @@ static int pinbed_check_iommu(struct virtio_device *vdev)
 	if (!domain || domain->type == IOMMU_DOMAIN_IDENTITY)
 		return 0;
 	dev_err(&vdev->dev,
-		"an IOMMU translates DMA, but the device uses physical addresses: boot with iommu=pt, or give the device iommu_platform=on\n");
+		"an IOMMU translates DMA, but the device uses physical addresses: boot with iommu=pt\n");
 	return -EOPNOTSUPP;
 }
 
@@ -199,6 +214,8 @@ static struct virtio_driver pinbed_driver = {
 	.driver.name = KBUILD_MODNAME,
 	.driver.owner = THIS_MODULE,
 	.id_table = pinbed_ids,
+	.feature_table = pinbed_features,
+	.feature_table_size = ARRAY_SIZE(pinbed_features),
 	.validate = pinbed_validate,
 	.probe = pinbed_probe,
 	.remove = pinbed_remove,

@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/virtio_config.h>
 
 #include "pinbed_compat_dmabuf.h"
 #include "pinbed_protected.h"
@@ -126,6 +127,8 @@ struct dma_buf *pinbed_protected_export(struct pinbed_device *pdev,
 	struct pinbed_protected *protected;
 	struct dma_buf *dmabuf;
 
+	if (!virtio_has_feature(pdev->vdev, PINBED_F_PROTECTED))
+		return ERR_PTR(-EOPNOTSUPP);
 	protected = pinbed_protected_new(pdev, pdev->dma, export->length);
 	if (IS_ERR(protected))
 		return ERR_CAST(protected);

@@ -7,6 +7,7 @@
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/uuid.h>
+#include <linux/virtio_config.h>
 
 #include "pinbed_tee.h"
 
@@ -480,9 +481,12 @@ free:
 
 int pinbed_tee_register(struct pinbed_device *pdev)
 {
-	struct pinbed_tee *tee = pinbed_tee_new(pdev);
+	struct pinbed_tee *tee;
 	int ret;
 
+	if (!virtio_has_feature(pdev->vdev, PINBED_F_TEE))
+		return 0;
+	tee = pinbed_tee_new(pdev);
 	if (IS_ERR(tee))
 		return PTR_ERR(tee);
 	tee->teedev = tee_device_alloc(&pinbed_tee_desc, tee->dma, tee->pool,
@@ -513,6 +517,8 @@ free:
  */
 void pinbed_tee_unregister(struct pinbed_device *pdev)
 {
+	if (!pdev->tee)
+		return;
 	queue_work(pinbed_wq, &pdev->tee->unregister);
 	wait_for_completion_timeout(&pdev->tee_gone, PINBED_TEE_UNREGISTER_TIMEOUT);
 	pdev->tee = NULL;

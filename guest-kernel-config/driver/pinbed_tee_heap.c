@@ -7,6 +7,7 @@
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/pfn.h>
+#include <linux/virtio_config.h>
 
 #include "pinbed_protected.h"
 #include "pinbed_tee.h"
@@ -94,6 +95,8 @@ int pinbed_tee_heap_register(struct pinbed_tee *tee)
 {
 	int ret;
 
+	if (!virtio_has_feature(tee->pdev->vdev, PINBED_F_PROTECTED))
+		return 0;
 	tee->heap.ops = &pinbed_heap_ops;
 	xa_init(&tee->protected);
 	ret = tee_device_register_dma_heap(tee->teedev,

@@ -5,6 +5,8 @@ use crate::tests::sources::MODULE;
 use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
+use pinbed_abi::{uapi, wire};
+use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
@@ -17,6 +19,7 @@ use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 use pinbed_guest::video::v4l2::{Memop, Memory, find};
 use std::path::Path;
 
+const FEATURES: &str = "virtio 1.3, 2.2 Feature Bits; docs/device.md, 3";
 const SEGMENTS: &str = "Documentation/core-api/dma-api.rst, dma_get_max_seg_size(); kernel/dma/debug.c, check_sg_segment()";
 
 #[rustfmt::skip]
@@ -27,6 +30,8 @@ pub const TESTS: &[Test] = &[
         "After rmmod the nodes are gone and the device holds nothing; after insmod they are back and work."),
     test("driver::segments_are_no_longer_than_the_device_takes", segments_are_no_longer_than_the_device_takes, SEGMENTS,
         "With a device that takes segments of a page, memory registered with the TEE and bounce buffers are mapped in such segments."),
+    test("driver::missing_features_leave_the_rest_working", missing_features_leave_the_rest_working, FEATURES,
+        "With a device that has neither a TEE nor protected memory there is no TEE device, no heap and no export of protected memory; all else works."),
 ];
 
 /// Only a module can be unloaded.
@@ -158,5 +163,39 @@ fn segments_are_no_longer_than_the_device_takes(t: &mut Ctx) -> TestResult {
         3,
     );
     drop((m2m, shm, pool, tee));
+    Ok(())
+}
+
+fn missing_features_leave_the_rest_working(t: &mut Ctx) -> TestResult {
+    needs_module()?;
+    module::unload().map_err(Error::call("rmmod"))?;
+    let _reload = Reload;
+    for (mask, tee) in [(1u32 << wire::F_TEE, true), (0, false)] {
+        module::load_with(&format!("feature_mask={mask}"))?;
+        let device = Device::open()?;
+        // Others may have a TEE device, too.
+        let opened = Tee::open();
+        t.check(Eye::Cpu, opened.is_ok() == tee, || match tee {
+            true => "the device's TEE is not there".into(),
+            false => "there is a TEE device that the driver was not offered".into(),
+        });
+        drop(opened);
+        t.refused(
+            "EXPORT of protected memory",
+            device.try_export(PAGE, uapi::EXPORT_PROTECTED).map(drop),
+            &[Errno::EOPNOTSUPP],
+        );
+        let heap = dmabuf::protected_heap(PAGE);
+        // The node of a heap that was there before stays.
+        t.check(Eye::Cpu, !matches!(heap, Ok(Some(_))), || {
+            "there is a heap of protected memory that the device does not protect".into()
+        });
+        drop(device);
+        copy(t, &M2m::copier(FRAME)?)?;
+        // Unbinding takes away no more than is there.
+        module::restore()?;
+        copy(t, &M2m::copier(FRAME)?)?;
+        module::unload().map_err(Error::call("rmmod"))?;
+    }
     Ok(())
 }
