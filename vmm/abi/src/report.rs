@@ -31,6 +31,9 @@ pub const COMPLIANCE_PROGRAM: &str = "v4l2-compliance";
 /// The library in [`COMPLIANCE_PATH`] that makes time pass faster for a program: libfaketime.
 pub const COMPLIANCE_HURRY: &str = "libfaketimeMT.so.1";
 
+/// Group of the tests that may have the device taken out of the machine; see [`Message::Hotplug`].
+pub const HOTPLUG_GROUP: &str = "unplug";
+
 /// What the guest is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Plan {
@@ -43,6 +46,17 @@ pub enum Plan {
     },
     /// Load the driver and give the console to a shell; power off when it ends.
     Shell,
+}
+
+impl Plan {
+    /// Whether it has a test of this group.
+    pub fn has_group(&self, group: &str) -> bool {
+        let Self::Tests { names, .. } = self else {
+            return false;
+        };
+        let of_group = |name: &str| name.split_once("::").is_some_and(|it| it.0 == group);
+        names.iter().any(|name| of_group(name))
+    }
 }
 
 /// One test, as the guest's test binary lists it.

@@ -81,25 +81,27 @@ impl Slot {
         Ok(again)
     }
 
-    /// Puts another device in. `device` is the process of the last one, and of the new one when this returns.
+    /// Puts another device in. `process` is that of the last one, and of the new one when this returns.
     ///
     /// # Errors
     /// When the device process cannot be started.
     pub fn fill(
         &mut self,
-        device: &mut Process,
+        process: &mut Process,
         machine: &Machine,
         files: &Files,
         monitor: &mut Monitor,
     ) -> Result<()> {
         self.count += 1;
         let new = vm::start_device(&machine.device, files, self.count)?;
-        self.former.push(std::mem::replace(device, new));
+        self.former.push(std::mem::replace(process, new));
         let chardev = vm::chardev(self.count);
+        let mut device = vm::device(&chardev);
+        device["bus"] = vm::SLOT.into();
         // If it fails, QEMU has just died, and we shall hear of that.
         let _ = monitor
             .add_socket(&chardev, &files.socket(self.count))
-            .and_then(|()| monitor.add_device(vm::device(&chardev)));
+            .and_then(|()| monitor.add_device(device));
         self.state = State::Taken;
         Ok(())
     }

@@ -36,7 +36,7 @@ const KERNEL: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1 cma=64M 
 const MOVABLE: u64 = 128;
 
 /// The id in QEMU of the port that has the device: on the root bus itself no device can come and go.
-const SLOT: &str = "pinbed-slot";
+pub const SLOT: &str = "pinbed-slot";
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub struct Machine {
     pub append: String,
     /// Who has the console.
     pub console: Console,
+    /// The device can be taken out, and another be put in.
+    pub hotplug: bool,
 }
 
 /// Who has the guest's console.
@@ -235,11 +237,13 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     let mut option = |name: &str, value: String| arguments.extend([format!("-{name}"), value]);
     option("display", "none".to_owned());
     option("machine", machine_type.to_owned());
-    // Nothing is plugged into PCI, and what would describe that takes the kernel's ACPI interpreter 20 ms.
-    option(
-        "global",
-        "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off".to_owned(),
-    );
+    // What describes the plugging of PCI devices takes the kernel's ACPI interpreter 20 ms.
+    if !machine.hotplug {
+        option(
+            "global",
+            "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off".to_owned(),
+        );
+    }
     // Shared, so that the device process sees the guest's memory.
     option(
         "object",
@@ -278,8 +282,12 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
             files.socket(1).display().to_string().replace(',', ",,")
         ),
     );
-    option("device", format!("pcie-root-port,id={SLOT},chassis=1"));
-    option("device", device(&chardev(1)).to_string());
+    let mut first = device(&chardev(1));
+    if machine.hotplug {
+        option("device", format!("pcie-root-port,id={SLOT},chassis=1"));
+        first["bus"] = SLOT.into();
+    }
+    option("device", first.to_string());
     option("device", "virtio-serial-pci".to_owned());
     option(
         "device",
@@ -314,12 +322,11 @@ pub fn chardev(device: u32) -> String {
     format!("device{device}")
 }
 
-/// The device on this connection, as QEMU's -device and `device_add` take it.
+/// The device on this connection, as QEMU's -device and `device_add` take it, but for the bus.
 pub fn device(chardev: &str) -> Value {
     json!({
         "driver": "vhost-user-test-device-pci",
         "id": DEVICE,
-        "bus": SLOT,
         "chardev": chardev,
         "virtio-id": wire::VIRTIO_ID,
         "num_vqs": wire::QUEUE_COUNT,

@@ -7,7 +7,9 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result};
-use pinbed_abi::report::{COMPLIANCE_PATH, CONFIG_PATH, MODULES_PATH, PLAN_PATH, Plan};
+use pinbed_abi::report::{
+    COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUP, MODULES_PATH, PLAN_PATH, Plan,
+};
 
 use crate::cli::{AccelArg, VmArgs};
 use crate::interrupt;
@@ -336,6 +338,7 @@ impl<'a> Setup<'a> {
             cpus: args.cpus,
             append: args.append.clone(),
             console,
+            hotplug: plan.has_group(HOTPLUG_GROUP),
         })
     }
 }
