@@ -31,9 +31,10 @@
 #include <linux/workqueue.h>
 
 #include "pinbed_abi.h"
+#include "pinbed_compat_mm.h"
 
-/* Video nodes: one for each allocator of vb2. */
-#define PINBED_NODES 3
+/* Video nodes: one for each allocator of vb2, and a multi-planar one. */
+#define PINBED_NODES 4
 
 /* Events kept for readers, and buffers that the device has for them. */
 #define PINBED_EVENTS 64

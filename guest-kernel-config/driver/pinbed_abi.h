@@ -1101,9 +1101,9 @@ static_assert(sizeof(struct pinbed_import) == 16);
 #define PINBED_BUFFER_BOUNCE 4
 
 /**
- * struct pinbed_buffer - PINBED_NR_BUFFER. Errors: EINVAL for a type or index
- * that does not exist.
- * @kind: In: V4L2_BUF_TYPE_VIDEO_OUTPUT or *_CAPTURE.
+ * struct pinbed_buffer - PINBED_NR_BUFFER. Errors: EINVAL for a type, index or
+ * plane that does not exist.
+ * @kind: In: the node's V4L2_BUF_TYPE_VIDEO_OUTPUT* or *_CAPTURE*.
  * @index: In: the buffer's index.
  * @flags: Out: PINBED_BUFFER_* bits.
  * @job_status: Out: PINBED_STATUS_* of the last job that used the buffer.
@@ -1112,7 +1112,7 @@ static_assert(sizeof(struct pinbed_import) == 16);
  *   the one it wrote.
  * @job_bytes: Out: bytes the last job moved in this buffer.
  * @job_crc: Out: CRC32C of these bytes, as the engine saw them.
- * @reserved: Zero.
+ * @plane: In: the plane; all of the above is its.
  */
 struct pinbed_buffer {
 	__u32 kind;
@@ -1123,7 +1123,7 @@ struct pinbed_buffer {
 	__u64 job_cookie;
 	__u64 job_bytes;
 	__u32 job_crc;
-	__u32 reserved;
+	__u32 plane;
 };
 
 static_assert(sizeof(struct pinbed_buffer) == 48);

@@ -39,7 +39,7 @@ struct pinbed_bounce *pinbed_bounce_new(struct pinbed_device *pdev,
 					struct device *dev, size_t length,
 					u32 direction)
 {
-	struct pinbed_bounce *bounce = kzalloc(sizeof(*bounce), GFP_KERNEL);
+	struct pinbed_bounce *bounce = pinbed_zalloc_obj(*bounce);
 	int ret = -ENOMEM;
 
 	if (!bounce)

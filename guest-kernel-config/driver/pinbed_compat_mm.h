@@ -9,6 +9,14 @@
 #include <linux/err.h>
 #include <linux/mm.h>
 #include <linux/scatterlist.h>
+#include <linux/slab.h>
+
+/* Memory for an object like this one, zeroed. May sleep. */
+#ifdef PINBED_HAVE_KZALLOC_OBJ
+#define pinbed_zalloc_obj(obj) kzalloc_obj(obj)
+#else
+#define pinbed_zalloc_obj(obj) kzalloc(sizeof(obj), GFP_KERNEL)
+#endif
 
 #ifndef PINBED_HAVE_VM_FLAGS_SET
 static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)

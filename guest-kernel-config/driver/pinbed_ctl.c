@@ -49,7 +49,7 @@ static int pinbed_open(struct inode *inode, struct file *file)
 
 	if (pinbed_is_dead(pdev))
 		return -ENODEV;
-	pf = kzalloc(sizeof(*pf), GFP_KERNEL);
+	pf = pinbed_zalloc_obj(*pf);
 	if (!pf)
 		return -ENOMEM;
 	pf->pdev = pinbed_device_get(pdev);

@@ -33,7 +33,7 @@ struct pinbed_device *pinbed_device_new(struct virtio_device *vdev)
 	struct pinbed_device *pdev;
 	unsigned int i;
 
-	pdev = kzalloc(sizeof(*pdev), GFP_KERNEL);
+	pdev = pinbed_zalloc_obj(*pdev);
 	if (!pdev)
 		return NULL;
 	pdev->event_buffers = kcalloc(PINBED_EVENTS,

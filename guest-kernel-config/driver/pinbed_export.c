@@ -91,7 +91,7 @@ static struct sg_table *pinbed_object_map(struct dma_buf_attachment *attach,
 	pinbed_assert_map_locked(attach);
 	if (object->revoked)
 		return ERR_PTR(-ENODEV);
-	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	sgt = pinbed_zalloc_obj(*sgt);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
 	ret = sg_alloc_table(sgt, 1, GFP_KERNEL);
@@ -229,7 +229,7 @@ static struct dma_buf *pinbed_object_export(struct pinbed_export *export,
 
 	if (!export->length || export->length > PINBED_EXPORT_MAX)
 		return ERR_PTR(-EINVAL);
-	object = kzalloc(sizeof(*object), GFP_KERNEL);
+	object = pinbed_zalloc_obj(*object);
 	if (!object)
 		return ERR_PTR(-ENOMEM);
 	object->size = PAGE_ALIGN(export->length);

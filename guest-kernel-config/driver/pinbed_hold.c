@@ -12,7 +12,7 @@
 
 static struct pinbed_hold *pinbed_hold_new(struct pinbed_device *pdev)
 {
-	struct pinbed_hold *hold = kzalloc(sizeof(*hold), GFP_KERNEL);
+	struct pinbed_hold *hold = pinbed_zalloc_obj(*hold);
 
 	if (!hold)
 		return NULL;

@@ -80,7 +80,7 @@ static void pinbed_copy_work(struct work_struct *work)
 static int pinbed_copy_later(struct dma_buf *dmabuf, phys_addr_t to,
 			     phys_addr_t from)
 {
-	struct pinbed_copy *copy = kzalloc(sizeof(*copy), GFP_KERNEL);
+	struct pinbed_copy *copy = pinbed_zalloc_obj(*copy);
 	int ret;
 
 	if (!copy)

@@ -27,7 +27,7 @@ struct pinbed_protected *pinbed_protected_new(struct pinbed_device *pdev,
 
 	if (!length || length > PINBED_EXPORT_MAX)
 		return ERR_PTR(-EINVAL);
-	protected = kzalloc(sizeof(*protected), GFP_KERNEL);
+	protected = pinbed_zalloc_obj(*protected);
 	if (!protected)
 		return ERR_PTR(-ENOMEM);
 	protected->dev = get_device(dev);
@@ -77,7 +77,7 @@ static struct sg_table *pinbed_protected_map(struct dma_buf_attachment *attach,
 	int ret;
 
 	pinbed_assert_map_locked(attach);
-	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	sgt = pinbed_zalloc_obj(*sgt);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
 	ret = sg_alloc_table(sgt, 1, GFP_KERNEL);

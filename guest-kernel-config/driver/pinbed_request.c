@@ -53,7 +53,7 @@ struct pinbed_request *pinbed_request_new(size_t request_length,
 		       DIV_ROUND_UP(response_length, PAGE_SIZE);
 	struct pinbed_request *req;
 
-	req = kzalloc(sizeof(*req), GFP_KERNEL);
+	req = pinbed_zalloc_obj(*req);
 	if (!req)
 		return NULL;
 	kref_init(&req->ref);

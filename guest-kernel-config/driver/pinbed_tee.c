@@ -349,7 +349,7 @@ static int pinbed_tee_open(struct tee_context *ctx)
 	/* Registered memory may outlive the file, and keeps the context. */
 	if (!try_module_get(THIS_MODULE))
 		return -ENODEV;
-	client = kzalloc(sizeof(*client), GFP_KERNEL);
+	client = pinbed_zalloc_obj(*client);
 	if (!client)
 		goto put_module;
 	client->close = pinbed_request_new(sizeof(*close),
@@ -451,7 +451,7 @@ static struct pinbed_tee *pinbed_tee_new(struct pinbed_device *pdev)
 	struct pinbed_tee *tee;
 	int ret;
 
-	tee = kzalloc(sizeof(*tee), GFP_KERNEL);
+	tee = pinbed_zalloc_obj(*tee);
 	if (!tee)
 		return ERR_PTR(-ENOMEM);
 	INIT_WORK(&tee->unregister, pinbed_tee_unregister_work);

@@ -74,7 +74,7 @@ int pinbed_tee_shm_register(struct tee_context *ctx, struct tee_shm *shm,
 		return -EINVAL;
 	if (num_pages > UINT_MAX)
 		return -E2BIG;
-	memory = kzalloc(sizeof(*memory), GFP_KERNEL);
+	memory = pinbed_zalloc_obj(*memory);
 	if (!memory)
 		return -ENOMEM;
 	ret = pinbed_sg_from_pages(&memory->sgt, pages, num_pages, shm->offset,
@@ -140,7 +140,7 @@ static int pinbed_tee_pool_alloc(struct pinbed_tee_pool *manager,
 	/* A client may ask for any size; more than this cannot be contiguous. */
 	if (size > INT_MAX)
 		return -ENOMEM;
-	memory = kzalloc(sizeof(*memory), GFP_KERNEL);
+	memory = pinbed_zalloc_obj(*memory);
 	if (!memory)
 		return -ENOMEM;
 	shm->size = PAGE_ALIGN(size);

@@ -39,27 +39,27 @@ static int pinbed_describe(struct pinbed_ctx *ctx, struct pinbed_buffer *buffer)
 	struct pinbed_vb *pvb;
 	struct vb2_buffer *vb;
 
-	if (buffer->kind != V4L2_BUF_TYPE_VIDEO_OUTPUT &&
-	    buffer->kind != V4L2_BUF_TYPE_VIDEO_CAPTURE)
-		return -EINVAL;
 	vq = v4l2_m2m_get_vq(ctx->fh.m2m_ctx, buffer->kind);
+	if (vq->type != buffer->kind)
+		return -EINVAL;
 	vb = vb2_get_buffer(vq, buffer->index);
-	if (!vb)
+	if (!vb || buffer->plane >= vb->num_planes)
 		return -EINVAL;
 	pvb = to_pinbed_vb(vb);
 
 	*buffer = (struct pinbed_buffer){
 		.kind = buffer->kind,
 		.index = buffer->index,
+		.plane = buffer->plane,
 	};
-	plane = pvb->planes[0];
+	plane = pvb->planes[buffer->plane];
 	if (plane) {
 		buffer->flags |= PINBED_BUFFER_ATTACHED;
 		buffer->handle = plane->hold->handle;
 		if (plane->bounce)
 			buffer->flags |= PINBED_BUFFER_BOUNCE;
 	}
-	report = &pvb->report;
+	report = &pvb->reports[buffer->plane];
 	spin_lock_irq(&ctx->report_lock);
 	if (report->valid) {
 		buffer->flags |= PINBED_BUFFER_JOB;
@@ -86,31 +86,42 @@ static long pinbed_default_ioctl(struct file *file, void *priv, bool valid_prio,
 	return ret;
 }
 
-static const struct v4l2_ioctl_ops pinbed_ioctl_ops = {
-	.vidioc_querycap = pinbed_querycap,
+#define PINBED_COMMON_IOCTL_OPS					\
+	.vidioc_querycap = pinbed_querycap,				\
+	.vidioc_enum_fmt_vid_cap = pinbed_enum_fmt,			\
+	.vidioc_enum_fmt_vid_out = pinbed_enum_fmt,			\
+	.vidioc_enum_framesizes = pinbed_enum_framesizes,		\
+	.vidioc_reqbufs = v4l2_m2m_ioctl_reqbufs,			\
+	.vidioc_create_bufs = v4l2_m2m_ioctl_create_bufs,		\
+	PINBED_REMOVE_BUFS_OPS						\
+	.vidioc_querybuf = v4l2_m2m_ioctl_querybuf,			\
+	.vidioc_prepare_buf = v4l2_m2m_ioctl_prepare_buf,		\
+	.vidioc_qbuf = v4l2_m2m_ioctl_qbuf,				\
+	.vidioc_dqbuf = v4l2_m2m_ioctl_dqbuf,				\
+	.vidioc_expbuf = v4l2_m2m_ioctl_expbuf,				\
+	.vidioc_streamon = v4l2_m2m_ioctl_streamon,			\
+	.vidioc_streamoff = v4l2_m2m_ioctl_streamoff,			\
+	.vidioc_default = pinbed_default_ioctl,
 
-	.vidioc_enum_fmt_vid_cap = pinbed_enum_fmt,
-	.vidioc_enum_fmt_vid_out = pinbed_enum_fmt,
-	.vidioc_enum_framesizes = pinbed_enum_framesizes,
+static const struct v4l2_ioctl_ops pinbed_ioctl_ops = {
+	PINBED_COMMON_IOCTL_OPS
 	.vidioc_g_fmt_vid_cap = pinbed_g_fmt,
 	.vidioc_g_fmt_vid_out = pinbed_g_fmt,
 	.vidioc_try_fmt_vid_cap = pinbed_try_fmt,
 	.vidioc_try_fmt_vid_out = pinbed_try_fmt,
 	.vidioc_s_fmt_vid_cap = pinbed_s_fmt_cap,
 	.vidioc_s_fmt_vid_out = pinbed_s_fmt_out,
+};
 
-	.vidioc_reqbufs = v4l2_m2m_ioctl_reqbufs,
-	.vidioc_create_bufs = v4l2_m2m_ioctl_create_bufs,
-	PINBED_REMOVE_BUFS_OPS
-	.vidioc_querybuf = v4l2_m2m_ioctl_querybuf,
-	.vidioc_prepare_buf = v4l2_m2m_ioctl_prepare_buf,
-	.vidioc_qbuf = v4l2_m2m_ioctl_qbuf,
-	.vidioc_dqbuf = v4l2_m2m_ioctl_dqbuf,
-	.vidioc_expbuf = v4l2_m2m_ioctl_expbuf,
-	.vidioc_streamon = v4l2_m2m_ioctl_streamon,
-	.vidioc_streamoff = v4l2_m2m_ioctl_streamoff,
-
-	.vidioc_default = pinbed_default_ioctl,
+/* V4L2 takes a node for what it has operations for. */
+static const struct v4l2_ioctl_ops pinbed_mplane_ioctl_ops = {
+	PINBED_COMMON_IOCTL_OPS
+	.vidioc_g_fmt_vid_cap_mplane = pinbed_g_fmt,
+	.vidioc_g_fmt_vid_out_mplane = pinbed_g_fmt,
+	.vidioc_try_fmt_vid_cap_mplane = pinbed_try_fmt,
+	.vidioc_try_fmt_vid_out_mplane = pinbed_try_fmt,
+	.vidioc_s_fmt_vid_cap_mplane = pinbed_s_fmt_cap,
+	.vidioc_s_fmt_vid_out_mplane = pinbed_s_fmt_out,
 };
 
 /*
@@ -120,7 +131,7 @@ static const struct v4l2_ioctl_ops pinbed_ioctl_ops = {
 static void pinbed_ctx_free(struct pinbed_ctx *ctx)
 {
 	v4l2_fh_exit(&ctx->fh);
-	pinbed_request_put(ctx->job);
+	pinbed_jobs_free(ctx);
 	mutex_destroy(&ctx->lock);
 	kfree(ctx);
 }
@@ -133,22 +144,18 @@ static int pinbed_video_open(struct file *file)
 
 	if (pinbed_is_dead(node->pdev))
 		return -ENODEV;
-	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL);
+	ctx = pinbed_zalloc_obj(*ctx);
 	if (!ctx)
 		return -ENOMEM;
-	ctx->job = pinbed_request_new(sizeof(struct pinbed_job_request),
-				      sizeof(struct pinbed_job_response));
-	if (!ctx->job) {
+	if (pinbed_jobs_new(ctx)) {
 		kfree(ctx);
 		return -ENOMEM;
 	}
-	ctx->job->done = pinbed_job_done;
-	ctx->job->owner = ctx;
 	ctx->node = node;
 	mutex_init(&ctx->lock);
 	spin_lock_init(&ctx->report_lock);
 	INIT_LIST_HEAD(&ctx->planes);
-	pinbed_format_init(ctx);
+	pinbed_format_init(ctx, node->memop->mplane);
 	v4l2_fh_init(&ctx->fh, &node->vfd);
 
 	m2m_ctx = v4l2_m2m_ctx_init(node->m2m_dev, ctx, pinbed_init_queues);
@@ -225,7 +232,7 @@ static struct pinbed_node *pinbed_node_new(struct pinbed_device *pdev,
 	char name[32];
 	int ret;
 
-	node = kzalloc(sizeof(*node), GFP_KERNEL);
+	node = pinbed_zalloc_obj(*node);
 	if (!node)
 		return ERR_PTR(-ENOMEM);
 	node->memop = memop;
@@ -282,9 +289,12 @@ static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
 		 memop->name);
 	vfd->v4l2_dev = &node->v4l2_dev;
 	vfd->vfl_dir = VFL_DIR_M2M;
-	vfd->device_caps = V4L2_CAP_VIDEO_M2M | V4L2_CAP_STREAMING;
+	vfd->device_caps = V4L2_CAP_STREAMING |
+			   (memop->mplane ? V4L2_CAP_VIDEO_M2M_MPLANE :
+					    V4L2_CAP_VIDEO_M2M);
 	vfd->fops = &pinbed_video_fops;
-	vfd->ioctl_ops = &pinbed_ioctl_ops;
+	vfd->ioctl_ops = memop->mplane ? &pinbed_mplane_ioctl_ops :
+					 &pinbed_ioctl_ops;
 	vfd->release = video_device_release_empty;
 	video_set_drvdata(vfd, node);
 	ret = video_register_device(vfd, VFL_TYPE_VIDEO, -1);

@@ -16,6 +16,9 @@
 #include "pinbed.h"
 #include "pinbed_compat_media.h"
 
+/* Planes of a buffer, at most. */
+#define PINBED_PLANES 2
+
 /**
  * struct pinbed_pixfmt - A pixel format.
  * @fourcc: V4L2_PIX_FMT_*.
@@ -23,6 +26,7 @@
  * @halves: Size of an image in half bytes for each pixel.
  * @width_shift: Width is a multiple of 1 << this.
  * @height_shift: Height is a multiple of 1 << this.
+ * @planes: Planes of a buffer; the second has what follows the luma.
  * @rgb: Has no Y'CbCr encoding.
  */
 struct pinbed_pixfmt {
@@ -31,6 +35,7 @@ struct pinbed_pixfmt {
 	u8 halves;
 	u8 width_shift;
 	u8 height_shift;
+	u8 planes;
 	bool rgb;
 };
 
@@ -47,13 +52,15 @@ struct pinbed_plane {
 };
 
 /**
- * struct pinbed_memop - An allocator of vb2.
+ * struct pinbed_memop - An allocator of vb2, and what a node does with it.
  * @name: As in the node's name.
+ * @mplane: The node has the multi-planar interface; it copies each plane.
  * @ops: vb2's operations.
  * @hold: Has the device hold a plane that vb2 has mapped, or a bounce buffer.
  */
 struct pinbed_memop {
 	const char *name;
+	bool mplane;
 	const struct vb2_mem_ops *ops;
 	int (*hold)(struct pinbed_node *node, struct vb2_buffer *vb,
 		    unsigned int index, struct pinbed_plane *plane);
@@ -116,7 +123,8 @@ struct pinbed_image {
  * @out_sequence: Number of the next frame of the OUTPUT queue.
  * @cap_sequence: Number of the next frame of the CAPTURE queue.
  * @planes: What the device holds for this file.
- * @job: The request of the running job.
+ * @jobs: The requests of the running job, one for each plane.
+ * @jobs_left: Those that have not ended.
  * @report_lock: See below.
  */
 struct pinbed_ctx {
@@ -130,13 +138,14 @@ struct pinbed_ctx {
 	u32 out_sequence;
 	u32 cap_sequence;
 	struct list_head planes;
-	struct pinbed_request *job;
+	struct pinbed_request *jobs[PINBED_PLANES];
+	atomic_t jobs_left;
 	/* Protects the buffers' reports. */
 	spinlock_t report_lock;
 };
 
 /**
- * struct pinbed_report - What the last job did in a buffer.
+ * struct pinbed_report - What the last job did in a plane of a buffer.
  * @valid: There was one since the device holds the buffer.
  * @status: PINBED_STATUS_*.
  * @crc: CRC32C of the bytes moved.
@@ -155,12 +164,12 @@ struct pinbed_report {
  * struct pinbed_vb - A buffer.
  * @m2m: The buffer as V4L2 knows it; must be first.
  * @planes: What the device holds of it, by plane.
- * @report: The last job.
+ * @reports: The last job, by plane.
  */
 struct pinbed_vb {
 	struct v4l2_m2m_buffer m2m;
-	struct pinbed_plane *planes[VIDEO_MAX_PLANES];
-	struct pinbed_report report;
+	struct pinbed_plane *planes[PINBED_PLANES];
+	struct pinbed_report reports[PINBED_PLANES];
 };
 
 static inline struct pinbed_ctx *pinbed_file_ctx(struct file *file)
@@ -193,9 +202,20 @@ static inline u32 pinbed_size(const struct pinbed_image *image)
 	       (2 * pixfmt->line);
 }
 
+/* Bytes of a plane of the image, padding included. */
+static inline u32 pinbed_plane_size(const struct pinbed_image *image,
+				    unsigned int plane)
+{
+	u32 luma = image->stride * image->height;
+
+	if (image->pixfmt->planes == 1)
+		return pinbed_size(image);
+	return plane ? pinbed_size(image) - luma : luma;
+}
+
 /* pinbed_video_format.c */
 
-void pinbed_format_init(struct pinbed_ctx *ctx);
+void pinbed_format_init(struct pinbed_ctx *ctx, bool mplane);
 u32 pinbed_ycbcr_enc(const struct pinbed_image *image);
 u32 pinbed_quantization(const struct pinbed_image *image);
 int pinbed_enum_fmt(struct file *file, void *priv, struct v4l2_fmtdesc *f);
@@ -221,6 +241,7 @@ extern const struct v4l2_m2m_ops pinbed_m2m_ops;
 
 /* Whether a CAPTURE image is more than a copy of an OUTPUT image. */
 bool pinbed_converts(const struct pinbed_ctx *ctx);
-void pinbed_job_done(struct pinbed_request *req);
+int pinbed_jobs_new(struct pinbed_ctx *ctx);
+void pinbed_jobs_free(struct pinbed_ctx *ctx);
 
 #endif /* PINBED_VIDEO_H */

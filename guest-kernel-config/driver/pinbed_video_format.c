@@ -18,18 +18,36 @@
 #define PINBED_DEFAULT_WIDTH 640
 #define PINBED_DEFAULT_HEIGHT 480
 
-/* The first takes any size. */
+/* The first is the default of nodes with the single-planar interface. */
 static const struct pinbed_pixfmt pinbed_pixfmts[] = {
-	{ V4L2_PIX_FMT_GREY, 1, 2, 0, 0 },
-	{ V4L2_PIX_FMT_RGB24, 3, 6, 0, 0, true },
-	{ V4L2_PIX_FMT_YUYV, 2, 4, 1, 0 },
-	{ V4L2_PIX_FMT_NV12, 1, 3, 1, 1 },
+	{ V4L2_PIX_FMT_GREY, 1, 2, 0, 0, 1 },
+	{ V4L2_PIX_FMT_RGB24, 3, 6, 0, 0, 1, true },
+	{ V4L2_PIX_FMT_YUYV, 2, 4, 1, 0, 1 },
+	{ V4L2_PIX_FMT_NV12, 1, 3, 1, 1, 1 },
+	{ V4L2_PIX_FMT_NV12M, 1, 3, 1, 1, 2 },
 };
 
-void pinbed_format_init(struct pinbed_ctx *ctx)
+static bool pinbed_is_mplane(const struct pinbed_pixfmt *pixfmt)
+{
+	return pixfmt->planes > 1;
+}
+
+/* The @index-th format of a node, or NULL. */
+static const struct pinbed_pixfmt *pinbed_enum_pixfmt(bool mplane,
+						      unsigned int index)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pinbed_pixfmts); i++)
+		if (mplane == pinbed_is_mplane(&pinbed_pixfmts[i]) && !index--)
+			return &pinbed_pixfmts[i];
+	return NULL;
+}
+
+void pinbed_format_init(struct pinbed_ctx *ctx, bool mplane)
 {
 	ctx->out = (struct pinbed_image){
-		.pixfmt = &pinbed_pixfmts[0],
+		.pixfmt = pinbed_enum_pixfmt(mplane, 0),
 		.width = PINBED_DEFAULT_WIDTH,
 		.height = PINBED_DEFAULT_HEIGHT,
 		.colorspace = V4L2_COLORSPACE_SRGB,
@@ -62,22 +80,26 @@ u32 pinbed_quantization(const struct pinbed_image *image)
 					     pinbed_ycbcr_enc(image));
 }
 
-static const struct pinbed_pixfmt *pinbed_find_pixfmt(u32 fourcc)
+static const struct pinbed_pixfmt *pinbed_find_pixfmt(bool mplane, u32 fourcc)
 {
+	const struct pinbed_pixfmt *pixfmt;
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(pinbed_pixfmts); i++)
-		if (pinbed_pixfmts[i].fourcc == fourcc)
-			return &pinbed_pixfmts[i];
+	for (i = 0; (pixfmt = pinbed_enum_pixfmt(mplane, i)); i++)
+		if (pixfmt->fourcc == fourcc)
+			return pixfmt;
 	return NULL;
 }
 
 int pinbed_enum_fmt(struct file *file, void *priv, struct v4l2_fmtdesc *f)
 {
-	if (f->index >= ARRAY_SIZE(pinbed_pixfmts))
+	bool mplane = V4L2_TYPE_IS_MULTIPLANAR(f->type);
+	const struct pinbed_pixfmt *pixfmt = pinbed_enum_pixfmt(mplane, f->index);
+
+	if (!pixfmt)
 		return -EINVAL;
-	f->pixelformat = pinbed_pixfmts[f->index].fourcc;
-	if (!V4L2_TYPE_IS_OUTPUT(f->type) && !pinbed_pixfmts[f->index].rgb)
+	f->pixelformat = pixfmt->fourcc;
+	if (!V4L2_TYPE_IS_OUTPUT(f->type) && !pixfmt->rgb && !mplane)
 		f->flags = V4L2_FMT_FLAG_CSC_YCBCR_ENC |
 			   V4L2_FMT_FLAG_CSC_QUANTIZATION;
 	return 0;
@@ -86,8 +108,10 @@ int pinbed_enum_fmt(struct file *file, void *priv, struct v4l2_fmtdesc *f)
 int pinbed_enum_framesizes(struct file *file, void *priv,
 			   struct v4l2_frmsizeenum *size)
 {
-	const struct pinbed_pixfmt *pixfmt = pinbed_find_pixfmt(size->pixel_format);
+	const struct pinbed_node *node = video_drvdata(file);
+	const struct pinbed_pixfmt *pixfmt;
 
+	pixfmt = pinbed_find_pixfmt(node->memop->mplane, size->pixel_format);
 	if (size->index || !pixfmt)
 		return -EINVAL;
 	size->type = V4L2_FRMSIZE_TYPE_STEPWISE;
@@ -154,8 +178,9 @@ pinbed_output_image(const struct v4l2_pix_format *pix,
 }
 
 /*
- * The device does not scale, so CAPTURE images have the size of OUTPUT's; their
- * colours are what the device makes of them.
+ * The device does not scale, and does not convert several planes. So CAPTURE
+ * images have the size of OUTPUT's; their colours are what the device makes of
+ * them.
  */
 static struct pinbed_image
 pinbed_capture_image(const struct pinbed_image *out,
@@ -163,6 +188,8 @@ pinbed_capture_image(const struct pinbed_image *out,
 {
 	struct pinbed_image image = *out;
 
+	if (pinbed_is_mplane(out->pixfmt))
+		return image;
 	if (IS_ALIGNED(out->width, 1 << pixfmt->width_shift) &&
 	    IS_ALIGNED(out->height, 1 << pixfmt->height_shift))
 		image.pixfmt = pixfmt;
@@ -185,7 +212,7 @@ static void pinbed_set_csc(struct pinbed_image *image,
 			   const struct pinbed_image *out,
 			   const struct v4l2_pix_format *pix)
 {
-	if (image->pixfmt->rgb)
+	if (image->pixfmt->rgb || pinbed_is_mplane(image->pixfmt))
 		return;
 	if (pinbed_is_quantization(pix->quantization))
 		image->quantization = pix->quantization;
@@ -194,10 +221,56 @@ static void pinbed_set_csc(struct pinbed_image *image,
 		image->ycbcr_enc = pix->ycbcr_enc;
 }
 
+static void pinbed_fill_fmt_mplane(struct v4l2_format *f,
+				   const struct pinbed_image *image)
+{
+	struct v4l2_pix_format_mplane *pix = &f->fmt.pix_mp;
+	unsigned int i;
+
+	pix->pixelformat = image->pixfmt->fourcc;
+	pix->width = image->width;
+	pix->height = image->height;
+	pix->field = V4L2_FIELD_NONE;
+	pix->colorspace = image->colorspace;
+	pix->xfer_func = image->xfer_func;
+	pix->ycbcr_enc = image->ycbcr_enc;
+	pix->quantization = image->quantization;
+	pix->num_planes = image->pixfmt->planes;
+	for (i = 0; i < pix->num_planes; i++) {
+		pix->plane_fmt[i].bytesperline = image->stride;
+		pix->plane_fmt[i].sizeimage = pinbed_plane_size(image, i);
+	}
+}
+
+/* What is asked for, by either interface. */
+static struct v4l2_pix_format pinbed_asked_pix(const struct v4l2_format *f)
+{
+	const struct v4l2_pix_format_mplane *pix = &f->fmt.pix_mp;
+
+	if (!V4L2_TYPE_IS_MULTIPLANAR(f->type))
+		return f->fmt.pix;
+	return (struct v4l2_pix_format){
+		.pixelformat = pix->pixelformat,
+		.width = pix->width,
+		.height = pix->height,
+		.bytesperline = pix->plane_fmt[0].bytesperline,
+		.colorspace = pix->colorspace,
+		.xfer_func = pix->xfer_func,
+		.ycbcr_enc = pix->ycbcr_enc,
+		.quantization = pix->quantization,
+		.flags = pix->flags,
+	};
+}
+
 static void pinbed_fill_fmt(struct v4l2_format *f,
 			    const struct pinbed_image *image)
 {
 	struct v4l2_pix_format *pix = &f->fmt.pix;
+
+	if (V4L2_TYPE_IS_MULTIPLANAR(f->type)) {
+		pinbed_fill_fmt_mplane(f, image);
+		return;
+	}
 
 	pix->pixelformat = image->pixfmt->fourcc;
 	pix->width = image->width;
@@ -215,21 +288,22 @@ static void pinbed_fill_fmt(struct v4l2_format *f,
 static struct pinbed_image pinbed_try(struct pinbed_ctx *ctx,
 				      struct v4l2_format *f)
 {
+	bool mplane = V4L2_TYPE_IS_MULTIPLANAR(f->type);
+	struct v4l2_pix_format pix = pinbed_asked_pix(f);
 	const struct pinbed_pixfmt *pixfmt;
-	struct v4l2_pix_format *pix = &f->fmt.pix;
 	struct pinbed_image image;
 
-	pixfmt = pinbed_find_pixfmt(pix->pixelformat);
+	pixfmt = pinbed_find_pixfmt(mplane, pix.pixelformat);
 	if (!pixfmt)
-		pixfmt = &pinbed_pixfmts[0];
+		pixfmt = pinbed_enum_pixfmt(mplane, 0);
 
 	if (V4L2_TYPE_IS_OUTPUT(f->type)) {
-		image = pinbed_output_image(pix, pixfmt);
+		image = pinbed_output_image(&pix, pixfmt);
 	} else {
 		image = pinbed_capture_image(&ctx->out, pixfmt,
-					     pix->bytesperline);
-		if (pix->flags & V4L2_PIX_FMT_FLAG_SET_CSC)
-			pinbed_set_csc(&image, &ctx->out, pix);
+					     pix.bytesperline);
+		if (pix.flags & V4L2_PIX_FMT_FLAG_SET_CSC)
+			pinbed_set_csc(&image, &ctx->out, &pix);
 	}
 	pinbed_fill_fmt(f, &image);
 	return image;
@@ -274,14 +348,17 @@ int pinbed_s_fmt_out(struct file *file, void *priv, struct v4l2_format *f)
 	struct pinbed_ctx *ctx = pinbed_file_ctx(file);
 	struct pinbed_image image;
 	int ret = -EBUSY;
+	bool changed;
 	u32 stride;
 
 	mutex_lock(&ctx->lock);
 	if (vb2_is_busy(v4l2_m2m_get_src_vq(ctx->fh.m2m_ctx)))
 		goto unlock;
 	image = pinbed_try(ctx, f);
-	if ((image.width != ctx->cap.width || image.height != ctx->cap.height) &&
-	    vb2_is_busy(v4l2_m2m_get_dst_vq(ctx->fh.m2m_ctx)))
+	changed = image.width != ctx->cap.width ||
+		  image.height != ctx->cap.height ||
+		  (pinbed_is_mplane(image.pixfmt) && image.stride != ctx->cap.stride);
+	if (changed && vb2_is_busy(v4l2_m2m_get_dst_vq(ctx->fh.m2m_ctx)))
 		goto unlock;
 
 	/* Padding stays where the size does, since buffers may be made for it. */

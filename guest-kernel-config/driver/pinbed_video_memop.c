@@ -71,7 +71,8 @@ static int pinbed_hold_vmalloc(struct pinbed_node *node, struct vb2_buffer *vb,
 }
 
 const struct pinbed_memop pinbed_memops[PINBED_NODES] = {
-	{ "dma-sg", &vb2_dma_sg_memops, pinbed_hold_dma_sg },
-	{ "dma-contig", &vb2_dma_contig_memops, pinbed_hold_dma_contig },
-	{ "vmalloc", &vb2_vmalloc_memops, pinbed_hold_vmalloc },
+	{ "dma-sg", false, &vb2_dma_sg_memops, pinbed_hold_dma_sg },
+	{ "dma-contig", false, &vb2_dma_contig_memops, pinbed_hold_dma_contig },
+	{ "vmalloc", false, &vb2_vmalloc_memops, pinbed_hold_vmalloc },
+	{ "dma-sg-mplane", true, &vb2_dma_sg_memops, pinbed_hold_dma_sg },
 };

@@ -14,12 +14,20 @@ static int pinbed_queue_setup(struct vb2_queue *vq, unsigned int *buffers,
 			      struct device *alloc_devs[])
 {
 	struct pinbed_ctx *ctx = vb2_get_drv_priv(vq);
-	u32 size = pinbed_size(pinbed_image(ctx, vq->type));
+	const struct pinbed_image *image = pinbed_image(ctx, vq->type);
+	unsigned int i, count = image->pixfmt->planes;
 
-	if (*planes)
-		return *planes != 1 || sizes[0] < size ? -EINVAL : 0;
-	*planes = 1;
-	sizes[0] = size;
+	if (*planes) {
+		if (*planes != count)
+			return -EINVAL;
+		for (i = 0; i < count; i++)
+			if (sizes[i] < pinbed_plane_size(image, i))
+				return -EINVAL;
+		return 0;
+	}
+	*planes = count;
+	for (i = 0; i < count; i++)
+		sizes[i] = pinbed_plane_size(image, i);
 	return 0;
 }
 
@@ -27,7 +35,7 @@ static struct pinbed_plane *pinbed_plane_new(struct pinbed_ctx *ctx,
 					     struct vb2_buffer *vb,
 					     unsigned int index)
 {
-	struct pinbed_plane *plane = kzalloc(sizeof(*plane), GFP_KERNEL);
+	struct pinbed_plane *plane = pinbed_zalloc_obj(*plane);
 	int ret;
 
 	if (!plane)
@@ -85,8 +93,8 @@ static int pinbed_buf_init(struct vb2_buffer *vb)
 			return PTR_ERR(plane);
 		}
 		pvb->planes[i] = plane;
+		pvb->reports[i].valid = false;
 	}
-	pvb->report.valid = false;
 	return 0;
 }
 
@@ -102,9 +110,12 @@ static int pinbed_buf_out_validate(struct vb2_buffer *vb)
 static int pinbed_buf_prepare(struct vb2_buffer *vb)
 {
 	struct pinbed_ctx *ctx = vb2_get_drv_priv(vb->vb2_queue);
+	const struct pinbed_image *image = pinbed_image(ctx, vb->type);
+	unsigned int i;
 
-	if (vb2_plane_size(vb, 0) < pinbed_size(pinbed_image(ctx, vb->type)))
-		return -EINVAL;
+	for (i = 0; i < vb->num_planes; i++)
+		if (vb2_plane_size(vb, i) < pinbed_plane_size(image, i))
+			return -EINVAL;
 	return 0;
 }
 
@@ -198,11 +209,18 @@ static int pinbed_init_queue(struct pinbed_ctx *ctx, struct vb2_queue *vq,
 
 int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst)
 {
-	int ret = pinbed_init_queue(priv, src, V4L2_BUF_TYPE_VIDEO_OUTPUT);
+	struct pinbed_ctx *ctx = priv;
+	bool mplane = ctx->node->memop->mplane;
+	int ret;
 
+	ret = pinbed_init_queue(ctx, src,
+				mplane ? V4L2_BUF_TYPE_VIDEO_OUTPUT_MPLANE :
+					 V4L2_BUF_TYPE_VIDEO_OUTPUT);
 	if (ret)
 		return ret;
-	return pinbed_init_queue(priv, dst, V4L2_BUF_TYPE_VIDEO_CAPTURE);
+	return pinbed_init_queue(ctx, dst,
+				 mplane ? V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE :
+					  V4L2_BUF_TYPE_VIDEO_CAPTURE);
 }
 
 /* When vb2 has let go of all buffers; see pinbed_buf_init(). */

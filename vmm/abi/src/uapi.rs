@@ -142,11 +142,11 @@ pub const BUFFER_JOB: u32 = 2;
 /// buffer's memory is unknown to the device.
 pub const BUFFER_BOUNCE: u32 = 4;
 
-/// [`NR_BUFFER`]. Errors: EINVAL for a type or index that does not exist.
+/// [`NR_BUFFER`]. Errors: EINVAL for a type, index or plane that does not exist.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Buffer {
-    /// In: `V4L2_BUF_TYPE_VIDEO_OUTPUT` or `…_CAPTURE`.
+    /// In: the node's `V4L2_BUF_TYPE_VIDEO_OUTPUT…` or `…_CAPTURE…`.
     pub kind: u32,
     /// In: the buffer's index.
     pub index: u32,
@@ -162,6 +162,6 @@ pub struct Buffer {
     pub job_bytes: u64,
     /// Out: CRC32C of these bytes, as the engine saw them.
     pub job_crc: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// In: the plane; all of the above is its.
+    pub plane: u32,
 }

@@ -40,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         lifecycle::poison::TESTS,
         video::fault::TESTS,
         video::stream::TESTS,
+        video::mplane::TESTS,
         tee::calls::TESTS,
         tee::memory::TESTS,
         tee::kinds::TESTS,

@@ -214,21 +214,23 @@ impl Memop {
 
 /// The node that pinbed's driver offers for a memop, wherever the kernel put it among others.
 pub fn find(memop: Memop) -> Result<PathBuf, Error> {
+    find_named(memop.node())
+}
+
+/// The video node of this name, wherever the kernel put it among others.
+pub fn find_named(wanted: &str) -> Result<PathBuf, Error> {
     for entry in std::fs::read_dir("/sys/class/video4linux")
         .into_iter()
         .flatten()
         .flatten()
     {
         let name = std::fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        if name.trim() == memop.node() {
+        if name.trim() == wanted {
             return Ok(Path::new("/dev").join(entry.file_name()));
         }
     }
     Err(Error::Call {
-        what: format!(
-            "looking for the video node named {} in /sys/class/video4linux",
-            memop.node()
-        ),
+        what: format!("looking for the video node named {wanted} in /sys/class/video4linux"),
         errno: Errno::ENOENT,
     })
 }

@@ -8,8 +8,9 @@ use pinbed_abi::report::{
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::hugetlb::Pool;
-use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
-use pinbed_guest::video::v4l2::find;
+use pinbed_guest::video::mplane;
+use pinbed_guest::video::v4l2::Memop::{DmaContig, DmaSg, Vmalloc};
+use pinbed_guest::video::v4l2::find_named;
 use std::borrow::Cow;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -25,12 +26,14 @@ const HUGE_PAGES: usize = 6;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
-    node("compliance::sg_node_complies", |t| complies(t, DmaSg),
+    node("compliance::sg_node_complies", |t| complies(t, DmaSg.node()),
         "The dma-sg node passes all tests of v4l2-compliance, streaming included, without warnings."),
-    node("compliance::contig_node_complies", |t| complies(t, DmaContig),
+    node("compliance::contig_node_complies", |t| complies(t, DmaContig.node()),
         "The dma-contig node passes all tests of v4l2-compliance, streaming included, without warnings."),
-    node("compliance::vmalloc_node_complies", |t| complies(t, Vmalloc),
+    node("compliance::vmalloc_node_complies", |t| complies(t, Vmalloc.node()),
         "The vmalloc node passes all tests of v4l2-compliance, streaming included, without warnings."),
+    node("compliance::multiplanar_node_complies", |t| complies(t, mplane::NAME),
+        "The multi-planar node passes all tests of v4l2-compliance, streaming included but for dma-bufs, without warnings."),
 ];
 
 const fn node(name: &'static str, run: fn(&mut Ctx) -> TestResult, correct: &'static str) -> Test {
@@ -44,16 +47,17 @@ const fn node(name: &'static str, run: fn(&mut Ctx) -> TestResult, correct: &'st
     }
 }
 
-fn complies(t: &mut Ctx, memop: Memop) -> TestResult {
+/// Of the node of this name.
+fn complies(t: &mut Ctx, node: &str) -> TestResult {
     // dma-contig cannot take what malloc gives out as a rule: here it gives out pieces of huge pages.
-    let _pool = match memop {
-        DmaContig => Some(Pool::of(HUGE_PAGES)?),
-        DmaSg | Vmalloc => None,
+    let _pool = match node == DmaContig.node() {
+        true => Some(Pool::of(HUGE_PAGES)?),
+        false => None,
     };
-    let mut output = run(memop, PACES[0])?;
+    let mut output = run(node, PACES[0])?;
     for pace in &PACES[1..] {
         if !Verdict::read(&text(&output)).is_some_and(|verdict| verdict.is_clean()) {
-            output = run(memop, *pace)?;
+            output = run(node, *pace)?;
         }
     }
     let said = text(&output);
@@ -78,7 +82,7 @@ fn complies(t: &mut Ctx, memop: Memop) -> TestResult {
     Ok(())
 }
 
-fn run(memop: Memop, pace: u32) -> TestResult<Output> {
+fn run(node: &str, pace: u32) -> TestResult<Output> {
     let directory = Path::new(COMPLIANCE_PATH);
     let program = directory.join(COMPLIANCE_PROGRAM);
     if !program.exists() {
@@ -94,16 +98,20 @@ fn run(memop: Memop, pace: u32) -> TestResult<Output> {
     // Of sleeps and timeouts; not of the clock that the kernel's timestamps are held against.
     command.env("FAKETIME", format!("+0 x{pace}"));
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    if memop == DmaContig {
+    if node == DmaContig.node() {
         let tunables = "glibc.malloc.hugetlb=2:glibc.malloc.mmap_threshold=33554432";
         command.env("GLIBC_TUNABLES", tunables);
     }
     command.arg(&program);
     command.args(["--color", "never", "--no-progress"]);
-    command.arg("--device").arg(find(memop)?);
+    command.arg("--device").arg(find_named(node)?);
     command.args(["--streaming", FRAMES, "--stream-all-io"]);
-    // What this node exports is contiguous, and so can be imported by all.
-    command.arg("--expbuf-device").arg(find(DmaContig)?);
+    // What this node exports is contiguous, and so can be imported by all; but it has one plane.
+    if node != mplane::NAME {
+        command
+            .arg("--expbuf-device")
+            .arg(find_named(DmaContig.node())?);
+    }
     command
         .output()
         .map_err(|error| Error::io("starting v4l2-compliance")(error).into())

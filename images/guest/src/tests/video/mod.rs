@@ -5,5 +5,6 @@ pub mod compliance;
 pub mod convert;
 pub mod fault;
 pub mod memop;
+pub mod mplane;
 pub mod stream;
 pub mod userptr;
