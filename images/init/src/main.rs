@@ -48,21 +48,20 @@ fn main() {
     }));
     mounts::mount_all();
     // The way to the runner may be among them.
-    match bounded::run(
+    let warnings = match bounded::run(
         "loading modules",
         Duration::from_secs(60),
         module::insert_listed,
     ) {
-        Ok(failures) => {
-            for error in failures {
-                eprintln!("pinbed-init: {error}");
-            }
-        }
-        Err(Broken(reason)) => eprintln!("pinbed-init: {reason}"),
+        Ok(failures) => failures.iter().map(ToString::to_string).collect(),
+        Err(Broken(reason)) => vec![reason],
+    };
+    for warning in &warnings {
+        eprintln!("pinbed-init: {warning}");
     }
     match Port::open() {
         Ok(mut port) => {
-            if let Err(Broken(reason)) = carry_out(&mut port) {
+            if let Err(Broken(reason)) = carry_out(&mut port, warnings) {
                 eprintln!("pinbed-init: {reason}");
                 port.send(&Message::Broken { reason });
             }
@@ -72,7 +71,7 @@ fn main() {
     power_off();
 }
 
-fn carry_out(port: &mut Port) -> Result<(), Broken> {
+fn carry_out(port: &mut Port, mut warnings: Vec<String>) -> Result<(), Broken> {
     let name = nix::sys::utsname::uname()?;
     let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
     port.send(&Message::Hello {
@@ -90,12 +89,10 @@ fn carry_out(port: &mut Port) -> Result<(), Broken> {
             port.send(&Message::Done);
             Ok(())
         }
-        Plan::Shell => {
+        Plan::Shell(session) => {
             // Whoever wants a shell may want it because the driver does not load.
-            if let Err(error) = loaded {
-                eprintln!("pinbed-init: {error}");
-            }
-            shell::run()
+            warnings.extend(loaded.err().map(|error| error.to_string()));
+            shell::run(&session, &warnings)
         }
     }
 }
@@ -127,6 +124,7 @@ fn power_off() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinbed_abi::shell::Session;
 
     #[test]
     fn plans_are_read_as_the_runner_writes_them() {
@@ -134,7 +132,7 @@ mod tests {
             names: vec!["userptr::malloc_is_decoder_input".into()],
             timeout_s: 10,
         };
-        for plan in [plan, Plan::Shell] {
+        for plan in [plan, Plan::Shell(Session::default())] {
             let text = serde_json::to_string(&plan).expect("a plan is JSON");
             assert!(parse_plan(&text).is_ok_and(|read| read == plan));
         }

@@ -25,28 +25,18 @@ pub struct Port {
 }
 
 impl Port {
-    /// Finds the port by its name and opens it.
+    /// Opens it, once it is there.
     pub fn open() -> Result<Self, Broken> {
-        let start = Instant::now();
-        loop {
-            if let Some(path) = find()
-                && let Ok(file) = OpenOptions::new()
-                    .write(true)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(&path)
-            {
-                return Ok(Self {
-                    file,
-                    given_up: false,
-                });
-            }
-            if start.elapsed() > APPEARANCE {
-                return Err(Broken(format!(
-                    "there is no virtio-serial port named {PORT_NAME}; start QEMU with -device virtserialport,name={PORT_NAME}"
-                )));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
+        let path = wait_for(PORT_NAME)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|error| Broken(format!("{}: {error}", path.display())))?;
+        Ok(Self {
+            file,
+            given_up: false,
+        })
     }
 
     /// Sends a message. If it cannot be sent nobody can be told but the console.
@@ -90,12 +80,28 @@ impl Port {
     }
 }
 
-fn find() -> Option<PathBuf> {
+/// The device node of the port with this name, once it is there.
+pub fn wait_for(name: &str) -> Result<PathBuf, Broken> {
+    let start = Instant::now();
+    loop {
+        if let Some(path) = find(name).filter(|path| path.exists()) {
+            return Ok(path);
+        }
+        if start.elapsed() > APPEARANCE {
+            return Err(Broken(format!(
+                "there is no virtio-serial port named {name}; start QEMU with -device virtserialport,name={name}"
+            )));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn find(wanted: &str) -> Option<PathBuf> {
     fs::read_dir("/sys/class/virtio-ports")
         .ok()?
         .flatten()
         .find_map(|port| {
             let name = fs::read_to_string(port.path().join("name")).ok()?;
-            (name.trim_end() == PORT_NAME).then(|| Path::new("/dev").join(port.file_name()))
+            (name.trim_end() == wanted).then(|| Path::new("/dev").join(port.file_name()))
         })
 }

@@ -315,7 +315,7 @@ fn fresh(stuck: &[i32]) -> Vec<i32> {
 }
 
 /// A descriptor that tells of ended children.
-fn child_signals() -> Result<SignalFd, Broken> {
+pub fn child_signals() -> Result<SignalFd, Broken> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block()?;

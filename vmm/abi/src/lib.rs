@@ -5,7 +5,8 @@
 //! - [`tee`]: the TEE queue's part of that format;
 //! - [`ta`]: the built-in trusted applications, between the engine and TEE clients;
 //! - [`uapi`]: the driver's own ioctls, between the driver and the guest tests;
-//! - [`report`] (feature `report`): results and plans, between the guest's PID 1 and the runner.
+//! - [`report`] (feature `report`): results and plans, between the guest's PID 1 and the runner;
+//! - [`shell`] (feature `report`): the streams of a command that runs in the guest for a person.
 //!
 //! The driver's C header `guest-kernel-config/driver/pinbed_abi.h` is made from [`wire`] and [`uapi`]; a test of this
 //! crate fails when the two differ.
@@ -16,6 +17,8 @@ extern crate std;
 
 #[cfg(feature = "report")]
 pub mod report;
+#[cfg(feature = "report")]
+pub mod shell;
 pub mod ta;
 pub mod tee;
 pub mod uapi;

@@ -4,6 +4,7 @@
 //! The runner puts a [`Plan`] as JSON into the initramfs at [`PLAN_PATH`]. The guest writes one [`Message`] a line, as JSON, to the
 //! virtio-serial port [`PORT_NAME`].
 
+use crate::shell::Session;
 use serde::{Deserialize, Serialize};
 use std::boxed::Box;
 use std::string::String;
@@ -44,8 +45,8 @@ pub enum Plan {
         /// Seconds each test may take, unless it asks for more.
         timeout_s: u64,
     },
-    /// Load the driver and give the console to a shell; power off when it ends.
-    Shell,
+    /// Load the driver and run a command for a person; power off when it ends.
+    Shell(Session),
 }
 
 impl Plan {

@@ -58,7 +58,7 @@ struct Desk<'a> {
 }
 
 impl Backend {
-    pub fn new(memory: Memory, options: Options) -> Self {
+    pub fn new(memory: Memory, options: &Options) -> Self {
         let engine = Engine::new(DEFAULT_LIMITS);
         let engine = Arc::new(match options.allow_sabotage {
             true => engine.allow_sabotage(),
@@ -73,6 +73,11 @@ impl Backend {
             workers: Default::default(),
             spoken_to: AtomicBool::new(false),
         }
+    }
+
+    /// The device model.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     /// Whether the peer has sent a message that a front end sends.

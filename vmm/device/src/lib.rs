@@ -4,7 +4,7 @@
 //! [`serve`] is all that a command needs. From the bottom up: `chain` checks a descriptor chain, once, before anything is done with
 //! it; `ring` takes chains off a ring and puts answers there; `events` posts events; `life` knows whether the device runs, and has work stop; `calls` has
 //! those calls of the TEE that may take long; `backend` asks the [`pinbed_engine::Engine`]; `socket` is the listening socket's life;
-//! `confine` takes from the process what serving does not need.
+//! `inspect` tells a debugger what is attached; `confine` takes from the process what serving does not need.
 //! What a guest does is never an error of this crate: it is answered, and logged.
 
 mod backend;
@@ -12,6 +12,7 @@ mod calls;
 mod chain;
 mod confine;
 mod events;
+mod inspect;
 mod life;
 mod ring;
 mod serve;
@@ -20,11 +21,13 @@ mod socket;
 pub use serve::{Error, serve, serve_until};
 
 /// What the host lets the device do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Whether the guest may have the device misbehave: delay and fail jobs, and abort the process.
     pub allow_sabotage: bool,
     /// Whether the calling thread, and those that serve, get no more rights than they need, for good: no file can be opened, no program
     /// executed, no socket made. For a process that does nothing else.
     pub confined: bool,
+    /// Where a socket listens that tells whoever connects what is attached, as [`pinbed_engine::Engine::describe_holds`] says it.
+    pub inspect: Option<std::path::PathBuf>,
 }

@@ -17,6 +17,7 @@ Usage: pinbed-device --socket-path <PATH>
 
 Options:
   -s, --socket-path <PATH>  Where to listen; a front end connects there once, and the device ends when it leaves
+      --inspect <PATH>     Where to listen for debuggers, which are told what is attached
       --allow-sabotage      Let the guest have the device misbehave: delay and fail jobs, and abort the process
       --unconfined          Keep the process's rights (seccomp, Landlock, limits): for debuggers, tracers and coverage
   -h, --help                Print help
@@ -66,6 +67,7 @@ fn parse() -> Result<Request, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Short('s') | Long("socket-path") => socket = Some(parser.value()?.into()),
+            Long("inspect") => options.inspect = Some(parser.value()?.into()),
             Long("allow-sabotage") => options.allow_sabotage = true,
             Long("unconfined") => options.confined = false,
             Short('h') | Long("help") => return Ok(Request::Help),

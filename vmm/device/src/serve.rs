@@ -19,6 +19,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::Options;
 use crate::backend::{Backend, Shared};
 use crate::confine::confine;
+use crate::inspect;
 use crate::ring::Memory;
 use crate::socket::{Bound, SocketError};
 
@@ -78,12 +79,17 @@ pub fn serve_until(socket: &Path, options: Options, stop: BorrowedFd) -> Result<
         source,
     };
     let bound = Bound::bind(socket).map_err(unfit)?;
+    let inspect = options.inspect.as_deref().map(inspect::Socket::bind);
     if options.confined {
         for missing in confine(bound.directory()) {
             // An error, so that it is seen without being asked for.
             log::error!("goes on less confined: {missing}");
         }
     }
+    let inspector = inspect
+        .transpose()?
+        .map(inspect::Socket::serve)
+        .transpose()?;
     let mut listening = bound.publish().map_err(unfit)?;
     log::info!("listens at {}", socket.display());
     loop {
@@ -91,7 +97,10 @@ pub fn serve_until(socket: &Path, options: Options, stop: BorrowedFd) -> Result<
             return Ok(());
         }
         let memory = Memory::new(GuestMemoryMmap::new());
-        let backend = Shared::new(Backend::new(memory.clone(), options));
+        let backend = Shared::new(Backend::new(memory.clone(), &options));
+        if let Some(inspector) = &inspector {
+            inspector.watch(backend.engine());
+        }
         let mut daemon = VhostUserDaemon::new("vhost-user".into(), backend.clone(), memory)
             .map_err(|error| Error::System(io::Error::other(error.to_string())))?;
         daemon.start(&mut listening.listener).map_err(protocol)?;

@@ -183,6 +183,34 @@ impl Engine {
         call.run(self, space, go_on)
     }
 
+    /// What is attached, a line each, for a person who debugs a guest that stands still and so cannot be asked:
+    /// `HANDLE LENGTH DIRECTION PROTECTED ADDRESS+LENGTH...`. The direction is "read", "write" or "both" as the device does it, protected is
+    /// "protected" or "-", and numbers are hexadecimal without a prefix.
+    pub fn describe_holds(&self) -> String {
+        let table = self.table();
+        let mut text = String::new();
+        let mut last = 0;
+        while let Some((handle, buffer)) = table.next_after(last) {
+            last = handle;
+            let direction = match buffer.direction().to_wire() {
+                wire::DIRECTION_READ => "read",
+                wire::DIRECTION_WRITE => "write",
+                _ => "both",
+            };
+            let protected = if buffer.is_protected() {
+                "protected"
+            } else {
+                "-"
+            };
+            text += &format!("{handle:x} {:x} {direction} {protected}", buffer.length());
+            for piece in buffer.segments() {
+                text += &format!(" {:x}+{:x}", piece.address, piece.length);
+            }
+            text.push('\n');
+        }
+        text
+    }
+
     /// Returns when no access is under way that began before: after a change of the memory map, none uses the old one then.
     pub fn settle(&self) {
         drop(self.table_mut());

@@ -83,8 +83,15 @@ pub enum Command {
     Man(ManArgs),
     /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
     Matrix,
-    /// Boot the kernel with the driver and the device, and open a shell in it
-    Shell(ShellArgs),
+    /// Boot the kernel with the driver and the device, and open a shell in it, or run a command
+    ///
+    /// The exit code is the command's, 128 + N if signal N ended it; what ends the guest before has the exit code of `run`, and says so.
+    Shell(Box<ShellArgs>),
+    /// Run one test in a guest that gdb has stopped where the test first gives memory to the kernel
+    ///
+    /// gdb has the kernel's symbols and scripts (lx-dmesg, lx-ps), the driver's symbols, and commands of pinbed's: `pinbed holds`, `pinbed page
+    /// ADDRESS`. Nothing times out while the guest stands still. The exit code is 0 if the test passed or did not end, 1 if it failed.
+    Debug(Box<DebugArgs>),
     /// Run the device alone, for any vhost-user front end
     Device(DeviceArgs),
     /// Provide all that a run needs (packages, QEMU, kernel, driver, guest programs), and show it
@@ -319,9 +326,64 @@ pub struct KnownArgs {
 /// Arguments of `pinbed shell`.
 #[derive(Debug, Args)]
 pub struct ShellArgs {
+    /// Run this in the guest in the place of a shell; one argument alone is a line for sh. Standard input, output and error are those of
+    /// pinbed, each for itself
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<String>,
     /// Put this file, or this directory with all that is in it, into the guest's root directory (may be repeated)
-    #[arg(long = "add", value_name = "PATH")]
+    #[arg(long = "add", value_name = "PATH", conflicts_with = "rootfs")]
     pub additions: Vec<PathBuf>,
+    #[command(flatten)]
+    pub extras: ExtrasArgs,
+    /// Show the kernel's console on standard error
+    #[arg(long)]
+    pub console: bool,
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// What is added to a guest.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Files and devices")]
+pub struct ExtrasArgs {
+    /// Share this directory of the host: the guest reads and writes it at /host, or at PLACE; with :ro it only reads (may be repeated)
+    #[arg(long = "share", value_name = "DIR[:/PLACE][:ro]")]
+    pub shares: Vec<String>,
+    /// Take this directory, or the file system in this image, as the guest's root; what the guest writes there stays in its memory
+    #[arg(long, value_name = "DIR|IMAGE")]
+    pub rootfs: Option<PathBuf>,
+    /// Add this disk, raw or qcow2, as /dev/vda and so on; with :ro the guest only reads it (may be repeated)
+    #[arg(long = "disk", value_name = "FILE[:ro]")]
+    pub disks: Vec<String>,
+    /// Connect the guest to the host's networks by QEMU's user networking
+    #[arg(long = "net")]
+    pub network: bool,
+    /// Give QEMU this argument, too (may be repeated): --qemu-arg=-device --qemu-arg=virtio-rng-pci
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_arguments: Vec<String>,
+}
+
+/// Arguments of `pinbed debug`.
+#[derive(Debug, Args)]
+pub struct DebugArgs {
+    /// The test: its name, or a part that no other test's name has
+    #[arg(value_name = "TEST")]
+    pub test: String,
+    /// Stop there and not where the test first gives memory to the kernel, in the kernel or the driver: a function, FILE:LINE, or whatever
+    /// gdb takes (may be repeated)
+    #[arg(short, long = "break", value_name = "SYMBOL|FILE:LINE")]
+    pub breaks: Vec<String>,
+    /// Start no gdb, but wait for one, and print the line that starts it
+    #[arg(long)]
+    pub attach: bool,
+    /// The debugger
+    #[arg(long, value_name = "PROGRAM", default_value = "gdb")]
+    pub gdb: PathBuf,
+    /// More arguments for gdb, such as -batch -ex bt
+    #[arg(value_name = "GDB_ARGUMENT", last = true)]
+    pub gdb_arguments: Vec<String>,
+    #[command(flatten)]
+    pub extras: ExtrasArgs,
     #[command(flatten)]
     pub vm: VmArgs,
 }
@@ -343,10 +405,6 @@ pub struct DeviceArgs {
     /// Let the guest have the device misbehave: delay and fail jobs, and abort the process
     #[arg(long)]
     pub allow_sabotage: bool,
-
-    /// Keep the process's rights (seccomp, Landlock, limits): for debuggers, tracers and coverage
-    #[arg(long)]
-    pub unconfined: bool,
 }
 
 /// What the virtual machine is made of.

@@ -18,23 +18,24 @@ mod run;
 mod settings;
 
 use std::io;
+use std::process::{ExitCode, Termination};
 
 use console::Style;
 
 use crate::exit::Exit;
 
-fn main() -> Exit {
+fn main() -> ExitCode {
     env_logger::init();
     let result = settings::parse().and_then(|cli| commands::execute(&cli));
     result.unwrap_or_else(|error| {
         if is_closed_pipe(&error) {
-            return Exit::ClosedPipe;
+            return Exit::ClosedPipe.report();
         }
         say!(
             "{} {error:#}",
             Style::new().for_stderr().red().bold().apply_to("pinbed:")
         );
-        commands::exit_of(&error)
+        commands::exit_of(&error).report()
     })
 }
 

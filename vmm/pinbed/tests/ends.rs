@@ -389,7 +389,16 @@ fn a_guest_that_goes_silent_is_a_hang_with_registers_and_the_rest_runs_in_anothe
     ]);
     run.wait_for(FIRST);
     let ended = run.end(|_| command(&monitor, "stop"));
-    ended.check(6, &["the guest hangs", "registers", "RIP="]);
+    ended.check(
+        6,
+        &[
+            "the guest hangs",
+            "registers",
+            "RIP=",
+            "backtraces",
+            "CPU 1",
+        ],
+    );
     // It may have been stopped between two tests; then none of them failed.
     let verdicts = ended.verdicts();
     let of = |verdict: &str| verdicts.iter().filter(|(_, v)| v == verdict).count();

@@ -41,7 +41,6 @@ fn what_the_command_line_gets_wrong_is_2() {
             "there is no patch nonsuch",
         ),
         (&["run", "--fragment", "nonsuch"], "there is no fragment"),
-        (&["shell"], "terminal"),
     ] {
         ends(2, says, arguments, &[]);
     }

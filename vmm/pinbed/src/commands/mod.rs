@@ -5,6 +5,7 @@ pub mod bisect;
 pub mod cache;
 pub mod compare;
 pub mod completions;
+pub mod debug;
 pub mod device;
 pub mod doctor;
 pub mod known;
@@ -19,6 +20,8 @@ pub mod runs;
 pub mod setup;
 pub mod shell;
 
+use std::process::{ExitCode, Termination};
+
 use anyhow::Result;
 
 use crate::cli::{Cli, Command};
@@ -26,21 +29,23 @@ use crate::exit::Exit;
 use crate::judge::baseline;
 use crate::provision::{self, programs};
 use crate::report as reports;
-use crate::run::{additions, suite};
+use crate::run::{additions, extras, suite};
 use crate::settings;
 
 /// Carries out a subcommand.
 ///
 /// # Errors
 /// Those of the subcommand; [`exit_of`] has the exit code.
-pub fn execute(cli: &Cli) -> Result<Exit> {
+pub fn execute(cli: &Cli) -> Result<ExitCode> {
     if let Some(directory) = &cli.workspace {
         provision::choose_workspace(directory)?;
     }
     if cli.offline {
         provision::stay_offline();
     }
-    match &cli.command {
+    let exit = match &cli.command {
+        // What runs in the guest decides.
+        Command::Shell(args) => return shell::shell(args),
         Command::Run(args) => run::run(args),
         Command::List(args) => list::list(args),
         Command::Known(args) => known::known(args),
@@ -53,12 +58,13 @@ pub fn execute(cli: &Cli) -> Result<Exit> {
         Command::Completions(args) => completions::completions(args),
         Command::Man(args) => man::man(args),
         Command::Matrix => matrix::matrix(),
-        Command::Shell(args) => shell::shell(args),
+        Command::Debug(args) => debug::debug(args),
         Command::Setup(args) => setup::setup(args),
         Command::Cache { command } => cache::cache(command),
         Command::Doctor => doctor::doctor(),
         Command::Device(args) => device::device(args),
-    }
+    };
+    exit.map(Exit::report)
 }
 
 /// The exit code of an error.
@@ -69,7 +75,8 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<baseline::Error>()
         || error.is::<additions::Error>()
         || error.is::<shell::SeveralKernels>()
-        || error.is::<shell::NoTerminal>()
+        || error.is::<debug::Error>()
+        || error.is::<extras::Error>()
         || error.is::<run::SharedStdout>()
         || error.is::<merge::Unfit>()
         || error.is::<bisect::Error>()

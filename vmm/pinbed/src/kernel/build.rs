@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Builds a kernel out of tree: configure, check, make.
 //!
-//! make works in one place for each source tree, whatever the configuration, so that a build that was interrupted, a changed
-//! fragment or an edited tree cost what they must and no more. (kbuild's own tools contain their path: the place cannot move.)
+//! make works in one place for each source tree, whatever the configuration, so that a build that was interrupted, a changed fragment or
+//! an edited tree cost what they must and no more. (A fragment such as `dwarf`, with which every file is compiled anew, has a place of its
+//! own beside it, so that both stay warm.) kbuild's own tools contain their path: the place cannot move.
 //! What is used of a built kernel is then copied into an entry that never changes again.
 
 use std::env;
@@ -73,11 +74,16 @@ pub fn provide(
         .fold(fingerprint, |print, patch| print.add("patch", &patch.text))
         .finish();
     // What is made in one place, and what is kept together.
+    let variant = request.variant();
     let (place, family) = match source.entry {
-        Some(_) => (request.recipe.name.clone(), request.name()),
+        Some(_) => (
+            format!("{}{variant}", request.recipe.name),
+            format!("{}{variant}", request.name()),
+        ),
         None => {
             let path = source.dir.as_os_str().as_encoded_bytes();
-            let tree = format!("tree{}", Fingerprint::default().add("tree", path).finish());
+            let tree = Fingerprint::default().add("tree", path).finish();
+            let tree = format!("tree{tree}{variant}");
             (tree.clone(), tree)
         }
     };
@@ -162,7 +168,7 @@ fn build(
     let _source = Held::new(context, source, &request.patches)?;
     let objects = place.dir().join("objects");
     if !objects.exists() {
-        let debug = wish.has_base() || wish.fragments().iter().any(|name| name == "debug");
+        let debug = wish.has_base() || wish.text().contains("CONFIG_DEBUG_INFO_DWARF");
         context
             .cache
             .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
@@ -204,6 +210,7 @@ fn make_all(
     let objects = place.dir().join("objects");
     let is_first = !objects.join(".config").exists();
     configure(source, wish, &objects)?;
+    let has_gdb_scripts = Config::read(&objects.join(".config"))?.has("GDB_SCRIPTS");
 
     let log = place.dir().join("build.log");
     let jobs = available_parallelism().map_or(1, usize::from);
@@ -211,6 +218,7 @@ fn make_all(
     command
         .arg(format!("-j{jobs}"))
         .args(["vmlinux", "modules"])
+        .args(has_gdb_scripts.then_some("scripts_gdb"))
         .env("LOCALVERSION", format!("{LOCALVERSION}{suffix}"));
     let mut task = context.progress.start(
         format!("building kernel {kernel}, {jobs} at a time"),

@@ -169,7 +169,6 @@ pub struct Wish {
     /// A whole .config that the settings change; without one, all that they do not name is off.
     base: Option<String>,
     settings: Vec<(Setting, PathBuf)>,
-    fragments: Vec<String>,
 }
 
 impl Wish {
@@ -185,7 +184,6 @@ impl Wish {
         let mut wish = Wish {
             base,
             settings: Vec::new(),
-            fragments: names.iter().map(|name| (*name).to_owned()).collect(),
         };
         for name in names {
             if name.starts_with("CONFIG_") || name.starts_with("# CONFIG_") {
@@ -225,11 +223,6 @@ impl Wish {
             }
         }
         Ok(())
-    }
-
-    /// The fragments' names, in order.
-    pub fn fragments(&self) -> &[String] {
-        &self.fragments
     }
 
     /// Whether there is a whole .config beneath.
@@ -318,7 +311,6 @@ mod tests {
         let mut wish = Wish {
             base: None,
             settings: Vec::new(),
-            fragments: Vec::new(),
         };
         for (name, text) in fragments {
             wish.add(Path::new(name), text).unwrap();

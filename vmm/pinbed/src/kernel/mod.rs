@@ -13,6 +13,7 @@ mod modules;
 mod origin;
 mod patch;
 mod source;
+pub mod symbols;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ use source::Source;
 
 /// Where patches are that fix something, in the checkout's guest-kernel-config.
 pub const FIXES: &str = "patches/fixes";
+
+/// Fragments that change how every file is compiled.
+const EVERY_FILE: [&str; 2] = ["debug", "dwarf"];
 
 /// What the command line says of kernels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -194,6 +198,19 @@ impl Request {
     }
 }
 
+/// Adds a fragment to those that the kernels of the command line are built with; nothing where none is built.
+pub fn with_fragment(
+    names: &[String],
+    image: Option<&Path>,
+    fragments: &mut Vec<String>,
+    name: &str,
+) {
+    let is_built = image.is_none() && !names.iter().any(|name| name.starts_with("deb:"));
+    if is_built && !fragments.iter().any(|known| known == name) {
+        fragments.push(name.to_owned());
+    }
+}
+
 impl Kernel {
     /// Its version and patches, as baselines name them.
     pub fn baseline_name(&self) -> String {
@@ -204,12 +221,24 @@ impl Kernel {
     pub fn objects(&self) -> &Path {
         &self.kit.objects
     }
+
+    /// Where make runs for it: its source tree, or the headers.
+    pub fn source(&self) -> &Path {
+        &self.kit.make
+    }
 }
 
 impl SourceBuild {
     /// What `--kernel` calls it.
     fn name(&self) -> String {
         named(&self.recipe.name, &self.patches)
+    }
+
+    /// The added fragments that change how every file is compiled, each after a dot: ".dwarf". Their objects have a place of their own.
+    fn variant(&self) -> String {
+        let added = self.fragments.iter();
+        let added = added.filter(|name| EVERY_FILE.contains(&name.as_str()));
+        added.map(|name| format!(".{name}")).collect()
     }
 
     /// The patches as the name has them.
@@ -276,9 +305,10 @@ pub fn provide(
     };
     let recipe = &request.recipe;
     let own = recipe.fragments.iter();
+    let is_own = |name: &&String| request.config.is_none() && recipe.fragments.contains(name);
     let names: Vec<&str> = own
         .filter(|_| request.config.is_none())
-        .chain(&request.fragments)
+        .chain(request.fragments.iter().filter(|name| !is_own(name)))
         .map(String::as_str)
         .collect();
     let wish = config::Wish::read(

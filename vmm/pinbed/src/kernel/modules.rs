@@ -65,6 +65,15 @@ const USED: [Use; 14] = [
     module("TEE", "tee"),
 ];
 
+/// The modules that only some guests need, which ask for them by the symbol.
+const ASKED_FOR: [Use; 5] = [
+    module("NET_9P_VIRTIO", "9pnet_virtio"),
+    module("9P_FS", "9p"),
+    module("OVERLAY_FS", "overlay"),
+    module("VIRTIO_BLK", "virtio_blk"),
+    module("VIRTIO_NET", "virtio_net"),
+];
+
 /// A module as it goes into the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
@@ -80,7 +89,7 @@ pub struct Module {
 const KEPT: usize = 8;
 
 /// Finds in the kernel's modules those that are used and those that `built` (modules just built for it) depend on. Returns them in an
-/// order in which they load; none if the kernel has no modules.
+/// order in which they load; none if the kernel has no modules. `asked_for` are symbols of what this guest needs beyond what all do.
 ///
 /// # Errors
 /// When one that `built` depend on is not there, is of another release, or cannot be read.
@@ -88,6 +97,7 @@ pub fn provide(
     context: &Context,
     kernel: &Kernel,
     built: &[PathBuf],
+    asked_for: &[&str],
 ) -> Result<Vec<Module>, Error> {
     let Some(directory) = &kernel.modules else {
         return Ok(Vec::new());
@@ -99,7 +109,7 @@ pub fn provide(
             .add("modules", &index.state)
             .add(
                 "used",
-                wanted(&kernel.config)
+                wanted(&kernel.config, asked_for)
                     .map(|used| format!("{} {}\n", used.module, used.parameters))
                     .collect::<String>(),
             ),
@@ -129,7 +139,7 @@ pub fn provide(
         closure.seen.insert(normal(&stem(path)));
         depends.extend(Info::of(path, &bytes)?.depends);
     }
-    for used in wanted(&kernel.config) {
+    for used in wanted(&kernel.config, asked_for) {
         if index.files.contains_key(used.module) {
             closure.add(used.module, used.parameters)?;
         } else if used.symbol != CRC32C {
@@ -153,8 +163,12 @@ pub fn provide(
 }
 
 /// What is used and is a module in this configuration.
-fn wanted(config: &Config) -> impl Iterator<Item = &'static Use> {
+fn wanted(config: &Config, asked_for: &[&str]) -> impl Iterator<Item = &'static Use> {
+    let asked_for = ASKED_FOR
+        .iter()
+        .filter(|used| asked_for.contains(&used.symbol));
     USED.iter()
+        .chain(asked_for)
         .filter(|used| config.get(used.symbol) == Some("m"))
 }
 
@@ -427,9 +441,15 @@ mod tests {
 
     #[test]
     fn only_what_the_configuration_makes_a_module_is_looked_for() {
-        let config = Config::parse("CONFIG_EXT4_FS=m\nCONFIG_VIRTIO_PCI=y\nCONFIG_BLK_DEV_RAM=m\n");
-        let names: Vec<_> = wanted(&config).map(|used| used.module).collect();
-        assert_eq!(names, ["ext4", "brd"]);
+        let config = Config::parse(
+            "CONFIG_EXT4_FS=m\nCONFIG_VIRTIO_PCI=y\nCONFIG_BLK_DEV_RAM=m\nCONFIG_9P_FS=m\n",
+        );
+        let names = |asked_for| -> Vec<_> {
+            let used = wanted(&config, asked_for);
+            used.map(|used| used.module).collect()
+        };
+        assert_eq!(names(&[]), ["ext4", "brd"]);
+        assert_eq!(names(&["9P_FS", "OVERLAY_FS"]), ["ext4", "brd", "9p"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -14,10 +14,12 @@ use anyhow::{Context, Result};
 use pinbed_abi::report::Message;
 
 use crate::interrupt;
+use crate::kernel::symbols::Symbols;
 use crate::machine::events::{self, Happening};
 use crate::machine::process::time_without_cpu;
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::slot::Slot;
+use crate::machine::unwind;
 use crate::machine::vm::{self, Files, Machine, Vm};
 use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
 use crate::text::printable;
@@ -101,11 +103,7 @@ pub fn run(
     let (mut vm, sources) = vm::start(machine, qemu, files)?;
     // If it fails, QEMU has just died, and we shall hear of that.
     let mut monitor = Monitor::new(sources.qmp.try_clone()?).ok();
-    let console = sources
-        .console
-        .as_ref()
-        .map(|(console, _)| console.try_clone())
-        .transpose()?;
+    let console = sources.console.try_clone()?;
     events::listen(sources, &to);
 
     let mut boot = Boot {
@@ -121,21 +119,20 @@ pub fn run(
         before_test: 0,
     };
     let end = boot.watch(&mut vm, &mut monitor)?;
-    let registers = match (&end, monitor, console) {
+    let mut seen = Evidence::default();
+    if let (End::Hang { .. }, Some(monitor)) = (&end, monitor) {
+        seen.holds = holds(&files.inspect());
         // If one of these fails, QEMU has died meanwhile: there is no more to see.
-        (End::Hang { .. }, Some(monitor), Some(console)) => {
-            boot.examine(monitor, console).unwrap_or(None)
-        }
-        _ => None,
-    };
+        let _ = boot.examine(monitor, console, &mut seen);
+    }
     drop(vm);
     let evidence = match end {
         End::Done | End::Stopped => Evidence::default(),
         _ => Evidence {
-            console: boot.console.iter().cloned().collect(),
-            registers,
+            console: boot.explained_console(),
             qemu: last_lines(&files.qemu_log()),
             device: last_lines(&files.device_log()),
+            ..seen
         },
     };
     Ok(Ended {
@@ -169,7 +166,7 @@ impl Boot<'_> {
                 }
                 Ok(Happening::Qemu(Said::RunState(state))) => Event::RunState(state),
                 Ok(Happening::Qemu(Said::Shutdown { reset })) => Event::Shutdown { reset },
-                Ok(Happening::Qemu(Said::Registers(_))) => continue,
+                Ok(Happening::Qemu(Said::Registers(_) | Said::Memory(_))) => continue,
                 Ok(Happening::Qemu(Said::Deleted(id))) => {
                     if id == vm::DEVICE {
                         self.device_left(vm, monitor)?;
@@ -192,6 +189,8 @@ impl Boot<'_> {
                 }
                 Ok(Happening::Signal(signal)) => Event::Signal(signal),
                 Ok(Happening::Stop) => Event::Stop,
+                // Only a shell's boot has one, and it is not watched here.
+                Ok(Happening::Person(_)) => continue,
                 Err(RecvTimeoutError::Timeout) => {
                     // No verdict may depend on what else the host has to do.
                     let waited = time_without_cpu(vm.qemu.pid());
@@ -215,11 +214,14 @@ impl Boot<'_> {
             }
             if let Event::Report(Message::Hotplug { plugged }) = event {
                 self.ask_for_device(plugged, vm, monitor)?;
-            } else if let Event::Report(message) = event {
+            } else if let Event::Report(mut message) = event {
                 if let Message::Start { .. } = message {
                     self.before_test = self.console.len();
                 }
                 self.waited = time_without_cpu(vm.qemu.pid());
+                if let Message::End { dmesg, .. } = &mut message {
+                    self.machine.decode(dmesg);
+                }
                 (self.hear)(Heard::Report(message));
             }
         }
@@ -264,30 +266,85 @@ impl Boot<'_> {
         self.console.push_back(line);
     }
 
-    /// Looks at a guest that hangs: all CPUs' registers, if QEMU answers; and, if the kernel does, backtraces on the console.
+    /// Looks at a guest that hangs: all CPUs' registers and stacks, if QEMU answers; and, if the kernel does, backtraces on the console.
     fn examine(
         &mut self,
         mut monitor: Monitor,
         mut console: UnixStream,
-    ) -> io::Result<Option<String>> {
+        seen: &mut Evidence,
+    ) -> io::Result<()> {
         monitor.ask_registers()?;
-        let registers = self.listen(REGISTERS, true);
+        seen.registers = self.listen(REGISTERS, |said| match said {
+            Said::Registers(text) => Some(text),
+            _ => None,
+        });
+        if let Some(registers) = &seen.registers {
+            seen.backtraces = self.backtraces(&mut monitor, registers)?;
+        }
         for (key, time) in SYSRQ {
             monitor.send_break()?;
-            self.listen(BREAK, false);
+            self.listen(BREAK, |_| None::<()>);
             console.write_all(&[key])?;
-            self.listen(time, false);
+            self.listen(time, |_| None::<()>);
         }
-        Ok(registers)
+        Ok(())
     }
 
-    /// Keeps what the console shows for a time, or until the registers come.
-    fn listen(&mut self, time: Duration, for_registers: bool) -> Option<String> {
+    /// Where each CPU is, with names as far as the kernel's symbols go.
+    fn backtraces(&mut self, monitor: &mut Monitor, registers: &str) -> io::Result<Vec<String>> {
+        let symbols = Symbols::of(&self.machine.kernel);
+        let name = |address: u64| {
+            let known = symbols.as_ref().and_then(|symbols| symbols.name(address));
+            known.unwrap_or_else(|| format!("{address:#x}"))
+        };
+        let mut lines = Vec::new();
+        for cpu in unwind::cpus(registers) {
+            let idle = if cpu.halted { ", halted" } else { "" };
+            if !cpu.in_kernel() {
+                lines.push(format!(
+                    "CPU {}: in user space at {:#x}",
+                    cpu.index, cpu.rip
+                ));
+                continue;
+            }
+            lines.push(format!("CPU {}{idle}: {}", cpu.index, name(cpu.rip)));
+            let mut rbp = cpu.rbp;
+            for _ in 0..unwind::FRAMES {
+                monitor.ask_words(cpu.index, rbp)?;
+                let shown = self.listen(REGISTERS, |said| match said {
+                    Said::Memory(text) => Some(text),
+                    _ => None,
+                });
+                let Some((next, address)) = shown.and_then(|shown| unwind::frame(rbp, &shown))
+                else {
+                    break;
+                };
+                lines.push(format!("  {}", name(address)));
+                rbp = next;
+            }
+        }
+        self.machine.decode(&mut lines);
+        Ok(lines)
+    }
+
+    /// The console's lines, with source lines where they can be known.
+    fn explained_console(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.console.iter().cloned().collect();
+        self.machine.decode(&mut lines);
+        lines
+    }
+
+    /// Keeps what the console shows for a time, or until QEMU says what is wanted.
+    fn listen<T>(&mut self, time: Duration, wanted: impl Fn(Said) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + time;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.happenings.recv_timeout(left) {
-                Ok(Happening::Qemu(Said::Registers(text))) if for_registers => return Some(text),
+                Ok(Happening::Qemu(said)) => {
+                    if let Some(found) = wanted(said) {
+                        return Some(found);
+                    }
+                }
                 Ok(Happening::Console(line)) => {
                     self.keep(line.clone());
                     (self.hear)(Heard::Console(line));
@@ -297,6 +354,31 @@ impl Boot<'_> {
             }
         }
     }
+}
+
+/// What the device holds, by its own account.
+fn holds(inspect: &Path) -> Vec<String> {
+    let mut text = String::new();
+    let read = UnixStream::connect(inspect).and_then(|mut device| {
+        device.set_read_timeout(Some(REGISTERS))?;
+        device.read_to_string(&mut text)
+    });
+    if let Err(error) = read {
+        log::debug!("the device does not say what it holds: {error}");
+    }
+    let held = |line: &str| {
+        let mut words = line.split(' ');
+        let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+        let (handle, length) = (number()?, number()?);
+        let (direction, protected) = (words.next()?, words.next()?);
+        let protected = if protected == "-" { "" } else { ", protected" };
+        let pieces: Vec<_> = words.collect();
+        Some(format!(
+            "handle {handle}: {length} bytes, {direction}{protected}: {}",
+            pieces.join(" ")
+        ))
+    };
+    text.lines().filter_map(held).take(LOG).collect()
 }
 
 fn last_lines(log: &Path) -> Vec<String> {

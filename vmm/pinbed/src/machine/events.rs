@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use nix::unistd::Pid;
 use pinbed_abi::report::Message;
 
+use crate::machine::person;
 use crate::machine::process::wait_without_reaping;
 use crate::machine::qmp::{self, Said};
 use crate::text::printable;
@@ -34,6 +35,8 @@ pub enum Happening {
     Signal(i32),
     /// The runner wants no more of this boot.
     Stop,
+    /// Something about the command that a person runs in the guest.
+    Person(person::Said),
 }
 
 /// Where the guest's words come from.
@@ -43,8 +46,12 @@ pub struct Sources {
     pub report: UnixStream,
     /// Where a copy of the report goes.
     pub report_log: File,
-    /// The console; `None` where a person has it.
-    pub console: Option<(UnixStream, File)>,
+    /// The console.
+    pub console: UnixStream,
+    /// Where a copy of what it shows goes.
+    pub console_log: File,
+    /// The port of `pinbed shell`, if there is one; who wants it takes it.
+    pub shell: Option<UnixStream>,
     /// The QMP connection.
     pub qmp: UnixStream,
     /// QEMU.
@@ -60,7 +67,7 @@ pub fn stream() -> (Sender<Happening>, Receiver<Happening>) {
 
 /// Starts a thread for each source. They end when QEMU and the device have ended.
 pub fn listen(sources: Sources, to: &Sender<Happening>) {
-    let mut through_qemu = vec![
+    let through_qemu = vec![
         each_line(sources.report, Some(sources.report_log), to, |line| {
             let message = Message::from_line(line).map_err(|error| format!("{error} in {line:?}"));
             Some(Happening::Report(message))
@@ -68,12 +75,10 @@ pub fn listen(sources: Sources, to: &Sender<Happening>) {
         each_line(sources.qmp, None, to, |line| {
             qmp::parse(line).map(Happening::Qemu)
         }),
-    ];
-    if let Some((console, log)) = sources.console {
-        through_qemu.push(each_line(console, Some(log), to, |line| {
+        each_line(sources.console, Some(sources.console_log), to, |line| {
             Some(Happening::Console(printable(line)))
-        }));
-    }
+        }),
+    ];
     let (qemu, device) = (sources.qemu, sources.device);
     on_end_of(qemu, to, move |to| {
         for reader in through_qemu {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest's first and only file system: an uncompressed cpio archive, which the kernel unpacks faster than any compressed one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cpio::newc::{Builder, trailer};
+use nix::sys::stat::{major, minor};
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const DATA: u32 = 0o100_644;
-const LINK: u32 = 0o120_777;
 
 /// What an entry of the archive holds.
 #[derive(Clone, Debug)]
@@ -21,10 +22,27 @@ pub enum Content {
     File(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
-    /// A symbolic link to this path.
-    Link(String),
     /// An empty directory.
     Directory,
+    /// What is at this path: a file, a directory (without what is in it), a symbolic link, a device node or a pipe, with its mode and
+    /// this owner and group.
+    Same(PathBuf, (u32, u32)),
+}
+
+impl Content {
+    /// About how many bytes it takes; nothing for what cannot be read.
+    pub fn size(&self) -> u64 {
+        match self {
+            Content::Program(path) | Content::File(path) => {
+                fs::metadata(path).map_or(0, |metadata| metadata.len())
+            }
+            Content::Same(path, _) => fs::symlink_metadata(path).map_or(0, |metadata| {
+                if metadata.is_dir() { 0 } else { metadata.len() }
+            }),
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Directory => 0,
+        }
+    }
 }
 
 /// Writes an archive with these paths (without a leading slash, directories before what is in them).
@@ -45,8 +63,9 @@ pub fn write(archive: &Path, entries: &[(impl AsRef<str>, Content)]) -> io::Resu
             Content::Bytes(bytes) => {
                 entry(&mut out, ino, name, DATA, bytes).map_err(|error| told(archive, error))?
             }
-            Content::Link(to) => entry(&mut out, ino, name, LINK, to.as_bytes())
-                .map_err(|error| told(archive, error))?,
+            Content::Same(path, owner) => {
+                same(&mut out, ino, name, path, *owner).map_err(|error| told(path, error))?
+            }
             Content::Program(path) | Content::File(path) => {
                 let bytes = std::fs::read(path).map_err(|error| told(path, error))?;
                 let mode = if let Content::Program(_) = content {
@@ -64,11 +83,44 @@ pub fn write(archive: &Path, entries: &[(impl AsRef<str>, Content)]) -> io::Resu
 }
 
 fn entry(out: impl Write, ino: u32, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    put(out, Builder::new(name).ino(ino).mode(mode), bytes)
+}
+
+fn put(out: impl Write, head: Builder, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len())
         .map_err(|_| io::Error::other("more than 4 GiB do not fit into an initramfs"))?;
-    let mut entry = Builder::new(name).ino(ino).mode(mode).write(out, length);
+    let mut entry = head.write(out, length);
     entry.write_all(bytes)?;
     entry.finish().map(drop)
+}
+
+fn same(
+    out: impl Write,
+    ino: u32,
+    name: &str,
+    path: &Path,
+    (uid, gid): (u32, u32),
+) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    let kind = metadata.file_type();
+    let number = |part: u64| u32::try_from(part).map_err(io::Error::other);
+    let head = Builder::new(name)
+        .ino(ino)
+        .mode(metadata.mode())
+        .uid(uid)
+        .gid(gid)
+        .mtime(u32::try_from(metadata.mtime()).unwrap_or(0))
+        .rdev_major(number(major(metadata.rdev()))?)
+        .rdev_minor(number(minor(metadata.rdev()))?);
+    let bytes = if kind.is_file() {
+        fs::read(path)?
+    } else if kind.is_symlink() {
+        let to = fs::read_link(path)?;
+        to.into_os_string().into_encoded_bytes()
+    } else {
+        Vec::new()
+    };
+    put(out, head, &bytes)
 }
 
 #[cfg(test)]
@@ -81,13 +133,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
         std::fs::write(&program, b"\x7fELF and five").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("data", &link).unwrap();
         let archive = directory.path().join("archive");
         let entries = [
             ("lib", Content::Directory),
             ("init", Content::Program(program.clone())),
             ("lib/data", Content::File(program)),
             ("plan", Content::Bytes(b"{}".to_vec())),
-            ("lib/link", Content::Link("data".to_owned())),
+            ("lib/link", Content::Same(link, (5, 6))),
         ];
         write(&archive, &entries).unwrap();
 

@@ -13,15 +13,6 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-/// Whose Ctrl-C a child listens to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Terminal {
-    /// Its own process group: Ctrl-C reaches us alone, and we decide.
-    Apart,
-    /// Ours: it may read the terminal.
-    Shared,
-}
-
 /// A child that is killed when this is dropped, and when the thread that started it dies.
 #[derive(Debug)]
 pub struct Process {
@@ -29,16 +20,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a child that inherits `fds` under the numbers they have here.
+    /// Starts a child that inherits `fds` under the numbers they have here, in a process group of its own: Ctrl-C reaches us alone, and
+    /// we decide.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn spawn(command: &mut Command, fds: Vec<OwnedFd>, terminal: Terminal) -> io::Result<Self> {
+    pub fn spawn(command: &mut Command, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let parent = nix::unistd::getpid();
         let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        if terminal == Terminal::Apart {
-            command.process_group(0);
-        }
+        command.process_group(0);
         // SAFETY: between fork and exec the closure only makes system calls (prctl, getppid, fcntl) and allocates nothing.
         unsafe {
             command.pre_exec(move || {

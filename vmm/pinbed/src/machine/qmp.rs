@@ -24,10 +24,13 @@ pub enum Said {
     Registers(String),
     /// The guest has let go of the device of this id, and QEMU has taken it out.
     Deleted(String),
+    /// Memory, as QEMU prints it.
+    Memory(String),
 }
 
 const RUN_STATE: &str = "run-state";
 const REGISTERS: &str = "registers";
+const MEMORY: &str = "memory";
 
 /// The side of a QMP connection that asks.
 #[derive(Debug)]
@@ -61,6 +64,18 @@ impl Monitor {
             REGISTERS,
             "human-monitor-command",
             json!({ "command-line": "info registers -a" }),
+        )
+    }
+
+    /// Asks for [`Said::Memory`]: two words of 64 bits at an address as a CPU sees it.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn ask_words(&mut self, cpu: usize, address: u64) -> io::Result<()> {
+        self.ask(
+            MEMORY,
+            "human-monitor-command",
+            json!({ "command-line": format!("x /2gx {address:#x}"), "cpu-index": cpu }),
         )
     }
 
@@ -145,6 +160,10 @@ pub fn parse(line: &str) -> Option<Said> {
             .get("return")
             .and_then(Value::as_str)
             .map(|text| Said::Registers(text.to_owned())),
+        (_, Some(MEMORY)) => value
+            .get("return")
+            .and_then(Value::as_str)
+            .map(|text| Said::Memory(text.to_owned())),
         _ => None,
     }
 }

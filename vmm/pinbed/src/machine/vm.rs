@@ -11,12 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pinbed_abi::{report, wire};
+use pinbed_abi::{report, shell, wire};
 use serde_json::{Value, json};
 
+use crate::kernel::symbols::{self, Symbols};
 use crate::machine::accel::Accel;
 use crate::machine::events::Sources;
-use crate::machine::process::{Process, Terminal};
+use crate::machine::process::Process;
 use crate::machine::watch::describe;
 use crate::text::printable;
 
@@ -45,6 +46,10 @@ pub struct Machine {
     pub device: PathBuf,
     /// bzImage, or vmlinux with a PVH entry.
     pub kernel: PathBuf,
+    /// The driver's module.
+    pub driver: PathBuf,
+    /// Whether kernel and driver are built with DWARF.
+    pub has_dwarf: bool,
     /// The guest's root.
     pub initramfs: PathBuf,
     /// Who runs the guest's code.
@@ -55,19 +60,23 @@ pub struct Machine {
     pub cpus: u8,
     /// What is added to the kernel's command line.
     pub append: String,
-    /// Who has the console.
-    pub console: Console,
     /// The device can be taken out, and another be put in.
     pub hotplug: bool,
+    /// Whether it has the port of `pinbed shell`.
+    pub shell: bool,
+    /// More arguments for QEMU.
+    pub arguments: Vec<String>,
 }
 
-/// Who has the guest's console.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Console {
-    /// The runner.
-    Runner,
-    /// The person at the terminal.
-    Person,
+impl Machine {
+    /// Adds source lines to the places that lines of the kernel's log name, if kernel and driver have DWARF.
+    pub fn decode(&self, lines: &mut [String]) {
+        let is_place = |line: &String| line.contains("+0x");
+        if self.has_dwarf && lines.iter().any(is_place) {
+            let (kernel, driver) = (Symbols::of(&self.kernel), Symbols::of(&self.driver));
+            symbols::decode(lines, kernel.as_ref(), driver.as_ref());
+        }
+    }
 }
 
 /// A run's directory.
@@ -90,6 +99,14 @@ impl Files {
     /// Where the nth device listens, from 1.
     pub fn socket(&self, device: u32) -> PathBuf {
         self.directory.join(format!("device{device}.sock"))
+    }
+    /// Where the device tells debuggers what it holds.
+    pub fn inspect(&self) -> PathBuf {
+        self.directory.join("inspect.sock")
+    }
+    /// Where QEMU listens for a debugger.
+    pub fn gdb(&self) -> PathBuf {
+        self.directory.join("gdb.sock")
     }
     /// The guest's root.
     pub fn initramfs(&self) -> PathBuf {
@@ -135,37 +152,37 @@ pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm,
     let (report, qemu_report) = UnixStream::pair()?;
     let (qmp, qemu_qmp) = UnixStream::pair()?;
     let (console, qemu_console) = UnixStream::pair()?;
-    let own_console = machine.console == Console::Runner;
 
     qemu.args(arguments(machine, files));
     qemu.arg("-chardev")
         .arg(format!("socket,id=report,fd={}", qemu_report.as_raw_fd()));
     qemu.arg("-chardev")
         .arg(format!("socket,id=qmp,fd={}", qemu_qmp.as_raw_fd()));
-    let mut fds: Vec<OwnedFd> = vec![qemu_report.into(), qemu_qmp.into()];
-    if own_console {
-        let console = format!("socket,id=console,fd={}", qemu_console.as_raw_fd());
-        qemu.arg("-chardev").arg(console);
-        fds.push(qemu_console.into());
-        qemu.stdin(Stdio::null()).stdout(Stdio::null());
+    qemu.arg("-chardev")
+        .arg(format!("socket,id=console,fd={}", qemu_console.as_raw_fd()));
+    let mut fds: Vec<OwnedFd> = vec![qemu_report.into(), qemu_qmp.into(), qemu_console.into()];
+    let mut shell = None;
+    if machine.shell {
+        let (ours, qemu_shell) = UnixStream::pair()?;
+        qemu.arg("-chardev")
+            .arg(format!("socket,id=shell,fd={}", qemu_shell.as_raw_fd()));
+        fds.push(qemu_shell.into());
+        shell = Some(ours);
     }
+    qemu.args(&machine.arguments);
+    qemu.stdin(Stdio::null()).stdout(Stdio::null());
     fs::write(files.command(), shell_line(&qemu)).context("cannot write to the run's directory")?;
     qemu.stderr(create(&files.qemu_log())?);
-    let terminal = if own_console {
-        Terminal::Apart
-    } else {
-        Terminal::Shared
-    };
     let program = qemu.get_program().to_owned();
-    let qemu = Process::spawn(&mut qemu, fds, terminal)
+    let qemu = Process::spawn(&mut qemu, fds)
         .with_context(|| format!("cannot start QEMU ({})", program.display()))?;
 
     let sources = Sources {
         report,
         report_log: create(&files.report())?,
-        console: own_console
-            .then(|| create(&files.console()).map(|log| (console, log)))
-            .transpose()?,
+        console,
+        console_log: create(&files.console())?,
+        shell,
         qmp,
         qemu: qemu.pid(),
         device: device.pid(),
@@ -183,11 +200,12 @@ pub fn start_device(program: &Path, files: &Files, device: u32) -> Result<Proces
     command.arg("--socket-path").arg(&socket);
     // Tests delay jobs, fail them, and have the device die.
     command.arg("--allow-sabotage");
+    command.arg("--inspect").arg(files.inspect());
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(append(&files.device_log())?);
-    let mut device = Process::spawn(&mut command, vec![], Terminal::Apart)
+    let mut device = Process::spawn(&mut command, vec![])
         .with_context(|| format!("cannot start the device ({})", program.display()))?;
     let begin = Instant::now();
     // The socket's file appears when the device listens.
@@ -221,11 +239,6 @@ pub fn start_device(program: &Path, files: &Files, device: u32) -> Result<Proces
 
 fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     let (memory, cpus) = (machine.memory, machine.cpus);
-    let quiet = if machine.console == Console::Runner {
-        "quiet"
-    } else {
-        "loglevel=5"
-    };
     let port = report::PORT_NAME;
     // Nothing that the guest does not need: each device costs start-up time.
     let machine_type = "q35,sata=off,smbus=off,smm=off,i8042=off,vmport=off,hpet=off";
@@ -268,7 +281,7 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     option(
         "append",
         format!(
-            "{KERNEL}{}{} {quiet} {}",
+            "{KERNEL}{}{} quiet {}",
             machine.accel.kernel_arguments(),
             reserved(memory),
             machine.append
@@ -293,14 +306,15 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
         "device",
         format!("virtserialport,chardev=report,name={port}"),
     );
+    if machine.shell {
+        let port = shell::PORT_NAME;
+        option(
+            "device",
+            format!("virtserialport,chardev=shell,name={port}"),
+        );
+    }
     option("qmp", "chardev:qmp".to_owned());
-    // With "mon:", Ctrl-A X ends QEMU, and Ctrl-C is the guest's.
-    let console = if machine.console == Console::Runner {
-        "chardev:console"
-    } else {
-        "mon:stdio"
-    };
-    option("serial", console.to_owned());
+    option("serial", "chardev:console".to_owned());
     arguments
 }
 

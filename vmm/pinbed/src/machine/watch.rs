@@ -153,6 +153,12 @@ pub struct Evidence {
     pub console: Vec<String>,
     /// All CPUs' registers, if the guest hung.
     pub registers: Option<String>,
+    /// Where each CPU was, if the guest hung: a line "CPU N: function+0xoffset/0xsize", then its callers, indented.
+    #[serde(default)]
+    pub backtraces: Vec<String>,
+    /// What the device held, if the guest hung: a line for each buffer.
+    #[serde(default)]
+    pub holds: Vec<String>,
     /// The last lines that QEMU wrote to standard error.
     pub qemu: Vec<String>,
     /// The last lines that the device process wrote to standard error.
@@ -437,12 +443,12 @@ const TROUBLES: [&str; 8] = [
 ];
 
 /// Whether a console line begins a report that the kernel is broken.
-fn is_trouble(line: &str) -> bool {
+pub fn is_trouble(line: &str) -> bool {
     TROUBLES.iter().any(|trouble| line.contains(trouble))
 }
 
 /// A console line without the kernel's "[    1.234567] " or "[    1.234567][   T61] ".
-fn without_timestamp(line: &str) -> &str {
+pub fn without_timestamp(line: &str) -> &str {
     let mut rest = line;
     while let Some((head, tail)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         if !head

@@ -48,6 +48,11 @@ pub fn boot(
     })
 }
 
+/// The command that debugs the test which this one runs again.
+pub fn debug(rerun: &str) -> String {
+    rerun.replacen(" run ", " debug ", 1)
+}
+
 /// Explains why a session has no boot; nothing if it has one.
 pub fn session(session: &Session, rerun: &dyn Fn(&str, &str) -> String) -> Option<Explanation> {
     if !session.boots.is_empty() {
@@ -69,10 +74,13 @@ fn words(
     rerun: &dyn Fn(&str, &str) -> String,
 ) -> Option<(Vec<String>, String)> {
     let again = |then: &str| match culprit {
-        Some(test) => format!(
-            "run it alone with its logs kept: {} --keep{then}",
-            rerun(&environment.kernel, test)
-        ),
+        Some(test) => {
+            let run = rerun(&environment.kernel, test);
+            format!(
+                "run it alone with its logs kept: {run} --keep; or in a debugger: {}{then}",
+                debug(&run)
+            )
+        }
         None => format!("run again with --keep -v to see the whole console{then}"),
     };
     let (what, next) = match end {
@@ -137,6 +145,8 @@ fn evidence(known: &Evidence) -> Vec<(&'static str, Vec<String>)> {
         let telling = registers.lines().filter(|line| is_telling(line));
         evidence.push(("registers", telling.map(str::to_owned).collect()));
     }
+    evidence.push(("backtraces", known.backtraces.clone()));
+    evidence.push(("the device holds", known.holds.clone()));
     evidence.push(("the console's last lines", last(&known.console, CONSOLE)));
     evidence.push(("QEMU says", known.qemu.clone()));
     evidence.push(("the device says", known.device.clone()));

@@ -18,15 +18,20 @@ const BYTES: u64 = 512 << 20;
 const EVENTS: &str = "events.jsonl";
 const RUN: &str = "run.json";
 
-/// The directory with the runs: `pinbed/runs` in `$XDG_STATE_HOME`, else in `~/.local/state`.
+/// The directory with the runs: `runs` in the [`state`] directory.
 pub fn directory() -> Option<PathBuf> {
+    Some(state()?.join("runs"))
+}
+
+/// What is kept of one command for the next: `pinbed` in `$XDG_STATE_HOME`, else in `~/.local/state`.
+pub fn state() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Some(state?.join("pinbed/runs"))
+    Some(state?.join("pinbed"))
 }
 
 /// A run that was kept.

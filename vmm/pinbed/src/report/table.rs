@@ -268,7 +268,9 @@ impl<W: Write> Table<W> {
         self.dmesg(&judged.dmesg)?;
         let kernel = self.collector.session().map_or("", Session::name);
         let again = (self.rerun)(kernel, &judged.test.name);
-        self.page.titled(style("again").dim(), &again)
+        self.page.titled(style("again").dim(), &again)?;
+        let debug = explain::debug(&again);
+        self.page.titled(style("debug").dim(), &debug)
     }
 
     /// The part of a kernel log that is worth a look: from the first complaint on, else the end.
@@ -651,7 +653,7 @@ mod tests {
             "the console's last lines\n         Kernel panic - not syncing: x\n",
             "\nkernel BUG at mm/gup.c:1! during group::ends_it\n\
              the guest kernel panicked: Kernel panic - not syncing: x\n\
-             next: run it alone with its logs kept: pinbed run group::ends_it --keep\n",
+             next: run it alone with its logs kept: pinbed run group::ends_it --keep; or in a debugger: pinbed debug group::ends_it\n",
             "1 passed, 1 failed\n",
         ] {
             assert!(shown.contains(part), "lacks {part:?}:\n{shown}");

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
 
 use crate::machine::initramfs::Content;
 
@@ -15,7 +17,7 @@ pub enum Error {
     #[error("cannot add {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     /// The guest's archive has no such thing.
-    #[error("cannot add {}: it is neither a file, a directory nor a symbolic link", path.display())]
+    #[error("cannot add {}: it is a socket", path.display())]
     Kind { path: PathBuf },
     /// The guest's archive cannot name it.
     #[error("cannot add {}: it has no name, or one that is not UTF-8", path.display())]
@@ -25,7 +27,7 @@ pub enum Error {
 /// Entries of the guest's root directory: each path under its own last name, a directory with all that is in it.
 ///
 /// # Errors
-/// When a path cannot be read, is neither file, directory nor symbolic link, or has no name that the archive can hold.
+/// When a path cannot be read, is a socket, or has no name that the archive can hold.
 pub fn entries(paths: &[PathBuf]) -> Result<Vec<(String, Content)>, Error> {
     let mut entries = Vec::new();
     for path in paths {
@@ -41,32 +43,34 @@ pub fn entries(paths: &[PathBuf]) -> Result<Vec<(String, Content)>, Error> {
 fn add(entries: &mut Vec<(String, Content)>, name: String, path: &Path) -> Result<(), Error> {
     let metadata = fs::symlink_metadata(path).map_err(failed(path))?;
     let kind = metadata.file_type();
+    if kind.is_socket() {
+        return Err(Error::Kind {
+            path: path.to_owned(),
+        });
+    }
+    let owner = owner(metadata.uid(), metadata.gid());
+    entries.push((name.clone(), Content::Same(path.to_owned(), owner)));
     if kind.is_dir() {
         let mut inside = fs::read_dir(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(failed(path))?;
         inside.sort_by_key(fs::DirEntry::file_name);
-        entries.push((name.clone(), Content::Directory));
         for entry in inside {
             let below = utf8(&Path::new(&name).join(entry.file_name()))?;
             add(entries, below, &entry.path())?;
         }
-    } else if kind.is_symlink() {
-        let to = fs::read_link(path).map_err(failed(path))?;
-        entries.push((name, Content::Link(utf8(&to)?)));
-    } else if kind.is_file() {
-        let executable = metadata.permissions().mode() & 0o111 != 0;
-        let content = match executable {
-            true => Content::Program,
-            false => Content::File,
-        };
-        entries.push((name, content(path.to_owned())));
-    } else {
-        return Err(Error::Kind {
-            path: path.to_owned(),
-        });
     }
     Ok(())
+}
+
+/// Who owns a file in the guest: its owner on the host. What belongs to whoever runs this, and is not root, is root's there.
+fn owner(uid: u32, gid: u32) -> (u32, u32) {
+    let me = Uid::effective();
+    if !me.is_root() && uid == me.as_raw() {
+        (0, 0)
+    } else {
+        (uid, gid)
+    }
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -84,7 +88,7 @@ fn utf8(name: &Path) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
 
     #[test]
@@ -102,19 +106,22 @@ mod tests {
         let found: Vec<_> = entries(&paths)
             .unwrap()
             .into_iter()
-            .map(|(name, content)| format!("{name}: {content:?}"))
+            .map(|(name, content)| match content {
+                Content::Same(path, _) => format!("{name}: {}", path.display()),
+                other => panic!("{other:?}"),
+            })
             .collect();
         let top = top.canonicalize().unwrap();
-        let (run, library) = (top.join("run"), top.join("lib/libteec.so.2"));
+        let top = top.display();
         assert_eq!(
             found,
             [
-                "client: Directory".to_owned(),
-                "client/lib: Directory".to_owned(),
-                "client/lib/libteec.so: Link(\"libteec.so.2\")".to_owned(),
-                format!("client/lib/libteec.so.2: File({library:?})"),
-                format!("client/run: Program({run:?})"),
-                format!("hello: Program({run:?})"),
+                format!("client: {top}"),
+                format!("client/lib: {top}/lib"),
+                format!("client/lib/libteec.so: {top}/lib/libteec.so"),
+                format!("client/lib/libteec.so.2: {top}/lib/libteec.so.2"),
+                format!("client/run: {top}/run"),
+                format!("hello: {top}/run"),
             ]
         );
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{
     COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUP, MODULES_PATH, PLAN_PATH, Plan,
 };
@@ -17,7 +17,7 @@ use crate::judge::baseline::{Baseline, Baselines};
 use crate::kernel::{self, Choice, Driver, Kernel, Manifest, Module, Request};
 use crate::machine::accel::{self, Accel, Kvm};
 use crate::machine::initramfs::{self, Content};
-use crate::machine::vm::{Console, Files, Machine, shell_line};
+use crate::machine::vm::{Files, Machine, shell_line};
 use crate::machine::watch::{End, Limits};
 use crate::machine::{boot, events, tsc};
 use crate::provision::programs::{self, Programs};
@@ -26,6 +26,7 @@ use crate::provision::scratch::Scratch;
 use crate::provision::workspace;
 use crate::provision::{self, compliance, disk, packages};
 use crate::report::record::Environment;
+use crate::run::extras::{self, Extras};
 use crate::run::revision;
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
@@ -140,6 +141,8 @@ pub struct Setup<'a> {
     modules: Vec<Module>,
     accel: Accel,
     accel_reason: Option<String>,
+    /// More arguments for QEMU.
+    arguments: Vec<String>,
 }
 
 impl<'a> Setup<'a> {
@@ -162,13 +165,7 @@ impl<'a> Setup<'a> {
             }
             provided => provided,
         }?;
-        let built: Vec<_> = driver
-            .mem2mem
-            .iter()
-            .chain([&driver.module])
-            .cloned()
-            .collect();
-        let modules = kernel::modules(context, &kernel, &built)?;
+        let modules = modules(context, &kernel, &driver, &[])?;
         let mut setup = Setup {
             host,
             kernel,
@@ -180,6 +177,7 @@ impl<'a> Setup<'a> {
                 Accel::Kvm
             },
             accel_reason: None,
+            arguments: Vec::new(),
         };
         if args.accel == AccelArg::Auto
             && let Kvm::Fails(why) =
@@ -191,6 +189,49 @@ impl<'a> Setup<'a> {
             setup.accel_reason = Some(why);
         }
         Ok(setup)
+    }
+
+    /// Adds what a person wants in the guest.
+    ///
+    /// # Errors
+    /// When the kernel cannot do it.
+    pub fn equip(&mut self, extras: &Extras) -> Result<()> {
+        let config = &self.kernel.config;
+        for &(option, symbol) in &extras.needs {
+            ensure!(
+                config.get(symbol).is_some(),
+                extras::Error::Kernel { option, symbol }
+            );
+        }
+        let symbols: Vec<_> = extras.needs.iter().map(|(_, symbol)| *symbol).collect();
+        if symbols.iter().any(|symbol| config.get(symbol) == Some("m")) {
+            let context = &self.host.context;
+            self.modules = modules(context, &self.kernel, &self.driver, &symbols)?;
+        }
+        self.arguments.extend(extras.arguments.iter().cloned());
+        Ok(())
+    }
+
+    /// Where the kernel's vmlinux is, if it is there.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.kernel.objects().join("vmlinux")
+    }
+
+    /// The vmlinux, if it has DWARF.
+    pub fn symbols(&self) -> Option<PathBuf> {
+        let config = &self.kernel.config;
+        let path = self.vmlinux();
+        (config.has("DEBUG_INFO") && path.exists()).then_some(path)
+    }
+
+    /// The driver's module.
+    pub fn driver(&self) -> &Path {
+        &self.driver.module
+    }
+
+    /// The kernel's source, or what there is of it.
+    pub fn source(&self) -> &Path {
+        self.kernel.source()
     }
 
     /// Boots the machine with nothing to do.
@@ -219,7 +260,7 @@ impl<'a> Setup<'a> {
     /// When its files cannot be written.
     pub fn guest(&self, args: &VmArgs, plan: &Plan, keep: bool) -> Result<Guest> {
         let directory = Directory::new(keep)?;
-        let machine = self.machine(args, Console::Runner, directory.files(), plan, Vec::new())?;
+        let machine = self.machine(args, directory.files(), plan, Vec::new())?;
         Ok(Guest {
             machine,
             qemu: self.host.qemu.clone(),
@@ -292,7 +333,6 @@ impl<'a> Setup<'a> {
     pub fn machine(
         &self,
         args: &VmArgs,
-        console: Console,
         files: &Files,
         plan: &Plan,
         additions: Vec<(String, Content)>,
@@ -317,7 +357,8 @@ impl<'a> Setup<'a> {
                 Content::Bytes(serde_json::to_vec(plan)?),
             ),
         ];
-        if console == Console::Person {
+        let shell = matches!(plan, Plan::Shell(_));
+        if shell {
             entries.push(("bin/busybox", Content::Program(static_busybox()?)));
         }
         let mut entries: Vec<_> = entries
@@ -332,15 +373,30 @@ impl<'a> Setup<'a> {
         Ok(Machine {
             device: self.host.programs.device.clone(),
             kernel: self.kernel.image.clone(),
+            driver: self.driver.module.clone(),
+            has_dwarf: self.kernel.config.has("DEBUG_INFO"),
             initramfs,
             accel: self.accel,
             memory: args.memory,
             cpus: args.cpus,
             append: args.append.clone(),
-            console,
             hotplug: plan.has_group(HOTPLUG_GROUP),
+            shell,
+            arguments: self.arguments.clone(),
         })
     }
+}
+
+/// The kernel's modules that a guest loads: for the driver, for the tests, and for what `asked_for` names by its symbols.
+fn modules(
+    context: &provision::Context,
+    kernel: &Kernel,
+    driver: &Driver,
+    asked_for: &[&str],
+) -> Result<Vec<Module>, provision::Error> {
+    let built = driver.mem2mem.iter().chain([&driver.module]);
+    let built: Vec<_> = built.cloned().collect();
+    kernel::modules(context, kernel, &built, asked_for)
 }
 
 /// The names of modules.
