@@ -22,8 +22,10 @@ use std::time::Duration;
 
 const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long output may take to come out of a terminal when its last process has ended but others still have it open.
+/// How long output may take to come out of a terminal when its last process has ended but others still have it open, in milliseconds.
 const LAST_WORDS: u16 = 50;
+/// How often it is looked whether the command has ended, in milliseconds.
+const LOOK: u16 = 250;
 /// How long the runner may take to end the machine after the last frame.
 const FAREWELL: Duration = Duration::from_secs(3600);
 
@@ -215,11 +217,12 @@ fn carry(child: Pid, streams: Streams, port: &mut File) -> Result<u8, Broken> {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut set = vec![readable(signals.as_fd())];
         set.extend(heard.iter().map(|(fd, _)| readable(fd.as_fd())));
-        let limit = if ended.is_some() {
-            PollTimeout::from(LAST_WORDS)
+        // Another thread may get the signal, and drop it: whoever waits has to look, too.
+        let limit = PollTimeout::from(if ended.is_some() || heard.is_empty() {
+            LAST_WORDS
         } else {
-            PollTimeout::NONE
-        };
+            LOOK
+        });
         match poll(&mut set, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
