@@ -2,6 +2,7 @@
 //! dma-bufs made of a memfd's pages (include/uapi/linux/udmabuf.h).
 
 use crate::harness::error::Error;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
@@ -58,14 +59,23 @@ pub fn udmabuf(length: usize) -> Result<(OwnedFd, OwnedFd), Error> {
 
 /// A dma-buf made of these parts of a memfd, in this order; at most [`UDMABUF_PARTS`].
 pub fn udmabuf_of(file: &OwnedFd, parts: &[Range<usize>]) -> Result<OwnedFd, Error> {
+    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
+        .map_err(Error::call("sealing a memfd"))?;
+    let made = try_udmabuf(file, parts)?;
+    made.map_err(Error::call(format!("making a udmabuf of {parts:?}")))
+}
+
+/// As [`udmabuf_of`], of a memfd with the seals that it has.
+pub fn try_udmabuf(
+    file: &OwnedFd,
+    parts: &[Range<usize>],
+) -> Result<Result<OwnedFd, Errno>, Error> {
     let path = "/dev/udmabuf";
     let device =
         open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
             what: path.into(),
             remedy: "build the kernel with CONFIG_UDMABUF".into(),
         })?;
-    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
-        .map_err(Error::call("sealing a memfd"))?;
     assert!(parts.len() <= UDMABUF_PARTS, "too many parts: {parts:?}");
     let mut create = UdmabufCreateList {
         flags: 1,
@@ -82,8 +92,7 @@ pub fn udmabuf_of(file: &OwnedFd, parts: &[Range<usize>]) -> Result<OwnedFd, Err
     }
     // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads, with `count` items (checked above).
     // `flags` 1 is close-on-exec.
-    let fd = unsafe { ioctls::udmabuf_create_list(device.as_raw_fd(), &create) }
-        .map_err(Error::call(format!("making a udmabuf of {parts:?}")))?;
+    let fd = unsafe { ioctls::udmabuf_create_list(device.as_raw_fd(), &create) };
     // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }

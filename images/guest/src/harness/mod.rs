@@ -4,7 +4,7 @@
 //! - [`ctx`]: findings, notes, random data; [`error`]: why the harness could not do its part;
 //! - [`progress`]: what a test tells its supervisor, PID 1;
 //! - [`child`]: a forked process that acts in its turn; [`cpu`]: where a test runs; [`attempt`]: a system call that may not return;
-//! - [`kconfig`]: the configuration of the kernel under test;
+//! - [`privilege`]: giving up rights; [`kconfig`]: the configuration of the kernel under test;
 //! - [`patience`]: waiting for the kernel; [`setting`]: values in sysfs and procfs, put back afterwards.
 
 pub mod attempt;
@@ -14,5 +14,6 @@ pub mod ctx;
 pub mod error;
 pub mod kconfig;
 pub mod patience;
+pub mod privilege;
 pub mod progress;
 pub mod setting;

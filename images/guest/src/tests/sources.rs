@@ -15,6 +15,14 @@ pub const LAZY: &str =
     "commit 6c8e2a256915 'mm: fix race between MADV_FREE reclaim and blkdev direct IO read'";
 pub const UDMABUF_DIRTY: &str =
     "Documentation/core-api/pin_user_pages.rst; drivers/dma-buf/udmabuf.c, unpin_all_folios()";
+pub const ZEROED: &str = "include/media/videobuf2-core.h, struct vb2_mem_ops, alloc; drivers/dma-buf/heaps: 'Zero' and __GFP_ZERO";
+pub const IO_URING: &str =
+    "man 2 io_uring_register, IORING_REGISTER_BUFFERS; io_uring/rsrc.c, io_buffer_account_pin()";
+pub const UDMABUF_FOLIOS: &str = "include/uapi/linux/udmabuf.h, struct udmabuf_create_item, offset; mm/gup.c, memfd_pin_folios(), offset";
+pub const UDMABUF_SEALS: &str =
+    "drivers/dma-buf/udmabuf.c, check_memfd_seals(), SEALS_WANTED and SEALS_DENIED";
+pub const DMABUF_MMAP: &str = "drivers/dma-buf/dma-buf.c, dma_buf_mmap_internal()";
+pub const UDMABUF_VMAP: &str = "include/uapi/linux/udmabuf.h, struct udmabuf_create_item, offset; drivers/dma-buf/udmabuf.c, vmap_udmabuf()";
 pub const TEE_DIRTY: &str = "Documentation/core-api/pin_user_pages.rst, unpin_user_pages_dirty_lock(); drivers/tee/tee_shm.c, release_registered_pages()";
 pub const USERP: &str = "Documentation/userspace-api/media/v4l/userp.rst";
 pub const DMABUF: &str = "Documentation/userspace-api/media/v4l/dmabuf.rst";

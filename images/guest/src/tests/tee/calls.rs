@@ -2,7 +2,7 @@
 //! The TEE: calls as client libraries make them, and memory that is shared with trusted applications for as long as a client
 //! likes.
 
-use super::memory::{LIMIT, become_nobody, limit_locked_memory};
+use super::memory::LIMIT;
 use super::stage::{
     LENGTH, calls_become, close, judge_checksum, judge_placement, only_held, register, registered,
 };
@@ -20,6 +20,7 @@ use pinbed_abi::ta::{hello_world, pin, random};
 use pinbed_abi::tee::*;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::module;
 use pinbed_guest::observe::device::Device;

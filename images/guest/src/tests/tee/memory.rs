@@ -11,6 +11,7 @@ use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::observe::device::Device;
@@ -620,27 +621,6 @@ fn name_is_read_in_full(t: &mut Ctx) -> TestResult {
         session,
         memref,
     );
-    Ok(())
-}
-
-/// Bytes that a process may lock from now on.
-pub fn limit_locked_memory(bytes: usize) -> TestResult {
-    let limit = libc::rlimit {
-        rlim_cur: bytes as u64,
-        rlim_max: bytes as u64,
-    };
-    // SAFETY: the argument is a struct that the call reads.
-    let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
-    Errno::result(limited).map_err(Error::call("setrlimit of RLIMIT_MEMLOCK"))?;
-    Ok(())
-}
-
-/// Takes all privileges away, CAP_IPC_LOCK among them.
-pub fn become_nobody() -> TestResult {
-    const NOBODY: libc::uid_t = 65534;
-    // SAFETY: no memory is involved.
-    let nobody = unsafe { libc::setuid(NOBODY) };
-    Errno::result(nobody).map_err(Error::call("setuid"))?;
     Ok(())
 }
 

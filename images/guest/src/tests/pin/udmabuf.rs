@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a udmabuf does with the memfd's pages that it is made of: it pins those that were meant, for long.
+
+use super::dirty::evict;
+use crate::tests::sources::{
+    DMABUF_MMAP, PIN_USER_PAGES, TEE_LONGTERM, UDMABUF_FOLIOS, UDMABUF_SEALS, UDMABUF_VMAP,
+};
+use crate::tests::test::{Test, test};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::MmapAdvise;
+use nix::unistd::ftruncate;
+use pinbed_abi::report::Eye;
+use pinbed_guest::dmabuf;
+use pinbed_guest::harness::cpu;
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::memory::area::{Area, HUGE};
+use pinbed_guest::memory::hugetlb::Pool;
+use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::memory::numa;
+use pinbed_guest::memory::swap::Swap;
+use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::movable;
+use pinbed_guest::observe::pagemap;
+use pinbed_guest::video::image::Image;
+use pinbed_guest::video::m2m::M2m;
+use pinbed_guest::video::v4l2::Memop::{self, DmaSg, Vmalloc};
+use pinbed_guest::video::v4l2::Queue::{Capture, Output};
+use std::os::fd::OwnedFd;
+
+#[rustfmt::skip]
+pub const TESTS: &[Test] = &[
+    test("udmabuf::leaves_zone_movable", leaves_zone_movable, TEE_LONGTERM,
+        "The pages of a memfd leave ZONE_MOVABLE before a udmabuf pins them for long."),
+    test("udmabuf::device_reads_the_part_of_a_huge_page_that_is_meant", |t| part_of_a_huge_page(t, DmaSg), UDMABUF_FOLIOS,
+        "A device reads those pages of a hugetlb memfd that a udmabuf was made of, wherever in a huge page they are."),
+    test("udmabuf::cpu_reads_the_part_of_a_huge_page_that_is_meant", |t| part_of_a_huge_page(t, Vmalloc), UDMABUF_VMAP,
+        "The kernel's own mapping of a udmabuf shows those pages of a hugetlb memfd that it was made of."),
+    test("udmabuf::pageout_moves_no_page", pageout, PIN_USER_PAGES,
+        "MADV_PAGEOUT of the memfd leaves the pages of a udmabuf where the device has them."),
+    test("udmabuf::memfd_that_may_shrink_is_refused", unsealed, UDMABUF_SEALS,
+        "A udmabuf of a memfd that may shrink, or that is sealed against writing, is refused with EINVAL."),
+    test("udmabuf::mapping_past_the_end_is_refused", past_the_end, DMABUF_MMAP,
+        "A mapping of more than a dma-buf has is refused with EINVAL, as is one that begins inside and ends behind it."),
+];
+
+/// How many pages of a mapping are in CMA or ZONE_MOVABLE.
+fn in_movable_places(mapping: &Mapping) -> TestResult<usize> {
+    // A page is in the page tables only once it was touched.
+    mapping.read(0..mapping.len());
+    let entries = pagemap::entries(mapping.address(), mapping.len())?;
+    let places = movable::places()?;
+    let frames = entries.iter().filter_map(|entry| entry.frame());
+    Ok(frames
+        .filter(|frame| places.iter().any(|place| place.frames.contains(frame)))
+        .count())
+}
+
+fn leaves_zone_movable(t: &mut Ctx) -> TestResult {
+    const LENGTH: usize = 8 * PAGE;
+    numa::need_both()?;
+    let file = dmabuf::memfd(LENGTH)?;
+    let mapping = Mapping::shared(&file, LENGTH, READ_WRITE)?;
+    mapping.bind(numa::MOVABLE)?;
+    let bytes = t.random(LENGTH);
+    mapping.write(0, &bytes);
+    // Where they go to must not be the same zone.
+    mapping.bind(numa::HOME)?;
+    let before = in_movable_places(&mapping)?;
+    premise(before == LENGTH / PAGE, || {
+        format!("{before} of the memfd's pages are in ZONE_MOVABLE")
+    })?;
+    let _buffer = dmabuf::udmabuf_of(&file, std::slice::from_ref(&(0..LENGTH)))?;
+    t.equal(
+        Eye::Placement,
+        "pages of the udmabuf in CMA or ZONE_MOVABLE",
+        in_movable_places(&mapping)?,
+        0,
+    );
+    t.same_bytes(Eye::Cpu, "the memfd", &mapping.read(0..LENGTH), &bytes);
+    Ok(())
+}
+
+/// A memfd of huge pages.
+fn huge_memfd(length: usize) -> TestResult<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_HUGETLB;
+    let file = memfd_create("pinbed", flags).map_err(Error::call("memfd_create of huge pages"))?;
+    ftruncate(&file, length as i64).map_err(Error::call("ftruncate of a hugetlb memfd"))?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
+        .map_err(Error::call("sealing a hugetlb memfd"))?;
+    Ok(file)
+}
+
+fn part_of_a_huge_page(t: &mut Ctx, memop: Memop) -> TestResult {
+    let image = Image::grey(160, 120);
+    let length = image.size().next_multiple_of(PAGE);
+    let start = HUGE - 2 * PAGE;
+    let _pool = Pool::of(4)?;
+    let file = huge_memfd(2 * HUGE)?;
+    let mapping = Mapping::shared(&file, 2 * HUGE, READ_WRITE)?;
+    let bytes = t.random(2 * HUGE);
+    mapping.write(0, &bytes);
+    // From one huge page into the next.
+    let buffer = match dmabuf::udmabuf_of(&file, std::slice::from_ref(&(start..start + length))) {
+        Err(Error::Call { what, errno }) if errno == Errno::EBADFD => {
+            return Err(Stop::Skip(format!(
+                "{what}: {errno:?}, since this kernel makes no udmabuf of hugetlb pages"
+            )));
+        }
+        made => made?,
+    };
+    let m2m = M2m::copier_on(memop, image)?;
+    let src = m2m.with(Output, Area::dmabuf(buffer, length, image.size())?)?;
+    let mut dst = m2m.own(Capture)?;
+    dst.fill(t)?;
+    m2m.queue(t, Output, 0, &src)?;
+    m2m.queue(t, Capture, 0, &dst)?;
+    m2m.stream_on()?;
+    m2m.dequeue_pair(&src, &dst)?;
+    Ok(dst.judge(
+        t,
+        "the copy of the part that the udmabuf was made of",
+        &bytes[start..start + image.size()],
+    )?)
+}
+
+fn pageout(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
+    let _swap = Swap::on()?;
+    let image = Image::grey(160, 120);
+    let length = image.size().next_multiple_of(PAGE);
+    let (buffer, file) = dmabuf::udmabuf(length)?;
+    let mapping = Mapping::shared(&file, length, READ_WRITE)?;
+    let mut here = Area::user(mapping, 0..image.size());
+    here.fill(t)?;
+    let m2m = M2m::copier_on(DmaSg, image)?;
+    let src = m2m.with(Output, Area::dmabuf(buffer, length, image.size())?)?;
+    m2m.queue(t, Output, 0, &src)?;
+    // That nobody holds.
+    let mut other = Area::user(
+        Mapping::shared(dmabuf::memfd(length)?, length, READ_WRITE)?,
+        0..length,
+    );
+    other.fill(t)?;
+    evict(&other)?;
+    for _ in 0..3 {
+        let all = 0..here.mapping.len();
+        here.mapping.advise(all, MmapAdvise::MADV_PAGEOUT)?;
+    }
+    here.judge_untouched(t, "the memfd after MADV_PAGEOUT")?;
+    here.fill(t)?;
+    let handle = m2m.handle(Output, 0)?;
+    t.equal(
+        Eye::Device,
+        "CRC32C that the device sees after MADV_PAGEOUT and a write to the memfd",
+        m2m.device.checksum(handle, 0, image.size() as u64)?,
+        crc(here.written()),
+    );
+    Ok(())
+}
+
+fn unsealed(t: &mut Ctx) -> TestResult {
+    let part = std::slice::from_ref(&(0..PAGE));
+    let open = dmabuf::memfd(PAGE)?;
+    let made = dmabuf::try_udmabuf(&open, part)?;
+    t.refused(
+        "a udmabuf of a memfd that may shrink",
+        made,
+        &[Errno::EINVAL],
+    );
+    let read_only = dmabuf::memfd(PAGE)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE;
+    fcntl(&read_only, FcntlArg::F_ADD_SEALS(seals)).map_err(Error::call("sealing a memfd"))?;
+    let made = dmabuf::try_udmabuf(&read_only, part)?;
+    let what = "a udmabuf of a memfd that nobody may write";
+    t.refused(what, made, &[Errno::EINVAL]);
+    Ok(())
+}
+
+fn past_the_end(t: &mut Ctx) -> TestResult {
+    const LENGTH: usize = 2 * PAGE;
+    let buffers = [
+        ("a udmabuf", dmabuf::udmabuf(LENGTH)?.0),
+        ("a buffer of the system heap", dmabuf::system_heap(LENGTH)?),
+        ("a buffer of the CMA heap", dmabuf::cma_heap(LENGTH)?),
+    ];
+    for (what, buffer) in &buffers {
+        for (offset, length) in [(0, LENGTH + PAGE), (PAGE, LENGTH), (LENGTH, PAGE)] {
+            let mapped = Mapping::shared_at(buffer, offset as i64, length, READ_WRITE);
+            let result = match mapped {
+                Ok(_) => Ok(()),
+                Err(Error::Call { errno, .. }) => Err(errno),
+                Err(other) => return Err(other.into()),
+            };
+            t.refused(
+                &format!("a mapping of {what} past its end"),
+                result,
+                &[Errno::EINVAL],
+            );
+        }
+    }
+    Ok(())
+}
