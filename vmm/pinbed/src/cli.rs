@@ -83,6 +83,10 @@ pub enum Command {
     Man(ManArgs),
     /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
     Matrix,
+    /// Run the tests on a kernel with each of many built-in defects, to see that they find it
+    ///
+    /// Exit codes are those of `run`; 1 if a defect goes unnoticed.
+    Mutants(Box<MutantsArgs>),
     /// Boot the kernel with the driver and the device, and open a shell in it, or run a command
     ///
     /// The exit code is the command's, 128 + N if signal N ended it; what ends the guest before has the exit code of `run`, and says so.
@@ -384,6 +388,34 @@ pub struct DebugArgs {
     pub gdb_arguments: Vec<String>,
     #[command(flatten)]
     pub extras: ExtrasArgs,
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// Arguments of `pinbed mutants`.
+#[derive(Debug, Args)]
+pub struct MutantsArgs {
+    /// Only these mutants
+    #[arg(value_name = "MUTANT")]
+    pub names: Vec<String>,
+    /// Show the mutants, and what each does wrong
+    #[arg(long)]
+    pub list: bool,
+    /// Only tests whose name contains this, or matches it where it has one of *?[ (may be repeated)
+    #[arg(long = "test", value_name = "FILTER")]
+    pub tests: Vec<String>,
+    /// Go on to the next mutant after the first test that finds one
+    #[arg(long)]
+    pub first: bool,
+    /// Run this many guests at the same time, which share the tests
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_jobs)]
+    pub jobs: usize,
+    /// Write all results as JSON to this file
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the page of what was found to this file
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
     #[command(flatten)]
     pub vm: VmArgs,
 }

@@ -13,6 +13,7 @@ pub mod list;
 pub mod man;
 pub mod matrix;
 pub mod merge;
+pub mod mutants;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -26,7 +27,7 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
-use crate::judge::baseline;
+use crate::judge::{self, baseline};
 use crate::provision::{self, programs};
 use crate::report as reports;
 use crate::run::{additions, extras, suite};
@@ -59,6 +60,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Man(args) => man::man(args),
         Command::Matrix => matrix::matrix(),
         Command::Debug(args) => debug::debug(args),
+        Command::Mutants(args) => mutants::mutants(args),
         Command::Setup(args) => setup::setup(args),
         Command::Cache { command } => cache::cache(command),
         Command::Doctor => doctor::doctor(),
@@ -73,6 +75,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         error.exit()
     } else if error.is::<suite::Error>()
         || error.is::<baseline::Error>()
+        || error.is::<judge::mutants::Error>()
         || error.is::<additions::Error>()
         || error.is::<shell::SeveralKernels>()
         || error.is::<debug::Error>()
@@ -85,6 +88,8 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<run::Unwritable>()
     {
         Exit::Usage
+    } else if error.is::<mutants::NotGreen>() {
+        Exit::Differs
     } else if error.is::<programs::BuildFailed>() || error.is::<reports::Error>() {
         Exit::Provisioning
     } else if error.chain().any(|cause| cause.is::<std::io::Error>()) {

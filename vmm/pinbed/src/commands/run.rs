@@ -43,6 +43,14 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     if !started {
         begin(&mut reporters, Vec::new());
     }
+    end(reporters, result)
+}
+
+/// Tells of the run's end.
+///
+/// # Errors
+/// That of the run, or when a report could not be written.
+pub fn end(mut reporters: Reporters, result: Result<Exit>) -> Result<Exit> {
     let (exit, error) = match &result {
         Ok(exit) => (*exit, None),
         Err(error) => (exit_of(error), Some(format!("{error:#}"))),
@@ -60,7 +68,7 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
 }
 
 /// Tells of the run's beginning.
-fn begin(reporters: &mut Reporters, kernels: Vec<String>) {
+pub fn begin(reporters: &mut Reporters, kernels: Vec<String>) {
     reporters.tell(What::RunStarted {
         format: FORMAT,
         pinbed: env!("CARGO_PKG_VERSION").to_owned(),
@@ -311,7 +319,7 @@ fn durations(kept: &[Kept], kernel: &str) -> BTreeMap<String, Duration> {
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
 /// lost, not to measure one that goes well.
-fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
+pub fn limits(timeout: u64, tests: &[TestInfo]) -> Limits {
     // The guest ends a test at its time and says so; then it looks at what is left behind, which takes seconds at most.
     let with_judging = |timeout: u64| Duration::from_secs(timeout.saturating_add(15));
     let slow_tests = tests.iter().filter(|test| test.timeout_s > timeout);

@@ -4,6 +4,7 @@
 pub mod baseline;
 mod closest;
 pub mod matrix;
+pub mod mutants;
 pub mod verdict;
 
 pub use closest::closest;

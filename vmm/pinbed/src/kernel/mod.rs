@@ -33,6 +33,8 @@ use source::Source;
 
 /// Where patches are that fix something, in the checkout's guest-kernel-config.
 pub const FIXES: &str = "patches/fixes";
+/// Where the patch is that gives a kernel defects on demand.
+pub const MUTANTS: &str = "patches/mutants";
 
 /// Fragments that change how every file is compiled.
 const EVERY_FILE: [&str; 2] = ["debug", "dwarf"];
@@ -155,9 +157,9 @@ impl Request {
             }
             let mut parts = name.split('+');
             let recipe = manifest.named(parts.next().unwrap_or_default())?;
-            let directory = guest_kernel_config.join(FIXES);
+            let directories = [FIXES, MUTANTS].map(|place| guest_kernel_config.join(place));
             let patches = parts
-                .map(|patch| Patch::find(&directory, patch, &recipe.name))
+                .map(|patch| Patch::find(&directories, patch, &recipe.name))
                 .collect::<Result<Vec<_>, _>>()?;
             if let (Some(tree), false) = (&tree, patches.is_empty()) {
                 return Err(Error::PatchesOnTree {

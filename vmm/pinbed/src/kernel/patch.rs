@@ -30,24 +30,32 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Finds a patch for a kernel of kernels.toml: `<name>-<kernel>.patch`.
+    /// Finds a patch for a kernel of kernels.toml in one of these directories: `<name>-<kernel>.patch`.
     ///
     /// # Errors
     /// When there is none of that name for this kernel, or it cannot be read.
-    pub fn find(directory: &Path, name: &str, kernel: &str) -> Result<Self, Error> {
-        let path = directory.join(format!("{name}-{kernel}.patch"));
-        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::UnknownPatch {
-                name: name.to_owned(),
-                kernel: kernel.to_owned(),
-                known: Patch::names(directory, kernel).join(", "),
-            },
-            _ => Error::io("read", &path, error),
-        })?;
-        Ok(Patch {
+    pub fn find(directories: &[PathBuf], name: &str, kernel: &str) -> Result<Self, Error> {
+        let file = format!("{name}-{kernel}.patch");
+        for path in directories.iter().map(|directory| directory.join(&file)) {
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    return Ok(Patch {
+                        name: name.to_owned(),
+                        path,
+                        text,
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("read", &path, error)),
+            }
+        }
+        let known = directories
+            .iter()
+            .flat_map(|directory| Patch::names(directory, kernel));
+        Err(Error::UnknownPatch {
             name: name.to_owned(),
-            path,
-            text,
+            kernel: kernel.to_owned(),
+            known: known.collect::<Vec<_>>().join(", "),
         })
     }
 
@@ -228,7 +236,7 @@ mod tests {
 
     impl Rig {
         fn hold(&self, patch: &str) -> Result<Held<'_>, Error> {
-            let patch = Patch::find(self.directory.path(), patch, "6.12").unwrap();
+            let patch = Patch::find(&[self.directory.path().to_owned()], patch, "6.12").unwrap();
             Held::new(&self.context, &self.source, &[patch])
         }
 
@@ -280,7 +288,7 @@ mod tests {
     #[test]
     fn an_unknown_patch_is_told_with_those_there_are() {
         let rig = rig();
-        let error = Patch::find(rig.directory.path(), "two", "6.12").unwrap_err();
+        let error = Patch::find(&[rig.directory.path().to_owned()], "two", "6.12").unwrap_err();
         assert!(error.to_string().contains("bad, one"), "{error}");
         assert_eq!(error.exit(), crate::exit::Exit::Usage);
     }

@@ -8,6 +8,7 @@ pub mod html;
 pub mod junit;
 pub mod kcidb;
 pub mod ktap;
+pub mod mutants;
 mod page;
 pub mod record;
 pub mod recorder;
