@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How fast the engine attaches, copies and converts. Beside each, in the same run and of the same size, stands what any engine has to
 //! do: for a copy, a memcpy and a CRC32C in one loop; for a conversion, that of the `yuv` crate alone, and with both images'
-//! memcpy and CRC32C.
+//! memcpy and CRC32C. What is measured is CPU time.
 //!
 //! A round trip through virtqueues is the device's: `cargo bench -p pinbed-device`.
 // criterion's macro makes a public function without a comment.
 #![allow(missing_docs)]
 
+mod cpu_time;
+
 use std::hint::black_box;
 use std::time::Duration;
 
+use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pinbed_abi::ta::playback;
 use pinbed_abi::{tee, wire};
@@ -155,7 +158,7 @@ fn memcpy_and_crc(from: &[u8], to: &mut [u8]) -> u32 {
     })
 }
 
-fn copy(c: &mut Criterion) {
+fn copy(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("copy");
     for length in [4 << 10, 64 << 10, 1 << 20, 8u64 << 20] {
         group.throughput(Throughput::Bytes(length));
@@ -286,7 +289,7 @@ fn library(
 }
 
 /// Where the crate has no such conversion, memcpy and CRC32C of both images are what it is measured by.
-fn convert(c: &mut Criterion) {
+fn convert(c: &mut Criterion<CpuTime>) {
     for (width, height) in SIZES {
         let mut group = c.benchmark_group(format!("convert {width}x{height}"));
         let rig = rig();
@@ -337,7 +340,7 @@ fn convert(c: &mut Criterion) {
     }
 }
 
-fn attach(c: &mut Criterion) {
+fn attach(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("attach and detach");
     for pages in [1, 1024] {
         let rig = rig();
@@ -357,8 +360,9 @@ fn attach(c: &mut Criterion) {
 }
 
 /// Short, since there are many.
-fn config() -> Criterion {
+fn config() -> Criterion<CpuTime> {
     Criterion::default()
+        .with_measurement(CpuTime)
         .sample_size(20)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_secs(1))

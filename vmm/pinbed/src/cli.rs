@@ -437,6 +437,10 @@ pub struct DeviceArgs {
     /// Let the guest have the device misbehave: delay and fail jobs, and abort the process
     #[arg(long)]
     pub allow_sabotage: bool,
+
+    /// Keep the process's rights (seccomp, Landlock, limits): for debuggers, tracers and coverage
+    #[arg(long)]
+    pub unconfined: bool,
 }
 
 /// What the virtual machine is made of.

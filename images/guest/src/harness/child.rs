@@ -105,11 +105,27 @@ impl Child {
 
     /// Sends it SIGKILL. Whether it is gone soon.
     pub fn kill(&mut self) -> Result<bool, Error> {
+        self.kill_within(DEATH)
+    }
+
+    /// Sends it SIGKILL. Whether it is gone within this time.
+    pub fn kill_within(&mut self, limit: Duration) -> Result<bool, Error> {
         if self.gone {
             return Ok(true);
         }
         kill(self.pid, Signal::SIGKILL).map_err(Error::call("kill"))?;
-        patience::until(DEATH, || Ok(self.ended()?.is_some()))
+        patience::until(limit, || Ok(self.ended()?.is_some()))
+    }
+
+    /// The state that proc(5) gives it, such as 'D' for an uninterruptible sleep.
+    pub fn state(&self) -> Result<char, Error> {
+        let path = format!("/proc/{}/stat", self.pid);
+        let text = std::fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))?;
+        let state = text.rsplit_once(") ").and_then(|it| it.1.chars().next());
+        state.ok_or_else(|| Error::Format {
+            source_name: path,
+            text: text.clone(),
+        })
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use pinbed_abi::ta::{acipher, hello_world, pin, secure_storage};
+use pinbed_abi::ta::{acipher, ecdh, ecdsa, hello_world, pin, secure_storage};
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::rig::*;
@@ -709,75 +710,102 @@ fn requests_that_make_no_sense_are_invalid() {
     assert_empty(&rig);
 }
 
+/// Mostly one that an application may take: else hardly a call would get to one.
 fn hostile_param() -> impl Strategy<Value = Param> {
-    let attr = prop_oneof![0u64..8, any::<u64>()];
-    let small = || prop_oneof![0u64..20, any::<u64>()];
-    (attr, small(), small(), small()).prop_map(|(attr, a, b, c)| param(attr, a, b, c))
+    let wild = || prop_oneof![0u64..20, any::<u64>()];
+    prop_oneof![
+        4 => Just(NONE),
+        3 => (1u64..4, wild(), wild()).prop_map(|(attr, a, b)| param(attr, a, b, 0)),
+        3 => (5u64..8, 0u64..20, 0u64..40).prop_map(|(attr, offset, size)| param(attr, offset, size, 1)),
+        1 => (prop_oneof![0u64..8, any::<u64>()], wild(), wild(), wild())
+            .prop_map(|(attr, a, b, c)| param(attr, a, b, c)),
+    ]
+}
+
+type HostileCall = (u32, usize, [u8; 8], [Param; 4]);
+
+fn hostile_calls() -> impl Strategy<Value = Vec<HostileCall>> {
+    let op = prop_oneof![2 => Just(OP_INVOKE), 1 => 0x0300u32..0x0306];
+    let params = prop::array::uniform4(hostile_param());
+    prop::collection::vec((op, 0usize..14, any::<[u8; 8]>(), params), 1..20)
+}
+
+/// Makes the calls, and returns the sessions whose applications had a say in the answer.
+fn call_all(rig: &Rig, calls: Vec<HostileCall>, room: usize) -> Vec<usize> {
+    let buffer = rig.room(64);
+    assert_eq!(buffer.handle, 1);
+    let uuids: Vec<_> = super::ta::tests::uuids().collect();
+    for uuid in &uuids {
+        // The calls go for these sessions, 1 to 12, for none, and for the first that a call opens.
+        rig.open(0, *uuid);
+    }
+    let mut reached = Vec::new();
+    for (op, n, bytes, params) in calls {
+        let header = wire::RequestHeader {
+            op: op.into(),
+            ..Default::default()
+        };
+        // The bytes choose the function; small ones are more likely to exist.
+        let function = u32::from(bytes[0] % 16);
+        let request = match op {
+            OP_OPEN_SESSION => OpenSessionRequest {
+                header,
+                uuid: uuids[n % uuids.len()],
+                client_login: u32::from(bytes[1] % 8).into(),
+                params,
+                ..Default::default()
+            }
+            .as_bytes()
+            .to_vec(),
+            OP_INVOKE => InvokeRequest {
+                header,
+                session: (n as u32).into(),
+                function: function.into(),
+                params,
+                ..Default::default()
+            }
+            .as_bytes()
+            .to_vec(),
+            _ => [header.as_bytes(), &bytes, &[n as u8, 0, 0, 0, 0, 0, 0, 0]].concat(),
+        };
+        // One that may take its time.
+        let uuid = uuids.get(n.wrapping_sub(1)).copied().unwrap_or_default();
+        let long = [
+            (acipher::UUID, acipher::GENERATE_KEY),
+            (ecdh::UUID, ecdh::DERIVE_SELFTEST),
+            (ecdsa::UUID, ecdsa::GENERATE_KEY),
+            (pin::UUID, pin::WAIT),
+            (pin::UUID, pin::FILL),
+        ];
+        match rig.engine.tee(&request, room) {
+            Submitted::Answer(answer) => assert!(answer.bytes.len() <= room),
+            Submitted::Call(call) if op == OP_INVOKE && long.contains(&(uuid, function)) => {
+                drop(call);
+            }
+            Submitted::Call(call) => {
+                let answer = rig.answer(call);
+                let response = CallResponse::read_from_bytes(&answer.bytes).unwrap();
+                if op == OP_INVOKE && response.origin.get() == TEEC_ORIGIN_TRUSTED_APP {
+                    reached.push(n);
+                }
+            }
+        }
+    }
+    reached
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     /// Whatever is in a request, it is answered, and the next client is served.
     #[test]
     fn no_request_harms_the_next(
-        ops in prop::collection::vec(
-            (0x0300u32..0x0306, 0usize..14, any::<[u8; 8]>(), prop::array::uniform4(hostile_param())),
-            1..20,
-        ),
+        calls in hostile_calls(),
         tail in prop::collection::vec(any::<u8>(), 0..300),
-        room in prop_oneof![Just(size_of::<CallResponse>()), 0usize..300],
+        room in prop_oneof![4 => Just(size_of::<CallResponse>()), 1 => 0usize..300],
     ) {
         let rig = Rig::new();
-        let buffer = rig.room(64);
-        let uuids: Vec<_> = super::ta::tests::uuids().collect();
-        for uuid in &uuids {
-            rig.open(0, *uuid);
-        }
-        // The requests below go for their sessions, 1 to 12, and for two that are not there.
-        prop_assert_eq!(uuids.len(), 12);
-        prop_assert_eq!(buffer.handle, 1);
-        for (op, n, bytes, params) in ops {
-            let header = wire::RequestHeader { op: op.into(), ..Default::default() };
-            // The bytes choose the function; small ones are more likely to exist.
-            let function = u32::from(bytes[0] % 16);
-            let request = match op {
-                OP_OPEN_SESSION => OpenSessionRequest {
-                    header,
-                    uuid: uuids[n % uuids.len()],
-                    client_login: u32::from(bytes[1] % 8).into(),
-                    params,
-                    ..Default::default()
-                }.as_bytes().to_vec(),
-                OP_INVOKE => InvokeRequest {
-                    header,
-                    session: (n as u32).into(),
-                    function: function.into(),
-                    params,
-                    ..Default::default()
-                }.as_bytes().to_vec(),
-                _ => [header.as_bytes(), &bytes, &[n as u8, 0, 0, 0, 0, 0, 0, 0]].concat(),
-            };
-            match rig.engine.tee(&request, room) {
-                Submitted::Answer(answer) => prop_assert!(answer.bytes.len() <= room),
-                // One that may take its time.
-                Submitted::Call(call)
-                    if op == OP_INVOKE
-                        && [
-                            (acipher::UUID, acipher::GENERATE_KEY),
-                            (pin::UUID, pin::WAIT),
-                            (pin::UUID, pin::FILL),
-                        ]
-                        .contains(&(uuids.get(n.wrapping_sub(1)).copied().unwrap_or_default(), function)) =>
-                {
-                    drop(call);
-                }
-                Submitted::Call(call) => {
-                    let answer = rig.answer(call);
-                    prop_assert_eq!(answer.bytes.len(), size_of::<CallResponse>());
-                }
-            }
-        }
+        call_all(&rig, calls, room);
         match rig.engine.tee(&tail, room) {
             Submitted::Answer(answer) => prop_assert!(answer.bytes.len() <= room),
             Submitted::Call(_) => {}
@@ -785,4 +813,22 @@ proptest! {
         rig.control(&close_context(0));
         rig.open(1, pin::UUID).invoke(pin::ECHO, ECHO).ok();
     }
+}
+
+/// What is called above is no good if it does not get to all applications.
+#[test]
+fn hostile_calls_get_far_enough() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut reached = [0; 14];
+    for _ in 0..60 {
+        let calls = hostile_calls().new_tree(&mut runner).unwrap().current();
+        for session in call_all(&Rig::new(), calls, size_of::<CallResponse>()) {
+            reached[session] += 1;
+        }
+    }
+    assert!(
+        reached[1..=12].iter().all(|calls| *calls >= 3),
+        "{reached:?}"
+    );
+    assert_eq!(reached[0], 0);
 }

@@ -20,6 +20,7 @@ pub fn device(args: &DeviceArgs) -> Result<Exit> {
         .arg("--socket-path")
         .arg(&args.socket_path)
         .args(args.allow_sabotage.then_some("--allow-sabotage"))
+        .args(args.unconfined.then_some("--unconfined"))
         .exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

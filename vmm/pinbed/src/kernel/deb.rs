@@ -189,7 +189,18 @@ impl Package {
                     apt::unpack(file, &tree, |_| {})?;
                 }
                 let names = files.iter().map(|file| file.display().to_string());
-                self.find(&tree, names.collect())?
+                let mut unpacked = self.find(&tree, names.collect())?;
+                if !Config::read(&tree.join(&unpacked.config))?.has("V4L2_MEM2MEM_DEV") {
+                    let (source, name) = source_beside(path).ok_or_else(|| Error::Argument {
+                        argument: format!("--kernel {self}"),
+                        why: "it has no v4l2-mem2mem (CONFIG_V4L2_MEM2MEM_DEV), as Debian's kernels; put linux-source-….deb of the same version \
+                              beside it, and that one module is built from there"
+                            .to_owned(),
+                    })?;
+                    take_mem2mem(context, &source, &name, work)?;
+                    unpacked.mem2mem = Some(Path::new("..").join("v4l2-mem2mem.c"));
+                }
+                unpacked
             }
         };
         start_by_own_loader(&tree)?;
@@ -409,26 +420,44 @@ fn mem2mem(
     let deb = apt.package(&format!("{name}={version}"))?;
     let what = format!("{name} {version}, for v4l2-mem2mem.c");
     let files = apt.download(&what, std::slice::from_ref(&deb))?;
-    // The last of them ends when it has the file, which ends the others.
-    let script = r#"dpkg-deb --fsys-tarfile "$1" | tar --extract --to-stdout "./usr/src/$2.tar.xz" |
-    tar --extract --xz --to-stdout --occurrence=1 "$2/$3" >"$4""#;
     for file in &files {
-        let mut command = Command::new("sh");
-        let into: OsString = work.dir().join("v4l2-mem2mem.c").into();
-        command
-            .args(["-c", script, "sh"])
-            .args([file.as_os_str(), name.as_ref(), MEM2MEM.as_ref(), &into])
-            .current_dir(work.dir());
-        let mut task = context.progress.start(
-            format!("unpacking v4l2-mem2mem.c of {name}"),
-            crate::provision::progress::Unit::Count("files"),
-            None,
-        );
-        Run::new("tar", command).checked(|_| task.tick())?;
-        task.finish("unpacked v4l2-mem2mem.c");
+        take_mem2mem(context, file, &name, work)?;
         fs::remove_file(file).map_err(|e| Error::io("delete", file, e))?;
     }
     Ok(())
+}
+
+/// Takes v4l2-mem2mem.c out of the file of a source package, which is called `name`.
+fn take_mem2mem(context: &Context, file: &Path, name: &str, work: &Locked) -> Result<(), Error> {
+    // The last of them ends when it has the file, which ends the others.
+    let script = r#"dpkg-deb --fsys-tarfile "$1" | tar --extract --to-stdout "./usr/src/$2.tar.xz" |
+    tar --extract --xz --to-stdout --occurrence=1 "$2/$3" >"$4""#;
+    let mut command = Command::new("sh");
+    let into: OsString = work.dir().join("v4l2-mem2mem.c").into();
+    command
+        .args(["-c", script, "sh"])
+        .args([file.as_os_str(), name.as_ref(), MEM2MEM.as_ref(), &into])
+        .current_dir(work.dir());
+    let mut task = context.progress.start(
+        format!("unpacking v4l2-mem2mem.c of {name}"),
+        crate::provision::progress::Unit::Count("files"),
+        None,
+    );
+    Run::new("tar", command).checked(|_| task.tick())?;
+    task.finish("unpacked v4l2-mem2mem.c");
+    Ok(())
+}
+
+/// The file of the source package beside that of a kernel, and the package's name: of the same version, since both have it in their names.
+fn source_beside(package: &Path) -> Option<(PathBuf, String)> {
+    let version = package.file_name()?.to_str()?.split('_').nth(1)?.to_owned();
+    let files = fs::read_dir(package.parent()?).ok()?.flatten();
+    files.map(|file| file.path()).find_map(|path| {
+        let mut parts = path.file_name()?.to_str()?.split('_');
+        let name = parts.next()?.to_owned();
+        let fits = name.starts_with("linux-source-") && parts.next() == Some(&version);
+        fits.then_some((path, name))
+    })
 }
 
 /// Puts scripts in the places of kbuild's programs, which start them by the loader and the libraries that came with them, if any did: the
@@ -531,6 +560,26 @@ mod tests {
             let error = parse(name).unwrap_err().to_string();
             assert!(error.contains(why), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn the_source_beside_a_package_is_of_its_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let package = directory
+            .path()
+            .join("linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb");
+        fs::write(
+            directory.path().join("linux-source-6.1_6.1.1-1_all.deb"),
+            "",
+        )
+        .unwrap();
+        assert_eq!(source_beside(&package), None);
+        let source = directory.path().join("linux-source-6.1_6.1.192-2_all.deb");
+        fs::write(&source, "").unwrap();
+        assert_eq!(
+            source_beside(&package),
+            Some((source, "linux-source-6.1".to_owned()))
+        );
     }
 
     #[test]
