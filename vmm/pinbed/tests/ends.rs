@@ -337,7 +337,7 @@ fn a_guest_without_its_device_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let qemu = changed_qemu(
         directory.path(),
-        &instead_of("vhost-user-test-device-pci,chardev*", "virtio-balloon-pci"),
+        &instead_of("\\{*vhost-user-test-device-pci*", "virtio-balloon-pci"),
     );
     let ended = Run::start(&[TESTS[0], "--qemu", qemu.to_str().unwrap()]).end(|_| {});
     ended.check(

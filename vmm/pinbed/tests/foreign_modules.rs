@@ -87,7 +87,7 @@ fn a_run_loads_no_module_of_another_qemu() {
 fn the_private_copy_finds_its_own_modules_only() {
     let (output, loaded) = with_foreign_modules(
         "command=$(\"$PINBED\" setup --accel tcg | sed -n 's/^QEMU[^(]*(\\(.*\\))$/\\1/p')\n\
-         exec $command -device help",
+         eval \"exec $command -device help\"",
     );
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("vhost-user-test-device-pci"));
