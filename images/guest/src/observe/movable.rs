@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Regions out of which the kernel moves pages before it pins them for long: CMA and ZONE_MOVABLE; and among which others they lie.
 
-use super::{cma, zones};
+use super::{cma, pagemap, zones};
 use crate::harness::error::Error;
 use pinbed_abi::report::{Region, RegionKind};
 use std::ops::Range;
@@ -38,6 +38,16 @@ pub fn places() -> Result<&'static [MovablePlace], Error> {
         Err(error) => return Err(error),
     }
     Ok(PLACES.get_or_init(|| places))
+}
+
+/// How many of the pages at an address are in such a region now; one that is not present is in none.
+pub fn count_in(address: usize, length: usize) -> Result<usize, Error> {
+    let places = places()?;
+    let entries = pagemap::entries(address, length)?;
+    let frames = entries.iter().filter_map(|entry| entry.frame());
+    Ok(frames
+        .filter(|frame| places.iter().any(|place| place.frames.contains(frame)))
+        .count())
 }
 
 /// All zones and CMA regions, for a picture of guest memory; those that the kernel does not show are missing.

@@ -2,6 +2,7 @@
 //! What a device wrote is there still when the kernel has taken the memory for something else in between: whoever unpins pages that a
 //! device may have written marks them dirty, since no page table entry says so.
 
+use super::kinds::image;
 use crate::tests::sources::{LAZY, PIN_USER_PAGES, UDMABUF_DIRTY};
 use crate::tests::test::{Test, test};
 use nix::errno::Errno;
@@ -16,7 +17,6 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::pagemap;
-use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
@@ -122,14 +122,6 @@ fn resident(mapping: &Mapping) -> TestResult<usize> {
     Ok(both
         .filter(|(entry, cached)| entry.present() || cached & 1 != 0)
         .count())
-}
-
-/// Five pages of an odd length; less than one for dma-contig.
-fn image(memop: Memop) -> Image {
-    match memop {
-        DmaContig => Image::grey(63, 47),
-        DmaSg | Vmalloc => Image::grey(157, 121),
-    }
 }
 
 fn captured(t: &mut Ctx, memop: Memop, clean: Clean) -> TestResult {

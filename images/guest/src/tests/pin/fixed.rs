@@ -13,7 +13,6 @@ use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::numa;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::movable;
-use pinbed_guest::observe::pagemap;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -41,15 +40,6 @@ fn register(ring: &IoUring, memory: &Mapping) -> Result<(), Errno> {
         .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
-fn in_movable_places(mapping: &Mapping) -> TestResult<usize> {
-    let entries = pagemap::entries(mapping.address(), mapping.len())?;
-    let places = movable::places()?;
-    let frames = entries.iter().filter_map(|entry| entry.frame());
-    Ok(frames
-        .filter(|frame| places.iter().any(|place| place.frames.contains(frame)))
-        .count())
-}
-
 fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     const LENGTH: usize = 8 * PAGE;
     numa::need_both()?;
@@ -60,7 +50,7 @@ fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     memory.write(0, &bytes);
     // Where they go to must not be the same zone.
     memory.bind(numa::HOME)?;
-    let before = in_movable_places(&memory)?;
+    let before = movable::count_in(memory.address(), LENGTH)?;
     premise(before == LENGTH / PAGE, || {
         format!("{before} pages of the memory are in ZONE_MOVABLE")
     })?;
@@ -68,7 +58,7 @@ fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     t.equal(
         Eye::Placement,
         "pages of a fixed buffer in CMA or ZONE_MOVABLE",
-        in_movable_places(&memory)?,
+        movable::count_in(memory.address(), LENGTH)?,
         0,
     );
     t.same_bytes(Eye::Cpu, "the memory", &memory.read(0..LENGTH), &bytes);

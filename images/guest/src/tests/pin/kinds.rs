@@ -111,7 +111,7 @@ const KINDS: &[[Test; 6]] = &[
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Five pages of an odd length; less than one for dma-contig.
-fn image(memop: Memop) -> Image {
+pub fn image(memop: Memop) -> Image {
     match memop {
         DmaContig => Image::grey(63, 47),
         DmaSg | Vmalloc => Image::grey(157, 121),

@@ -23,7 +23,6 @@ use pinbed_guest::memory::numa;
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::movable;
-use pinbed_guest::observe::pagemap;
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaSg, Vmalloc};
@@ -46,16 +45,11 @@ pub const TESTS: &[Test] = &[
         "A mapping of more than a dma-buf has is refused with EINVAL, as is one that begins inside and ends behind it."),
 ];
 
-/// How many pages of a mapping are in CMA or ZONE_MOVABLE.
+/// How many pages of a memfd's mapping are in CMA or ZONE_MOVABLE.
 fn in_movable_places(mapping: &Mapping) -> TestResult<usize> {
     // A page is in the page tables only once it was touched.
     mapping.read(0..mapping.len());
-    let entries = pagemap::entries(mapping.address(), mapping.len())?;
-    let places = movable::places()?;
-    let frames = entries.iter().filter_map(|entry| entry.frame());
-    Ok(frames
-        .filter(|frame| places.iter().any(|place| place.frames.contains(frame)))
-        .count())
+    Ok(movable::count_in(mapping.address(), mapping.len())?)
 }
 
 fn leaves_zone_movable(t: &mut Ctx) -> TestResult {
