@@ -39,6 +39,12 @@ static struct pinbed_pins *pinbed_pins_new(size_t pages)
 			GFP_KERNEL | __GFP_ZERO);
 }
 
+static void pinbed_pins_add(struct pinbed_pins *pins, unsigned long frame)
+{
+	if (pinbed_is_pinned(frame))
+		pins->frames[pins->count++] = frame;
+}
+
 /*
  * The pages of a scatterlist, which somebody has pinned for the hold. Where there
  * is no memory to remember them the hold ends without a look at them.
@@ -54,12 +60,8 @@ void pinbed_hold_expect_pins(struct pinbed_hold *hold, struct sg_table *sgt)
 	pins = pinbed_pins_new(pages);
 	if (!pins)
 		return;
-	for_each_sgtable_page(sgt, &iter, 0) {
-		unsigned long frame = page_to_pfn(sg_page_iter_page(&iter));
-
-		if (pinbed_is_pinned(frame))
-			pins->frames[pins->count++] = frame;
-	}
+	for_each_sgtable_page(sgt, &iter, 0)
+		pinbed_pins_add(pins, page_to_pfn(sg_page_iter_page(&iter)));
 	hold->pins = pins;
 }
 
@@ -74,8 +76,7 @@ void pinbed_hold_expect_pins_at(struct pinbed_hold *hold, phys_addr_t address,
 	if (!pins)
 		return;
 	for (; frame < end; frame++)
-		if (pinbed_is_pinned(frame))
-			pins->frames[pins->count++] = frame;
+		pinbed_pins_add(pins, frame);
 	hold->pins = pins;
 }
 
@@ -89,12 +90,8 @@ void pinbed_hold_expect_pins_mapped(struct pinbed_hold *hold, const void *vaddr,
 	if (!pins)
 		return;
 	vaddr -= offset_in_page(vaddr);
-	for (i = 0; i < pages; i++) {
-		unsigned long frame = vmalloc_to_pfn(vaddr + i * PAGE_SIZE);
-
-		if (pinbed_is_pinned(frame))
-			pins->frames[pins->count++] = frame;
-	}
+	for (i = 0; i < pages; i++)
+		pinbed_pins_add(pins, vmalloc_to_pfn(vaddr + i * PAGE_SIZE));
 	hold->pins = pins;
 }
 

@@ -87,17 +87,13 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
         ..args.vm.clone()
     };
     let host = Host::new(&vm)?;
-    let tests = programs::list(&host.programs)?;
+    let all = programs::list(&host.programs)?;
     let selection = Selection {
         filters: &args.tests,
         ..Selection::default()
     };
-    let tests = suite::select(&tests, &selection)?;
-    let names = Names::of_checkout(
-        &workspace()?,
-        &host.manifest,
-        &programs::list(&host.programs)?,
-    );
+    let tests = suite::select(&all, &selection)?;
+    let names = Names::of_checkout(&workspace()?, &host.manifest, &all);
     let baselines = Baselines::of_checkout(&workspace()?, &names)?;
     let [request] = host.requests.as_slice() else {
         bail!("one kernel at a time");
