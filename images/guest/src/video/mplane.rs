@@ -2,13 +2,11 @@
 //! The multi-planar V4L2 interface (include/uapi/linux/videodev2.h, x86-64) of pinbed's node that copies NV12M: a plane of luma and one of
 //! chroma. As [`super::v4l2`], it keeps no test from sending malformed values.
 
-use super::v4l2::{Buffer, ExportBuffer, FIELD_NONE, Memory, Queue, RequestBuffers, find_named};
+use super::v4l2::{self, Buffer, FIELD_NONE, Memory, Queue, find_named, ioctls};
 use crate::harness::error::Error;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use pinbed_abi::uapi;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The name of the node.
 pub const NAME: &str = "pinbed-dma-sg-mplane";
@@ -71,33 +69,22 @@ pub struct Plane {
     pub reserved: [u32; 11],
 }
 
-mod ioctls {
-    use super::{Buffer, ExportBuffer, Format, RequestBuffers};
-    use pinbed_abi::uapi;
-
-    nix::ioctl_readwrite!(s_fmt, b'V', 5, Format);
-    nix::ioctl_readwrite!(reqbufs, b'V', 8, RequestBuffers);
-    nix::ioctl_readwrite!(querybuf, b'V', 9, Buffer);
-    nix::ioctl_readwrite!(qbuf, b'V', 15, Buffer);
-    nix::ioctl_readwrite!(expbuf, b'V', 16, ExportBuffer);
-    nix::ioctl_readwrite!(dqbuf, b'V', 17, Buffer);
-    nix::ioctl_write_ptr!(streamon, b'V', 18, i32);
-    nix::ioctl_readwrite!(report, b'V', uapi::NR_BUFFER, uapi::Buffer);
+// The others have the same numbers as those of [`super::v4l2`].
+mod s_fmt {
+    nix::ioctl_readwrite!(s_fmt, b'V', 5, super::Format);
 }
 
 /// The node, open.
 pub struct Node {
-    file: OwnedFd,
+    node: v4l2::Node,
 }
 
 impl Node {
     /// Opens the node, without blocking.
     pub fn open() -> Result<Self, Error> {
-        let path = find_named(NAME)?;
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = open(&path, flags, Mode::empty())
-            .map_err(Error::call(format!("opening {}", path.display())))?;
-        Ok(Self { file })
+        Ok(Self {
+            node: v4l2::Node::open_at(&find_named(NAME)?)?,
+        })
     }
 
     /// VIDIOC_S_FMT of NV12M with lines without padding: what the driver made of it.
@@ -120,21 +107,13 @@ impl Node {
             rest: [0; 8],
         };
         // SAFETY: the descriptor is open and the argument is the struct that this ioctl reads and fills.
-        unsafe { ioctls::s_fmt(self.file.as_raw_fd(), &mut format) }?;
+        unsafe { s_fmt::s_fmt(self.as_fd().as_raw_fd(), &mut format) }?;
         Ok(format)
     }
 
     /// VIDIOC_REQBUFS: how many the driver gave.
     pub fn request(&self, queue: Queue, memory: Memory, count: u32) -> Result<u32, Errno> {
-        let mut request = RequestBuffers {
-            count,
-            kind: kind(queue),
-            memory: memory as u32,
-            ..Default::default()
-        };
-        // SAFETY: as in `set_format`.
-        unsafe { ioctls::reqbufs(self.file.as_raw_fd(), &mut request) }?;
-        Ok(request.count)
+        self.node.request_kind(kind(queue), memory, count)
     }
 
     /// VIDIOC_QUERYBUF: the planes.
@@ -148,7 +127,7 @@ impl Node {
             ..Default::default()
         };
         // SAFETY: as in `set_format`; the planes live.
-        unsafe { ioctls::querybuf(self.file.as_raw_fd(), &mut buffer) }?;
+        unsafe { ioctls::querybuf(self.as_fd().as_raw_fd(), &mut buffer) }?;
         Ok(planes)
     }
 
@@ -173,7 +152,7 @@ impl Node {
         };
         // SAFETY: as in `set_format`; the planes live. A USERPTR in them lets the device at that memory until the buffer is released;
         // only `Mapping`s, of which no references exist, are handed over.
-        unsafe { ioctls::qbuf(self.file.as_raw_fd(), &mut buffer) }.map(drop)
+        unsafe { ioctls::qbuf(self.as_fd().as_raw_fd(), &mut buffer) }.map(drop)
     }
 
     /// VIDIOC_DQBUF: the buffer and its planes; EAGAIN if none is done.
@@ -191,48 +170,29 @@ impl Node {
             ..Default::default()
         };
         // SAFETY: as in `query`.
-        unsafe { ioctls::dqbuf(self.file.as_raw_fd(), &mut buffer) }?;
+        unsafe { ioctls::dqbuf(self.as_fd().as_raw_fd(), &mut buffer) }?;
         Ok((buffer, planes))
     }
 
     /// VIDIOC_EXPBUF of a plane, for reading and writing.
     pub fn export(&self, queue: Queue, index: u32, plane: u32) -> Result<OwnedFd, Errno> {
-        let mut export = ExportBuffer {
-            kind: kind(queue),
-            index,
-            plane,
-            flags: (libc::O_CLOEXEC | libc::O_RDWR) as u32,
-            ..Default::default()
-        };
-        // SAFETY: as in `set_format`.
-        unsafe { ioctls::expbuf(self.file.as_raw_fd(), &mut export) }?;
-        // SAFETY: the kernel has just given us this descriptor.
-        Ok(unsafe { OwnedFd::from_raw_fd(export.fd) })
+        self.node.export_kind(kind(queue), index, plane)
     }
 
     /// VIDIOC_STREAMON.
     pub fn stream_on(&self, queue: Queue) -> Result<(), Errno> {
-        // SAFETY: the descriptor is open and the argument an int that this ioctl reads.
-        unsafe { ioctls::streamon(self.file.as_raw_fd(), &(kind(queue) as i32)) }.map(drop)
+        self.node.stream_on_kind(kind(queue))
     }
 
     /// The device's side of a plane: the driver's own ioctl.
     pub fn report(&self, queue: Queue, index: u32, plane: u32) -> Result<uapi::Buffer, Errno> {
-        let mut report = uapi::Buffer {
-            kind: kind(queue),
-            index,
-            plane,
-            ..Default::default()
-        };
-        // SAFETY: as in `set_format`.
-        unsafe { ioctls::report(self.file.as_raw_fd(), &mut report) }?;
-        Ok(report)
+        self.node.report_kind(kind(queue), index, plane)
     }
 }
 
 impl AsFd for Node {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.node.as_fd()
     }
 }
 

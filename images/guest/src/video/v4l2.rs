@@ -165,7 +165,7 @@ pub struct ExportBuffer {
     pub reserved: [u32; 11],
 }
 
-mod ioctls {
+pub(super) mod ioctls {
     use super::{Buffer, Capability, ExportBuffer, Format, RequestBuffers};
     use pinbed_abi::uapi;
 
@@ -296,9 +296,14 @@ impl Node {
 
     /// VIDIOC_REQBUFS: how many the driver gave.
     pub fn request(&self, queue: Queue, memory: Memory, count: u32) -> Result<u32, Errno> {
+        self.request_kind(queue as u32, memory, count)
+    }
+
+    /// As [`Node::request`], by `enum v4l2_buf_type`.
+    pub(super) fn request_kind(&self, kind: u32, memory: Memory, count: u32) -> Result<u32, Errno> {
         let mut request = RequestBuffers {
             count,
-            kind: queue as u32,
+            kind,
             memory: memory as u32,
             ..Default::default()
         };
@@ -340,10 +345,16 @@ impl Node {
 
     /// VIDIOC_EXPBUF, for reading and writing.
     pub fn export(&self, queue: Queue, index: u32) -> Result<OwnedFd, Errno> {
+        self.export_kind(queue as u32, index, 0)
+    }
+
+    /// As [`Node::export`], by `enum v4l2_buf_type`, of one of several planes.
+    pub(super) fn export_kind(&self, kind: u32, index: u32, plane: u32) -> Result<OwnedFd, Errno> {
         let flags = (libc::O_CLOEXEC | libc::O_RDWR) as u32;
         let mut export = ExportBuffer {
-            kind: queue as u32,
+            kind,
             index,
+            plane,
             flags,
             ..Default::default()
         };
@@ -355,8 +366,13 @@ impl Node {
 
     /// VIDIOC_STREAMON.
     pub fn stream_on(&self, queue: Queue) -> Result<(), Errno> {
+        self.stream_on_kind(queue as u32)
+    }
+
+    /// As [`Node::stream_on`], by `enum v4l2_buf_type`.
+    pub(super) fn stream_on_kind(&self, kind: u32) -> Result<(), Errno> {
         // SAFETY: the descriptor is open and the argument an int that this ioctl reads.
-        unsafe { ioctls::streamon(self.file.as_raw_fd(), &(queue as i32)) }.map(drop)
+        unsafe { ioctls::streamon(self.file.as_raw_fd(), &(kind as i32)) }.map(drop)
     }
 
     /// VIDIOC_STREAMOFF.
@@ -367,9 +383,20 @@ impl Node {
 
     /// The device's side of a buffer: the driver's own ioctl.
     pub fn report(&self, queue: Queue, index: u32) -> Result<uapi::Buffer, Errno> {
+        self.report_kind(queue as u32, index, 0)
+    }
+
+    /// As [`Node::report`], by `enum v4l2_buf_type`, of one of several planes.
+    pub(super) fn report_kind(
+        &self,
+        kind: u32,
+        index: u32,
+        plane: u32,
+    ) -> Result<uapi::Buffer, Errno> {
         let mut report = uapi::Buffer {
-            kind: queue as u32,
+            kind,
             index,
+            plane,
             ..Default::default()
         };
         // SAFETY: as in `set_format`.
