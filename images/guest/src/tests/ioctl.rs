@@ -541,8 +541,7 @@ fn works_from_32_bits(t: &mut Ctx) -> TestResult {
     if !std::path::Path::new("/proc/sys/abi/vsyscall32").exists() {
         return Err(Error::Absent {
             what: "32-bit system calls".into(),
-            remedy: "build the kernel with CONFIG_IA32_EMULATION, as the debug fragment does"
-                .into(),
+            remedy: "build the kernel with CONFIG_IA32_EMULATION".into(),
         }
         .into());
     }
