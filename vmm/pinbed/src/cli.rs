@@ -325,6 +325,9 @@ pub struct KnownArgs {
     /// Only of this kernel of guest-kernel-config/kernels.toml (may be repeated) [default: all]
     #[arg(long = "kernel", value_name = "VERSION")]
     pub kernels: Vec<String>,
+    /// The page of all defects behind them, in Markdown (docs/defects.md)
+    #[arg(long, conflicts_with_all = ["filters", "kernels"])]
+    pub page: bool,
 }
 
 /// Arguments of `pinbed shell`.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `pinbed known`: the known failures and skips of kernels, with the reasons.
+//! `pinbed known`: the known failures and skips of kernels, with the reasons; or the page of the defects behind them.
 
 use std::io::{self, Write};
 
@@ -9,11 +9,12 @@ use console::{Style, style};
 use crate::cli::KnownArgs;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Expected, Names};
+use crate::judge::defects;
 use crate::kernel::Manifest;
 use crate::provision::{programs, workspace};
 use crate::run::suite::{self, Selection};
 
-/// Prints them, by kernel; tests with the same reason stand together.
+/// Prints them, by kernel, where tests with the same reason stand together; or the page.
 ///
 /// # Errors
 /// When the guest's programs cannot be built, the baselines are not valid, or a kernel or a filter names nothing.
@@ -27,6 +28,10 @@ pub fn known(args: &KnownArgs) -> Result<Exit> {
         manifest.named(asked.split('+').next().unwrap_or(asked))?;
     }
     let baselines = Baselines::of_checkout(&top, &names)?;
+    if args.page {
+        print!("{}", defects::page(&top, &names, &baselines)?);
+        return Ok(Exit::Green);
+    }
     let chosen = suite::select(
         &tests,
         &Selection {

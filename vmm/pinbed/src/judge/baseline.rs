@@ -39,8 +39,10 @@ pub struct Known {
     pub reason: String,
     /// What becomes of the test.
     pub expected: Expected,
+    /// The defect behind it, by its name in `images/defects.toml`; none for a skip.
+    pub defect: Option<String>,
     /// Patches under which it passes.
-    fixed_by: Vec<String>,
+    pub fixed_by: Vec<String>,
     /// Symbols without which the failure is not seen.
     seen_with: Vec<String>,
 }
@@ -85,6 +87,7 @@ struct Entry {
     tests: Vec<String>,
     kernels: Vec<String>,
     verdict: Word,
+    defect: Option<String>,
     reason: String,
     reference: Option<String>,
     findings: Option<Vec<Look>>,
@@ -329,6 +332,7 @@ impl Entry {
         Ok(Known {
             reason: self.reason.clone(),
             expected,
+            defect: self.defect.clone(),
             fixed_by: self.fixed_by.clone(),
             seen_with: self.seen_with.clone(),
         })

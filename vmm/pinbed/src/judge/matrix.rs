@@ -10,7 +10,7 @@ use pinbed_abi::report::{Eye, TestInfo};
 use crate::judge::baseline::{Baseline, Baselines, Expected, Known};
 
 /// How the page is made again.
-const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test matrix";
+const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test pages";
 
 /// The page, in Markdown.
 pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> String {

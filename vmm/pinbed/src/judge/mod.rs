@@ -3,6 +3,7 @@
 
 pub mod baseline;
 mod closest;
+pub mod defects;
 pub mod matrix;
 pub mod mutants;
 pub mod verdict;

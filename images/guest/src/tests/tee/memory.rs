@@ -9,6 +9,7 @@ use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
+use pinbed_guest::harness::child::Child;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
@@ -64,6 +65,8 @@ pub const TESTS: &[Test] = &[
         "A process with CAP_IPC_LOCK may register more memory than RLIMIT_MEMLOCK lets others lock."),
     test("tee_memory::limit_is_for_what_is_registered_now", limit_is_for_what_is_registered_now, MLOCK,
         "What a process without privileges registers within RLIMIT_MEMLOCK it may register again and again, as long as it closes it."),
+    test("tee_memory::limit_is_for_the_user", limit_is_for_the_user, MLOCK,
+        "Once a process without privileges has registered what RLIMIT_MEMLOCK lets it lock, a child of its cannot register as much again."),
 ];
 
 /// Tests that a kernel may not survive whole: they come last.
@@ -666,5 +669,35 @@ fn limit_is_for_what_is_registered_now(t: &mut Ctx) -> TestResult {
             REFUSED,
         );
     }
+    Ok(())
+}
+
+fn limit_is_for_the_user(t: &mut Ctx) -> TestResult {
+    let tee = Tee::open()?;
+    let memory = Mapping::anon(LIMIT)?;
+    limit_locked_memory(LIMIT)?;
+    become_nobody()?;
+    let register = || tee.register(memory.address(), LIMIT);
+    let first = register().map_err(Error::call("registering the limit"))?;
+    // What is counted for a process is counted from nothing in its child.
+    let errno = Child::fork(|| {
+        let errno = register().map_or_else(|errno| errno as i32, |_| 0);
+        errno.to_le_bytes().to_vec()
+    })?
+    .go()?;
+    let errno: [u8; 4] = errno
+        .as_slice()
+        .try_into()
+        .map_err(|_| Stop::finding(Eye::Harness, "the child said nothing".to_owned()))?;
+    let second = match i32::from_le_bytes(errno) {
+        0 => Ok(LIMIT),
+        errno => Err(Errno::from_raw(errno)),
+    };
+    t.refused(
+        "registering the limit again in a child",
+        second,
+        &[Errno::ENOMEM, Errno::EPERM],
+    );
+    drop(first);
     Ok(())
 }
