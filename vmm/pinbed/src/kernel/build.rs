@@ -219,7 +219,7 @@ fn make_all(
         .arg(format!("-j{jobs}"))
         .args(["vmlinux", "modules"])
         .args(has_gdb_scripts.then_some("scripts_gdb"))
-        .env("LOCALVERSION", format!("{LOCALVERSION}{suffix}"));
+        .env("LOCALVERSION", local_version(&suffix));
     let mut task = context.progress.start(
         format!("building kernel {kernel}, {jobs} at a time"),
         Unit::Count("steps"),
@@ -242,6 +242,14 @@ fn make_all(
     let path = objects.join("include/config/kernel.release");
     let release = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     Ok(release.trim().to_owned())
+}
+
+/// What stands behind the version in the kernel's release, of which the kernel keeps 64 bytes: the patches, or how many there are.
+fn local_version(suffix: &str) -> String {
+    match suffix.len() {
+        ..=40 => format!("{LOCALVERSION}{suffix}"),
+        _ => format!("{LOCALVERSION}+{}-patches", suffix.matches('+').count()),
+    }
 }
 
 /// Copies what is used of a built kernel: vmlinux, and what a module is built against.
@@ -393,6 +401,15 @@ pub(super) fn is_error(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_fits_the_kernels_64_bytes() {
+        assert_eq!(local_version("+tee-dirty"), "-pinbed+tee-dirty");
+        assert_eq!(
+            local_version(&"+tee-longterm".repeat(12)),
+            "-pinbed+12-patches"
+        );
+    }
 
     #[test]
     fn what_modules_need_is_kept_and_objects_are_not() {
