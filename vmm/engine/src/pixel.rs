@@ -288,13 +288,18 @@ impl Converter {
     }
 }
 
-/// The first `length` bytes of `scratch`, with whatever is in them.
+/// `length` bytes of `scratch`, with whatever is in them, from the start of a cache line on: stores of vectors that cross lines made GREY to
+/// RGB24 a fifth slower.
 pub(crate) fn sized(scratch: &mut Vec<u8>, length: usize) -> &mut [u8] {
-    if scratch.len() < length {
-        scratch.resize(length, 0);
+    if scratch.len() < length + LINE - 1 {
+        scratch.resize(length + LINE - 1, 0);
     }
-    &mut scratch[..length]
+    let start = scratch.as_ptr().align_offset(LINE);
+    &mut scratch[start..start + length]
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Chroma of grey.
 const NEUTRAL: u8 = 128;
