@@ -192,7 +192,8 @@ fn a_guest_that_takes_all_it_can_get_takes_so_much() {
     };
     assert_eq!(full, TEEC_ERROR_OUT_OF_MEMORY);
     assert_eq!(sessions.len(), config.max_sessions.get() as usize);
-    for (n, session) in sessions[1..].iter().take(RING_SIZE.into()).enumerate() {
+    let calls = config.max_calls.get() as usize;
+    for (n, session) in sessions[1..].iter().take(calls).enumerate() {
         // All with the same descriptors, which a driver must not do.
         let request = invoke(*session, pin::WAIT, &[(PARAM_VALUE_INPUT, 0, 0, 0)]);
         let at = FREE + 0x10_0000 + 0x400 * n as u64;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// No test takes longer. The front end's messages wait for their answers without end, so a thread watches.
 const LIFETIME: Duration = Duration::from_secs(240);
 
-pub const RING_SIZE: u16 = 64;
+pub const RING_SIZE: u16 = 128;
 /// Memory is `[0, MEMORY_END)` less a hole.
 pub const MEMORY_END: u64 = 16 << 20;
 pub const HOLE: std::ops::Range<u64> = 8 << 20..12 << 20;
