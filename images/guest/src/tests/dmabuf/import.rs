@@ -13,8 +13,8 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::reuse::Control;
 use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::video::m2m::{M2m, describe};
-use pinbed_guest::video::v4l2::Memory;
 use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
+use pinbed_guest::video::v4l2::{Memop, Memory};
 use std::os::fd::AsRawFd;
 
 #[rustfmt::skip]
@@ -42,6 +42,8 @@ pub const TESTS: &[Test] = &[
     test("dmabuf::expbuf_to_expbuf", expbuf_to_expbuf, DMABUF, "The device copies from one exported buffer to another."),
     test("dmabuf::pipeline_shares_one_buffer", pipeline_shares_one_buffer, EXPBUF,
         "What one instance writes into its CAPTURE buffer another reads as an import on OUTPUT, with no copy between."),
+    test("dmabuf::capture_export_is_written_through_other_nodes", capture_export_is_written_through_other_nodes, EXPBUF,
+        "What another node writes into an import of a node's CAPTURE buffer is there in that node's own mapping, whole and in its place."),
     test("dmabuf::import_outlives_its_descriptor", import_outlives_its_descriptor, DMABUF,
         "A queued import stays with the device after the process closed the descriptor and its mapping."),
     test("dmabuf::cpu_reads_what_the_device_reads", cpu_reads_what_the_device_reads, DMABUF_SYNC,
@@ -195,6 +197,26 @@ fn pipeline_shares_one_buffer(t: &mut Ctx) -> TestResult {
         &screen,
         bitstream.written(),
     )
+}
+
+fn capture_export_is_written_through_other_nodes(t: &mut Ctx) -> TestResult {
+    let owner = M2m::copier_on(Memop::DmaContig, FRAME)?;
+    let mut own = owner.own(Capture)?;
+    for memop in [Memop::DmaSg, Memop::Vmalloc, Memop::DmaContig] {
+        let other = M2m::copier_on(memop, FRAME)?;
+        let mut bitstream = other.own(Output)?;
+        let mut import = other.with(Capture, owner.export(Capture)?)?;
+        own.fill(t)?;
+        other.copy(t, &mut bitstream, &mut import)?;
+        let seen = own.contents()?;
+        t.same_bytes(
+            Eye::Cpu,
+            &format!("the CAPTURE buffer that {memop:?} wrote, in its owner's mapping"),
+            &seen,
+            bitstream.written(),
+        );
+    }
+    Ok(())
 }
 
 fn import_outlives_its_descriptor(t: &mut Ctx) -> TestResult {
