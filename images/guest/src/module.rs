@@ -87,6 +87,11 @@ pub fn load_with(parameters: &str) -> Result<(), Error> {
 /// Makes the driver work again, whatever a test left: loads it, brings the device back, binds it anew.
 pub fn restore() -> Result<(), Error> {
     insert(PATH, "")?;
+    // Taken by a driver in user space that was killed.
+    pinbed_raw::function::give_back().map_err(|error| Error::Call {
+        what: format!("giving the device back to the kernel: {error}"),
+        errno: Errno::EIO,
+    })?;
     if bound().is_none() {
         rescan()?;
     } else {

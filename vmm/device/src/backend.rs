@@ -169,7 +169,7 @@ impl Backend {
                     "queue {}: malformed chain at descriptor {head}: {error}",
                     desk.queue
                 );
-                ring::give_back(desk.own, head)
+                ring::give_back(desk.own, &self.memory, head)
             }
         }
     }

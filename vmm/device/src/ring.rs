@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A virtqueue as the device sees it: chains come off it and go back to it, under its lock, while it runs.
 
+use std::sync::atomic::Ordering;
+
 use pinbed_abi::wire;
 use vhost_user_backend::{VringMutex, VringState, VringT};
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Error, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vm_memory::{
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard,
+    GuestMemoryMmap,
+};
 use zerocopy::IntoBytes;
 
 use crate::chain::Chain;
@@ -62,8 +68,9 @@ pub(crate) fn answer(
     bytes: &[u8],
 ) -> Result<(), Error> {
     let mut ring = ring.get_mut();
-    let written = chain.write(&*memory.memory(), bytes);
-    give_back_locked(&mut ring, head, written)
+    let memory = memory.memory();
+    let written = chain.write(&*memory, bytes);
+    give_back_locked(&mut ring, &memory, head, written)
 }
 
 /// As [`answer`], if the ring runs; false if it does not.
@@ -80,25 +87,47 @@ pub(crate) fn answer_if_running(
         return Ok(false);
     }
     before();
-    let written = chain.write(&*memory.memory(), bytes);
-    give_back_locked(&mut ring, head, written)?;
+    let memory = memory.memory();
+    let written = chain.write(&*memory, bytes);
+    give_back_locked(&mut ring, &memory, head, written)?;
     Ok(true)
 }
 
 /// Puts a chain into the used ring as it is.
-pub(crate) fn give_back(ring: &Ring, head: u16) -> Result<(), Error> {
-    give_back_locked(&mut ring.get_mut(), head, 0)
+pub(crate) fn give_back(ring: &Ring, memory: &Memory, head: u16) -> Result<(), Error> {
+    give_back_locked(&mut ring.get_mut(), &memory.memory(), head, 0)
 }
 
 /// Puts a chain into the used ring and notifies the driver if it wants that.
-fn give_back_locked(ring: &mut VringState<Memory>, head: u16, written: u32) -> Result<(), Error> {
+fn give_back_locked(
+    ring: &mut VringState<Memory>,
+    memory: &Snapshot,
+    head: u16,
+    written: u32,
+) -> Result<(), Error> {
     ring.add_used(head, written)?;
-    if ring.needs_notification()?
+    if wants_interrupt(ring, memory)?
         && let Err(error) = ring.signal_used_queue()
     {
         log::error!("cannot notify the driver: {error}");
     }
     Ok(())
+}
+
+/// Whether the driver wants to be told of what was used last. virtio-queue does not look at VRING_AVAIL_F_NO_INTERRUPT, which
+/// counts without EVENT_IDX (virtio 1.3, 2.7.7.2).
+fn wants_interrupt(ring: &mut VringState<Memory>, memory: &Snapshot) -> Result<bool, Error> {
+    if !ring.needs_notification()? {
+        return Ok(false);
+    }
+    let queue = ring.get_queue();
+    if queue.event_idx_enabled() {
+        return Ok(true);
+    }
+    let flags: u16 = memory
+        .load(GuestAddress(queue.avail_ring()), Ordering::Acquire)
+        .map_err(Error::GuestMemory)?;
+    Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
 }
 
 /// Puts an event into the next fit buffer of the event ring; false if there is none.
@@ -121,7 +150,7 @@ pub(crate) fn deliver(ring: &Ring, memory: &Memory, event: &wire::Event) -> bool
                 0
             }
         };
-        if give_back_locked(&mut ring, head, written).is_err() {
+        if give_back_locked(&mut ring, &memory, head, written).is_err() {
             return false;
         }
         if written != 0 {

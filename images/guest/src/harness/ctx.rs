@@ -52,6 +52,18 @@ impl From<Error> for Stop {
     }
 }
 
+impl From<pinbed_raw::Error> for Stop {
+    fn from(error: pinbed_raw::Error) -> Self {
+        match error {
+            pinbed_raw::Error::Absent { what, remedy } => Error::Absent { what, remedy }.into(),
+            hang @ pinbed_raw::Error::Timeout { .. } => {
+                Self::finding(Eye::Device, hang.to_string())
+            }
+            other => Self::finding(Eye::Harness, other.to_string()),
+        }
+    }
+}
+
 /// The premise of a test: without it the test would show nothing.
 pub fn premise(good: bool, text: impl FnOnce() -> String) -> TestResult {
     match good {

@@ -2,7 +2,7 @@
 //! All tests, in a folder for each subject.
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function. A subject uses only those
-//! after it: playback, tee, lifecycle, pin; dmabuf, video, unplug, ioctl, driver.
+//! after it: playback, tee, lifecycle, pin; dmabuf, video, unplug, ioctl, driver; raw.
 
 mod dmabuf;
 mod driver;
@@ -10,6 +10,7 @@ mod ioctl;
 mod lifecycle;
 mod pin;
 mod playback;
+mod raw;
 mod sources;
 mod tee;
 mod test;
@@ -57,6 +58,11 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         playback::TESTS,
         driver::TESTS,
         ioctl::TESTS,
+        raw::transport::TESTS,
+        raw::requests::TESTS,
+        raw::engines::TESTS,
+        raw::hostile::TESTS,
+        raw::pin::TESTS,
         unplug::TESTS,
         tee::memory::LAST,
     ]

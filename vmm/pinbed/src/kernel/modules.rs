@@ -43,7 +43,7 @@ const fn module(symbol: &'static str, module: &'static str) -> Use {
 const CRC32C: &str = "CRYPTO_CRC32C";
 
 /// The first two are what the guest reports through.
-const USED: [Use; 14] = [
+const USED: [Use; 15] = [
     module("VIRTIO_PCI", "virtio_pci"),
     module("VIRTIO_CONSOLE", "virtio_console"),
     module("UDMABUF", "udmabuf"),
@@ -63,6 +63,7 @@ const USED: [Use; 14] = [
     module("X86_PMEM_LEGACY", "nd_e820"),
     module("HWPOISON_INJECT", "hwpoison_inject"),
     module("TEE", "tee"),
+    module("UIO_PCI_GENERIC", "uio_pci_generic"),
 ];
 
 /// The modules that only some guests need, which ask for them by the symbol.

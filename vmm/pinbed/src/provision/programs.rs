@@ -33,7 +33,7 @@ impl Programs {
 }
 
 /// All in the workspace that the programs are made from.
-const MADE_FROM: [&str; 7] = [
+const MADE_FROM: [&str; 8] = [
     "Cargo.toml",
     "Cargo.lock",
     "vmm/abi",
@@ -41,6 +41,7 @@ const MADE_FROM: [&str; 7] = [
     "vmm/device",
     "images/init",
     "images/guest",
+    "images/raw",
 ];
 
 /// What the command says to the programs and hears from them, as it was when the command was built: places in the checkout, and contents.

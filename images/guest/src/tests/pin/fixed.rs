@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
         "A process without privileges cannot register more fixed buffers than RLIMIT_MEMLOCK lets it lock."),
 ];
 
-fn ring() -> Result<IoUring, Error> {
+pub fn ring() -> Result<IoUring, Error> {
     IoUring::new(1).map_err(|_| Error::Absent {
         what: "io_uring".into(),
         remedy: "build the kernel with CONFIG_IO_URING".into(),
@@ -30,7 +30,7 @@ fn ring() -> Result<IoUring, Error> {
 }
 
 /// Registers memory as the ring's only fixed buffer.
-fn register(ring: &IoUring, memory: &Mapping) -> Result<(), Errno> {
+pub fn register(ring: &IoUring, memory: &Mapping) -> Result<(), Errno> {
     let buffer = libc::iovec {
         iov_base: memory.address() as *mut libc::c_void,
         iov_len: memory.len(),

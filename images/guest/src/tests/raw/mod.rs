@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The device without the kernel's driver: a driver in this process sends what that one never would.
+
+pub mod engines;
+pub mod hostile;
+pub mod pin;
+pub mod requests;
+pub mod stage;
+pub mod transport;
