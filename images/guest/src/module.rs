@@ -154,7 +154,13 @@ pub fn unbind() -> Result<(), Error> {
 /// Binds the driver to the device, unless it is bound.
 pub fn bind() -> Result<(), Error> {
     match device_name() {
-        Some(name) if bound().is_none() => tell_sysfs(Path::new(DRIVER).join("bind"), &name),
+        Some(name) if bound().is_none() => {
+            match tell_sysfs(Path::new(DRIVER).join("bind"), &name) {
+                // EBUSY: the kernel has just bound it by itself, as it does when a device comes.
+                Err(_) if bound().is_some() => Ok(()),
+                told => told,
+            }
+        }
         Some(_) => Ok(()),
         None => Err(Error::Absent {
             what: "the device on the virtio bus".into(),

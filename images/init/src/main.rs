@@ -6,6 +6,7 @@
 
 mod aftermath;
 mod bounded;
+mod errand;
 mod kmsg;
 mod mounts;
 mod port;
@@ -72,6 +73,11 @@ fn main() {
 }
 
 fn carry_out(port: &mut Port, mut warnings: Vec<String>) -> Result<(), Broken> {
+    let mut log = kmsg::Log::open()?;
+    let plan = match read_plan()? {
+        Plan::Await => errand::wait(port)?,
+        plan => plan,
+    };
     let name = nix::sys::utsname::uname()?;
     let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
     port.send(&Message::Hello {
@@ -79,8 +85,6 @@ fn carry_out(port: &mut Port, mut warnings: Vec<String>) -> Result<(), Broken> {
         version: text(name.version()),
         regions: movable::regions(),
     });
-    let plan = read_plan()?;
-    let mut log = kmsg::Log::open()?;
     let loaded = bounded::run("loading the driver", Duration::from_secs(30), module::load)?;
     match plan {
         Plan::Tests { names, timeout_s } => {
@@ -94,6 +98,7 @@ fn carry_out(port: &mut Port, mut warnings: Vec<String>) -> Result<(), Broken> {
             warnings.extend(loaded.err().map(|error| error.to_string()));
             shell::run(&session, &warnings)
         }
+        Plan::Await => Err(Broken("an errand is to wait for another one".into())),
     }
 }
 
@@ -132,7 +137,7 @@ mod tests {
             names: vec!["userptr::malloc_is_decoder_input".into()],
             timeout_s: 10,
         };
-        for plan in [plan, Plan::Shell(Session::default())] {
+        for plan in [plan, Plan::Shell(Session::default()), Plan::Await] {
             let text = serde_json::to_string(&plan).expect("a plan is JSON");
             assert!(parse_plan(&text).is_ok_and(|read| read == plan));
         }

@@ -5,7 +5,7 @@ use crate::Broken;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pinbed_abi::report::{Message, PORT_NAME};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const APPEARANCE: Duration = Duration::from_secs(10);
 /// How long the host may take to open its end, or to make room. It does both at once, or never.
 const ATTENTION: Duration = Duration::from_secs(3);
+
+/// How long the host may take to send an errand, which it does at once, or never. No time passes in a guest whose state is saved.
+const ERRAND: Duration = Duration::from_secs(60);
 
 /// The open report port. It never blocks: a host that does not listen must not keep the guest from its work.
 pub struct Port {
@@ -29,6 +32,7 @@ impl Port {
     pub fn open() -> Result<Self, Broken> {
         let path = wait_for(PORT_NAME)?;
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(&path)
@@ -47,6 +51,32 @@ impl Port {
         }
     }
 
+    /// Waits for a line from the host; without its newline.
+    pub fn receive(&mut self) -> Result<String, Broken> {
+        let start = Instant::now();
+        let mut line = Vec::new();
+        let mut bytes = [0; 4096];
+        while line.last() != Some(&b'\n') {
+            match self.file.read(&mut bytes) {
+                Ok(length @ 1..) => line.extend_from_slice(&bytes[..length]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+                // Nothing, also where the host's end is not open.
+                Ok(_) | Err(_) => {
+                    if start.elapsed() > ERRAND {
+                        return Err(Broken(format!(
+                            "the host sent no errand within {} s",
+                            ERRAND.as_secs()
+                        )));
+                    }
+                    self.wait(PollFlags::POLLIN)?;
+                }
+            }
+        }
+        line.pop();
+        Ok(String::from_utf8(line)?)
+    }
+
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let start = Instant::now();
         while !bytes.is_empty() {
@@ -58,7 +88,7 @@ impl Port {
                         self.given_up = true;
                         return Err(error);
                     }
-                    self.wait()?;
+                    self.wait(PollFlags::POLLOUT)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -66,9 +96,9 @@ impl Port {
         Ok(())
     }
 
-    /// Waits for room. An end that the host has not opened looks ready for anything, hence the pause.
-    fn wait(&self) -> io::Result<()> {
-        let mut set = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+    /// Waits for room, or for something to read. An end that the host has not opened looks ready for anything, hence the pause.
+    fn wait(&self, what: PollFlags) -> io::Result<()> {
+        let mut set = [PollFd::new(self.file.as_fd(), what)];
         poll(&mut set, PollTimeout::from(100u8))?;
         if set[0]
             .revents()

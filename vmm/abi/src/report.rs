@@ -2,7 +2,7 @@
 //! What the runner asks of the guest, and what the guest reports.
 //!
 //! The runner puts a [`Plan`] as JSON into the initramfs at [`PLAN_PATH`]. The guest writes one [`Message`] a line, as JSON, to the
-//! virtio-serial port [`PORT_NAME`].
+//! virtio-serial port [`PORT_NAME`]. A guest whose state is saved ([`Plan::Await`]) is told by an [`Errand`] over the same port.
 
 use crate::shell::Session;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,29 @@ pub enum Plan {
     },
     /// Load the driver and run a command for a person; power off when it ends.
     Shell(Session),
+    /// Get ready without the device, say [`Message::Ready`], and wait for an [`Errand`].
+    Await,
+}
+
+/// What a guest is told that has said [`Message::Ready`], perhaps long ago and in another QEMU: one line of JSON on the port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errand {
+    /// What it is to do; not [`Plan::Await`]. The device is in the machine by now.
+    pub plan: Plan,
+    /// The time: nanoseconds since the epoch.
+    pub realtime_ns: u64,
+    /// Random bytes for the kernel, whose own are those of every guest from the same saved state.
+    pub seed: Vec<u8>,
+}
+
+impl Errand {
+    /// The errand as one line, with its newline.
+    pub fn to_line(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self).map(|mut line| {
+            line.push('\n');
+            line
+        })
+    }
 }
 
 impl Plan {
@@ -267,6 +290,8 @@ pub struct Memory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum Message {
+    /// User space is up, and nothing is left to do without an [`Errand`]; comes before [`Message::Hello`].
+    Ready,
     /// User space is up.
     Hello {
         /// `uname -r`.

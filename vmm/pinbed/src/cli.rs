@@ -173,6 +173,12 @@ pub struct RunArgs {
     /// Boot a fresh guest for each test
     #[arg(long)]
     pub isolate: bool,
+    /// Boot the guest even for a few tests, and do not start it from the saved state of one that booted before
+    #[arg(long)]
+    pub cold: bool,
+    /// Save the state of the booted guest for later runs, and run nothing
+    #[arg(long, hide = true)]
+    pub save_start: bool,
     /// Keep the directory with the console log, the guest's report and QEMU's command line
     #[arg(long)]
     pub keep: bool,

@@ -61,7 +61,7 @@ impl Run {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (temporary, reports) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut pinbed = Command::new(env!("CARGO_BIN_EXE_pinbed"))
-            .args(["run", "--verbose", "--accel", "tcg", "--json"])
+            .args(["run", "--verbose", "--cold", "--accel", "tcg", "--json"])
             .arg(reports.path().join("run.json"))
             .args(arguments)
             .env("TMPDIR", temporary.path())

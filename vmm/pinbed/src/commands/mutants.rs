@@ -17,6 +17,7 @@ use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
 use crate::judge::mutants::{self, Mutant, PATCH};
 use crate::kernel::{MUTANTS, Patch, Request};
+use crate::machine::vm::Start;
 use crate::provision::{programs, workspace};
 use crate::report::file::{self, Target, Whole};
 use crate::report::{self, Reporter, Reporters};
@@ -111,12 +112,12 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
             append,
             ..vm.clone()
         };
-        let guests = |names: &[String]| {
+        let guests = |names: &[String], _| {
             let plan = GuestPlan::Tests {
                 names: names.to_vec(),
                 timeout_s: TIMEOUT,
             };
-            setup.guest(&vm, &plan, false)
+            setup.guest(&vm, &plan, Start::Cold, false)
         };
         let plan = Plan::new(tests.clone(), 1, BTreeMap::new());
         Session::new(number, plan, setup.baseline(&baselines), options, reporters).run(

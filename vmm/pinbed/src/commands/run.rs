@@ -16,12 +16,13 @@ use crate::commands::exit_of;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
 use crate::kernel::Request;
+use crate::machine::vm::Start;
 use crate::machine::watch::Limits;
 use crate::provision::{programs, workspace};
 use crate::report::event::What;
 use crate::report::file::{self, Stream, Target, Whole};
 use crate::report::ktap::Ktap;
-use crate::report::record::{Environment, FORMAT};
+use crate::report::record::{Environment, FORMAT, StartedBy};
 use crate::report::recorder::{self, Kept, Recorder};
 use crate::report::table::Table;
 use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, html, junit, kcidb};
@@ -30,6 +31,7 @@ use crate::run::revision;
 use crate::run::session::{Options, Session};
 use crate::run::setup::{Host, Setup};
 use crate::run::suite::{self, Selection};
+use crate::run::warm;
 
 /// Runs the tests on each kernel, one after the other.
 ///
@@ -37,6 +39,9 @@ use crate::run::suite::{self, Selection};
 /// When no run comes to begin, or a report cannot be written. If one of several kernels cannot be had, the others run.
 pub fn run(args: &RunArgs) -> Result<Exit> {
     let began = Instant::now();
+    if args.save_start {
+        return save_start(args);
+    }
     let mut reporters = Reporters::new(all_reporters(args)?, began);
     let mut started = false;
     let result = on_all(args, &mut reporters, &mut started);
@@ -44,6 +49,16 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
         begin(&mut reporters, Vec::new());
     }
     end(reporters, result)
+}
+
+/// Saves the start of the run that the other arguments describe.
+fn save_start(args: &RunArgs) -> Result<Exit> {
+    let host = Host::new(&args.vm)?;
+    for kernel in &host.requests {
+        let setup = Setup::new(&host, &args.vm, kernel)?;
+        warm::Place::of(&setup, &args.vm)?.save(&setup, &args.vm)?;
+    }
+    Ok(Exit::Green)
 }
 
 /// Tells of the run's end.
@@ -142,20 +157,36 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
                 environment.shuffle = selection.shuffle;
                 environment.shard = selection.shard.map(|shard| shard.to_string());
                 let baseline = setup.baseline(&baselines);
-                let guests = |names: &[String]| {
+                let place = match !args.cold && setup.allows_warm(&chosen) {
+                    true => Some(warm::Place::of(&setup, &args.vm)?),
+                    false => None,
+                };
+                let saved = place.as_ref().and_then(warm::Place::saved);
+                if saved.is_some() {
+                    environment.start = Some(StartedBy::Warm);
+                }
+                let guests = |names: &[String], may_be_warm: bool| {
                     let plan = GuestPlan::Tests {
                         names: names.to_vec(),
                         timeout_s: args.timeout,
                     };
-                    setup.guest(&args.vm, &plan, args.keep)
+                    let start = match saved.clone().filter(|_| may_be_warm) {
+                        Some(saved) => Start::Warm(saved, plan.clone()),
+                        None => Start::Cold,
+                    };
+                    setup.guest(&args.vm, &plan, start, args.keep)
                 };
                 let limits = limits(args.timeout, &chosen);
-                Session::new(session, plan, baseline, options, reporters).run(
+                let exit = Session::new(session, plan, baseline, options, reporters).run(
                     environment,
                     shown,
                     &guests,
                     &limits,
-                )?
+                )?;
+                if let (Some(place), None, Exit::Green | Exit::Differs) = (place, saved, exit) {
+                    place.booted();
+                }
+                exit
             }
             Err(error) => Session::new(session, plan, None, options, reporters).without_kernel(
                 Environment {

@@ -13,7 +13,6 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Kernel;
-use crate::machine::tsc;
 use crate::machine::watch::{End, Limits};
 use crate::provision::cache::Cache;
 use crate::provision::qemu::Qemu;
@@ -58,17 +57,11 @@ impl Accel {
     }
 
     /// For the kernel's command line, with a space before each. Under TCG the TSC is the host's and the timer interrupt is wired right: no
-    /// need to measure or check either, and the kernel takes a busy host's delays for another frequency or for broken hardware (and panics).
-    pub fn kernel_arguments(self) -> String {
+    /// need to check either, and the kernel takes a busy host's delays for broken hardware (and panics).
+    pub fn kernel_arguments(self) -> &'static str {
         match self {
-            Accel::Kvm => String::new(),
-            Accel::Tcg => {
-                let frequency = tsc::khz().map(|khz| format!(" tsc_early_khz={khz}"));
-                format!(
-                    " tsc=reliable no_timer_check{}",
-                    frequency.unwrap_or_default()
-                )
-            }
+            Accel::Kvm => "",
+            Accel::Tcg => " tsc=reliable no_timer_check",
         }
     }
 

@@ -18,9 +18,10 @@ use crate::kernel::symbols::Symbols;
 use crate::machine::events::{self, Happening};
 use crate::machine::process::time_without_cpu;
 use crate::machine::qmp::{Monitor, Said};
+use crate::machine::saved;
 use crate::machine::slot::Slot;
 use crate::machine::unwind;
-use crate::machine::vm::{self, Files, Machine, Vm};
+use crate::machine::vm::{self, Files, Machine, Start, Vm};
 use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
 use crate::text::printable;
 
@@ -39,6 +40,8 @@ const SYSRQ: [(u8, Duration); 3] = [
 ];
 /// A guest that is over its time is given what it waited for a CPU, if it is more than this.
 const LITTLE: Duration = Duration::from_secs(1);
+/// How long a saved guest may take until it reports in.
+const WARM: Duration = Duration::from_secs(20);
 /// How long a serial break takes to arrive.
 const BREAK: Duration = Duration::from_millis(50);
 
@@ -75,6 +78,8 @@ struct Boot<'a> {
     to: Sender<Happening>,
     happenings: Receiver<Happening>,
     hear: &'a mut dyn FnMut(Heard),
+    /// The report port, for the errand of a saved guest.
+    port: UnixStream,
     console: VecDeque<String>,
     /// How long QEMU had waited for a CPU when the watch last set a deadline.
     waited: Duration,
@@ -104,6 +109,19 @@ pub fn run(
     // If it fails, QEMU has just died, and we shall hear of that.
     let mut monitor = Monitor::new(sources.qmp.try_clone()?).ok();
     let console = sources.console.try_clone()?;
+    let port = sources.report.try_clone()?;
+    let mut limits = limits;
+    if let Start::Warm(saved, _) = &machine.start {
+        limits.boot = limits.boot.min(WARM);
+        for line in events::lines(&saved.console()?) {
+            // We hold the other end.
+            let _ = to.send(Happening::Console(line));
+        }
+        // As above.
+        let _ = monitor
+            .as_mut()
+            .map(|monitor| monitor.restore(&saved.state()));
+    }
     events::listen(sources, &to);
 
     let mut boot = Boot {
@@ -114,6 +132,7 @@ pub fn run(
         watch: Watch::new(limits, Instant::now()),
         happenings,
         hear,
+        port,
         console: VecDeque::new(),
         waited: Duration::ZERO,
         before_test: 0,
@@ -167,6 +186,15 @@ impl Boot<'_> {
                 Ok(Happening::Qemu(Said::RunState(state))) => Event::RunState(state),
                 Ok(Happening::Qemu(Said::Shutdown { reset })) => Event::Shutdown { reset },
                 Ok(Happening::Qemu(Said::Registers(_) | Said::Memory(_))) => continue,
+                Ok(Happening::Qemu(Said::Migrated)) => {
+                    self.start_errand(monitor);
+                    continue;
+                }
+                Ok(Happening::Qemu(Said::NotMigrated)) => {
+                    return Ok(End::NeverUp {
+                        reason: "QEMU does not take up its saved state".to_owned(),
+                    });
+                }
                 Ok(Happening::Qemu(Said::Deleted(id))) => {
                     if id == vm::DEVICE {
                         self.device_left(vm, monitor)?;
@@ -224,6 +252,17 @@ impl Boot<'_> {
                 }
                 (self.hear)(Heard::Report(message));
             }
+        }
+    }
+
+    /// The saved state is in place: the device comes in, and the guest goes on with its errand.
+    fn start_errand(&mut self, monitor: &mut Option<Monitor>) {
+        if let (Start::Warm(_, plan), Some(monitor)) = (&self.machine.start, monitor) {
+            // If one of these fails, QEMU has just died, and we shall hear of that.
+            let _ = monitor
+                .add_device(vm::device_in_slot(&vm::chardev(1)))
+                .and_then(|()| monitor.resume())
+                .and_then(|()| saved::send_errand(&mut self.port, plan));
         }
     }
 

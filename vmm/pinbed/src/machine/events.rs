@@ -97,6 +97,14 @@ pub fn listen_to_device(device: Pid, to: &Sender<Happening>) {
     });
 }
 
+/// Lines of the console as they are told.
+pub fn lines(console: &[u8]) -> impl Iterator<Item = String> {
+    let lines = console.split(|byte| *byte == b'\n');
+    lines
+        .map(|line| printable(String::from_utf8_lossy(line).trim_end_matches('\r')))
+        .filter(|line| !line.is_empty())
+}
+
 fn on_end_of<R>(
     pid: Pid,
     to: &Sender<Happening>,

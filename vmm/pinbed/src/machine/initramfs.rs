@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use cpio::newc::{Builder, trailer};
 use nix::sys::stat::{major, minor};
 
+use crate::provision::answers;
+
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const DATA: u32 = 0o100_644;
@@ -30,6 +32,21 @@ pub enum Content {
 }
 
 impl Content {
+    /// What tells it from any other content, without reading it: for files what [`answers::stamp_of`] says.
+    pub fn stamp(&self) -> Vec<u8> {
+        let of = |kind: &str, path: &Path| {
+            let stamp = answers::stamp_of(path).unwrap_or_default();
+            format!("{kind} {stamp}").into_bytes()
+        };
+        match self {
+            Content::Program(path) => of("program", path),
+            Content::File(path) => of("file", path),
+            Content::Bytes(bytes) => [b"bytes ".as_slice(), bytes].concat(),
+            Content::Directory => b"directory".to_vec(),
+            Content::Same(path, owner) => of(&format!("same {owner:?}"), path),
+        }
+    }
+
     /// About how many bytes it takes; nothing for what cannot be read.
     pub fn size(&self) -> u64 {
         match self {

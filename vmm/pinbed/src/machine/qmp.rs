@@ -26,11 +26,16 @@ pub enum Said {
     Deleted(String),
     /// Memory, as QEMU prints it.
     Memory(String),
+    /// The machine's state is saved, or taken up.
+    Migrated,
+    /// It could not be.
+    NotMigrated,
 }
 
 const RUN_STATE: &str = "run-state";
 const REGISTERS: &str = "registers";
 const MEMORY: &str = "memory";
+const MIGRATE: &str = "migrate";
 
 /// The side of a QMP connection that asks.
 #[derive(Debug)]
@@ -126,11 +131,57 @@ impl Monitor {
         self.ask("chardev", "chardev-remove", json!({ "id": id }))
     }
 
+    /// Stops the guest, writes the machine's state but for its memory to a file, and then says [`Said::Migrated`] or
+    /// [`Said::NotMigrated`]. Memory that is shared with us is ours to save.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn save(&mut self, state: &Path) -> io::Result<()> {
+        self.prepare_migration()?;
+        self.ask("stop", "stop", json!({}))?;
+        self.ask(MIGRATE, "migrate", json!({ "uri": file_uri(state) }))
+    }
+
+    /// Takes up the state in a file, in a QEMU that waits for it, and then says as [`Monitor::save`]. The guest's memory is in place.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn restore(&mut self, state: &Path) -> io::Result<()> {
+        self.prepare_migration()?;
+        self.ask(
+            MIGRATE,
+            "migrate-incoming",
+            json!({ "uri": file_uri(state) }),
+        )
+    }
+
+    fn prepare_migration(&mut self) -> io::Result<()> {
+        let on = |name| json!({ "capability": name, "state": true });
+        let capabilities = [on("events"), on("x-ignore-shared")];
+        self.ask(
+            MIGRATE,
+            "migrate-set-capabilities",
+            json!({ "capabilities": capabilities }),
+        )
+    }
+
+    /// Lets the guest run.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn resume(&mut self) -> io::Result<()> {
+        self.ask("resume", "cont", json!({}))
+    }
+
     fn ask(&mut self, id: &str, command: &str, arguments: Value) -> io::Result<()> {
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');
         self.0.write_all(line.as_bytes())
     }
+}
+
+fn file_uri(path: &Path) -> String {
+    format!("file:{}", path.display())
 }
 
 /// What a line from QEMU says, if it is of interest.
@@ -151,6 +202,13 @@ pub fn parse(line: &str) -> Option<Said> {
             let id = value.pointer("/data/device").and_then(Value::as_str)?;
             Some(Said::Deleted(id.to_owned()))
         }
+        (Some("MIGRATION"), _) => match value.pointer("/data/status").and_then(Value::as_str)? {
+            "completed" => Some(Said::Migrated),
+            "failed" => Some(Said::NotMigrated),
+            _ => None,
+        },
+        // A command of migration that is refused.
+        (None, Some(MIGRATE)) => value.get("error").map(|_| Said::NotMigrated),
         (Some("GUEST_PANICKED"), _) => Some(Said::RunState("guest-panicked".to_owned())),
         (_, Some(RUN_STATE)) => value
             .pointer("/return/status")
@@ -206,6 +264,23 @@ mod tests {
             (
                 r#"{"event": "DEVICE_DELETED", "data": {"device": "pinbed", "path": "/machine/peripheral/pinbed"}}"#,
                 Some(Said::Deleted("pinbed".to_owned())),
+            ),
+            (
+                r#"{"event": "MIGRATION", "data": {"status": "active"}}"#,
+                None,
+            ),
+            (
+                r#"{"event": "MIGRATION", "data": {"status": "completed"}}"#,
+                Some(Said::Migrated),
+            ),
+            (
+                r#"{"event": "MIGRATION", "data": {"status": "failed"}}"#,
+                Some(Said::NotMigrated),
+            ),
+            (r#"{"return": {}, "id": "migrate"}"#, None),
+            (
+                r#"{"error": {"class": "GenericError", "desc": "State blocked"}, "id": "migrate"}"#,
+                Some(Said::NotMigrated),
             ),
             (r#"{"return": {}, "id": "capabilities"}"#, None),
             (r#"{"event": "RTC_CHANGE", "data": {"offset": 0}}"#, None),

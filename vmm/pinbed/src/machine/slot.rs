@@ -96,12 +96,10 @@ impl Slot {
         let new = vm::start_device(&machine.device, files, self.count)?;
         self.former.push(std::mem::replace(process, new));
         let chardev = vm::chardev(self.count);
-        let mut device = vm::device(&chardev);
-        device["bus"] = vm::SLOT.into();
         // If it fails, QEMU has just died, and we shall hear of that.
         let _ = monitor
             .add_socket(&chardev, &files.socket(self.count))
-            .and_then(|()| monitor.add_device(device));
+            .and_then(|()| monitor.add_device(vm::device_in_slot(&chardev)));
         self.state = State::Taken;
         Ok(())
     }

@@ -2,7 +2,8 @@
 //! The virtual machine: the device process, and QEMU with the guest.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,13 +12,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pinbed_abi::report::Plan;
 use pinbed_abi::{report, shell, wire};
 use serde_json::{Value, json};
 
 use crate::kernel::symbols::{self, Symbols};
 use crate::machine::accel::Accel;
 use crate::machine::events::Sources;
+use crate::machine::memory::Memory;
 use crate::machine::process::Process;
+use crate::machine::saved::Saved;
+use crate::machine::tsc;
 use crate::machine::watch::describe;
 use crate::text::printable;
 
@@ -38,6 +43,17 @@ const MOVABLE: u64 = 128;
 
 /// The id in QEMU of the port that has the device: on the root bus itself no device can come and go.
 pub const SLOT: &str = "pinbed-slot";
+
+/// How a guest comes up.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// It boots, with the device in the machine.
+    Cold,
+    /// It boots without the device, to be saved.
+    Bare,
+    /// From a saved state, with this plan.
+    Warm(Saved, Plan),
+}
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -60,6 +76,8 @@ pub struct Machine {
     pub cpus: u8,
     /// What is added to the kernel's command line.
     pub append: String,
+    /// How its guest comes up.
+    pub start: Start,
     /// The device can be taken out, and another be put in.
     pub hotplug: bool,
     /// Whether it has the port of `pinbed shell`.
@@ -69,6 +87,17 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Everything that the machine is made of, but for what differs from run to run: paths of the run, descriptors, and what is measured.
+    pub fn description(&self) -> String {
+        let nowhere = Files::new(Path::new("/"));
+        arguments(self, &nowhere, &[0, 0], None).join("\n")
+    }
+
+    /// Sizes in bytes of its blocks of memory: the one that the guest starts with, and the movable one.
+    fn memory_sizes(&self) -> [u64; 2] {
+        [self.memory << 20, MOVABLE << 20]
+    }
+
     /// Adds source lines to the places that lines of the kernel's log name, if kernel and driver have DWARF.
     pub fn decode(&self, lines: &mut [String]) {
         let is_place = |line: &String| line.contains("+0x");
@@ -146,29 +175,80 @@ pub struct Vm {
 /// Starts the device process and QEMU; `qemu` is the command without arguments of ours.
 ///
 /// # Errors
-/// When one of them cannot be started, or the device does not come to listen.
-pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
+/// When one of them cannot be started, the device does not come to listen, or the memory of a warm start is damaged.
+pub fn start(machine: &Machine, qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
     let device = start_device(&machine.device, files, 1)?;
-    let (report, qemu_report) = UnixStream::pair()?;
-    let (qmp, qemu_qmp) = UnixStream::pair()?;
-    let (console, qemu_console) = UnixStream::pair()?;
-
-    qemu.args(arguments(machine, files));
-    qemu.arg("-chardev")
-        .arg(format!("socket,id=report,fd={}", qemu_report.as_raw_fd()));
-    qemu.arg("-chardev")
-        .arg(format!("socket,id=qmp,fd={}", qemu_qmp.as_raw_fd()));
-    qemu.arg("-chardev")
-        .arg(format!("socket,id=console,fd={}", qemu_console.as_raw_fd()));
-    let mut fds: Vec<OwnedFd> = vec![qemu_report.into(), qemu_qmp.into(), qemu_console.into()];
-    let mut shell = None;
-    if machine.shell {
-        let (ours, qemu_shell) = UnixStream::pair()?;
-        qemu.arg("-chardev")
-            .arg(format!("socket,id=shell,fd={}", qemu_shell.as_raw_fd()));
-        fds.push(qemu_shell.into());
-        shell = Some(ours);
+    let started = start_qemu(machine, qemu, files)?;
+    let mut console_log = create(&files.console())?;
+    // While QEMU starts.
+    if let Start::Warm(saved, _) = &machine.start {
+        saved
+            .fill(&started.memory)
+            .context("cannot put the saved memory in place")?;
+        let console = saved.console().context("cannot read the saved console")?;
+        console_log.write_all(&console)?;
     }
+    let sources = Sources {
+        report: started.report,
+        report_log: create(&files.report())?,
+        console: started.console,
+        console_log,
+        shell: started.shell,
+        qmp: started.qmp,
+        qemu: started.qemu.pid(),
+        device: device.pid(),
+    };
+    let vm = Vm {
+        qemu: started.qemu,
+        device,
+    };
+    Ok((vm, sources))
+}
+
+/// QEMU that has just been started, and our ends of its connections.
+#[derive(Debug)]
+pub struct Started {
+    /// The process.
+    pub qemu: Process,
+    /// The guest's memory.
+    pub memory: Memory,
+    /// What the guest is told of the frequency of its time stamp counter.
+    pub tsc_khz: Option<u64>,
+    /// The report port.
+    pub report: UnixStream,
+    /// The console.
+    pub console: UnixStream,
+    /// The QMP connection.
+    pub qmp: UnixStream,
+    /// The port of `pinbed shell`, if there is one.
+    pub shell: Option<UnixStream>,
+}
+
+/// Starts QEMU; `qemu` is the command without arguments of ours. The device listens already if it is to be in the machine.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start_qemu(machine: &Machine, mut qemu: Command, files: &Files) -> Result<Started> {
+    let memory = Memory::new(&machine.memory_sizes()).context("cannot make the guest's memory")?;
+    let mut fds = memory.descriptors()?;
+    let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let tsc_khz = match machine.accel {
+        Accel::Kvm => None,
+        Accel::Tcg => tsc::khz(),
+    };
+    qemu.args(arguments(machine, files, &numbers, tsc_khz));
+    let mut connect = |id: &str| -> Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        qemu.arg("-chardev")
+            .arg(format!("socket,id={id},fd={}", theirs.as_raw_fd()));
+        fds.push(theirs.into());
+        Ok(ours)
+    };
+    let (report, qmp, console) = (connect("report")?, connect("qmp")?, connect("console")?);
+    let shell = match machine.shell {
+        true => Some(connect("shell")?),
+        false => None,
+    };
     qemu.args(&machine.arguments);
     qemu.stdin(Stdio::null()).stdout(Stdio::null());
     fs::write(files.command(), shell_line(&qemu)).context("cannot write to the run's directory")?;
@@ -176,18 +256,15 @@ pub fn start(machine: &Machine, mut qemu: Command, files: &Files) -> Result<(Vm,
     let program = qemu.get_program().to_owned();
     let qemu = Process::spawn(&mut qemu, fds)
         .with_context(|| format!("cannot start QEMU ({})", program.display()))?;
-
-    let sources = Sources {
+    Ok(Started {
+        qemu,
+        memory,
+        tsc_khz,
         report,
-        report_log: create(&files.report())?,
         console,
-        console_log: create(&files.console())?,
-        shell,
         qmp,
-        qemu: qemu.pid(),
-        device: device.pid(),
-    };
-    Ok((Vm { qemu, device }, sources))
+        shell,
+    })
 }
 
 /// Starts the process of the nth device, from 1.
@@ -237,7 +314,14 @@ pub fn start_device(program: &Path, files: &Files, device: u32) -> Result<Proces
     Ok(device)
 }
 
-fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
+/// QEMU's arguments, but for those of the connections. The guest's memory comes by these descriptors; its time stamp counter has this
+/// frequency, if that is known.
+fn arguments(
+    machine: &Machine,
+    files: &Files,
+    memory_fds: &[RawFd],
+    tsc_khz: Option<u64>,
+) -> Vec<String> {
     let (memory, cpus) = (machine.memory, machine.cpus);
     let port = report::PORT_NAME;
     // Nothing that the guest does not need: each device costs start-up time.
@@ -258,14 +342,18 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
         );
     }
     // Shared, so that the device process sees the guest's memory.
-    option(
-        "object",
-        format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
-    );
-    option(
-        "object",
-        format!("memory-backend-memfd,id=movable,size={MOVABLE}M,share=on"),
-    );
+    for ((id, size), fd) in ["memory", "movable"]
+        .iter()
+        .zip(machine.memory_sizes())
+        .zip(memory_fds)
+    {
+        let backend = "memory-backend-file,share=on";
+        let path = format!("/proc/self/fd/{fd}");
+        option(
+            "object",
+            format!("{backend},id={id},size={size},mem-path={path}"),
+        );
+    }
     option(
         "m",
         format!("{memory}M,slots=1,maxmem={}M", memory + MOVABLE),
@@ -278,29 +366,40 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     option("cpu", machine.accel.qemu_cpu().to_owned());
     option("kernel", machine.kernel.display().to_string());
     option("initrd", machine.initramfs.display().to_string());
+    let frequency = tsc_khz.map(|khz| format!(" tsc_early_khz={khz}"));
     option(
         "append",
         format!(
-            "{KERNEL}{}{} quiet {}",
+            "{KERNEL}{}{}{} quiet {}",
             machine.accel.kernel_arguments(),
+            frequency.unwrap_or_default(),
             reserved(memory),
             machine.append
         ),
     );
-    option(
-        "chardev",
-        format!(
-            "socket,id={},path={}",
-            chardev(1),
-            files.socket(1).display().to_string().replace(',', ",,")
-        ),
+    let socket = format!(
+        "socket,id={},path={}",
+        chardev(1),
+        files.socket(1).display().to_string().replace(',', ",,")
     );
-    let mut first = device(&chardev(1));
-    if machine.hotplug {
-        option("device", format!("pcie-root-port,id={SLOT},chassis=1"));
-        first["bus"] = SLOT.into();
+    let first = match machine.hotplug {
+        true => {
+            option("device", format!("pcie-root-port,id={SLOT},chassis=1"));
+            device_in_slot(&chardev(1))
+        }
+        false => device(&chardev(1)),
+    };
+    match machine.start {
+        Start::Cold => {
+            option("chardev", socket);
+            option("device", first.to_string());
+        }
+        Start::Bare => {}
+        Start::Warm(..) => {
+            option("chardev", socket);
+            option("incoming", "defer".to_owned());
+        }
     }
-    option("device", first.to_string());
     option("device", "virtio-serial-pci".to_owned());
     option(
         "device",
@@ -315,6 +414,10 @@ fn arguments(machine: &Machine, files: &Files) -> Vec<String> {
     }
     option("qmp", "chardev:qmp".to_owned());
     option("serial", "chardev:console".to_owned());
+    if let Start::Warm(..) = machine.start {
+        // Until the device is in.
+        arguments.push("-S".to_owned());
+    }
     arguments
 }
 
@@ -347,6 +450,13 @@ pub fn device(chardev: &str) -> Value {
         "vq_size": wire::QUEUE_SIZE,
         "config_size": size_of::<wire::Config>(),
     })
+}
+
+/// The same, for the slot in which devices come and go.
+pub fn device_in_slot(chardev: &str) -> Value {
+    let mut device = device(chardev);
+    device["bus"] = SLOT.into();
+    device
 }
 
 fn append(path: &Path) -> Result<File> {

@@ -469,6 +469,7 @@ fn is_panic(line: &str) -> bool {
 
 fn kind(message: &Message) -> String {
     match message {
+        Message::Ready => "that it is ready".to_owned(),
         Message::Hello { .. } => "Hello".to_owned(),
         Message::Broken { .. } => "Broken".to_owned(),
         Message::Start { name } => format!("the start of {name}"),

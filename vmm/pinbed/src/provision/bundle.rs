@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::cache::{Cache, create_dir};
+use super::cache::{Cache, Entry, STARTS, create_dir};
 use super::child::Run;
 use super::inventory::Depth;
 use super::progress::Unit;
@@ -17,7 +17,9 @@ use super::{Context, Error};
 /// When an entry is damaged, there is none, or the file cannot be written.
 pub fn export(context: &Context, file: &Path) -> Result<Vec<String>, Error> {
     let cache = &context.cache;
-    let complete = cache.all().into_iter().filter(|entry| entry.is_complete());
+    let is_wanted =
+        |entry: &Entry| entry.is_complete() && !entry.name().starts_with(&format!("{STARTS}/"));
+    let complete = cache.all().into_iter().filter(is_wanted);
     let mut names = Vec::new();
     for entry in complete {
         if let Some(why) = entry.damage(Depth::Sizes) {
@@ -144,6 +146,7 @@ mod tests {
             make(&here, kind, true);
         }
         make(&here, "build", false);
+        make(&here, STARTS, true);
         make(&there, "qemu", true);
         let file = directory.path().join("cache.tar.gz");
         assert_eq!(export(&here, &file).unwrap(), ["qemu/x", "source/x"]);

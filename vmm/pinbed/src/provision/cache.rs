@@ -11,7 +11,7 @@ use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +26,7 @@ use super::error::Error;
 use super::inventory::{self, Check, Depth};
 use crate::interrupt;
 use crate::provision::progress::Progress;
+use crate::text::printable;
 
 /// The record's name in an entry.
 const RECORD: &str = "entry.json";
@@ -171,6 +172,8 @@ impl Cache {
 
 /// Kinds of entries that are places to work in.
 const WORK: [&str; 4] = ["apt/", "bisect/", "build/", "target/"];
+/// The kind of the saved states of machines. They are of use on this host alone.
+pub const STARTS: &str = "start";
 /// The directory of remembered answers.
 const ANSWERS: &str = "answers";
 
@@ -292,6 +295,7 @@ impl Entry {
             OpenOptions::new()
                 .create(true)
                 .truncate(false)
+                .read(true)
                 .write(true)
                 .open(&path)
         };
@@ -300,6 +304,9 @@ impl Entry {
         loop {
             match Flock::lock(file, how) {
                 Ok(lock) => {
+                    // Whoever had it may have left nothing.
+                    create_dir(&self.dir)?;
+                    note_holder(&lock, how);
                     return Ok(Locked {
                         entry: self.clone(),
                         _lock: lock,
@@ -315,7 +322,8 @@ impl Entry {
             }
             if spoke.is_none_or(|at| at.elapsed() > Duration::from_secs(15)) {
                 progress.say(&format!(
-                    "waiting for another pinbed that works on {}",
+                    "waiting for another pinbed{} that works on {}",
+                    holder(&file),
                     self.dir.display()
                 ));
                 spoke = Some(Instant::now());
@@ -325,10 +333,56 @@ impl Entry {
     }
 }
 
+/// Writes into a lock's file who has it. Nobody reads that but people who wait, so it does no harm if it fails.
+fn note_holder(lock: &Flock<File>, how: FlockArg) {
+    let holder = match how {
+        FlockArg::LockExclusive | FlockArg::LockExclusiveNonblock => {
+            let words = env::args_os().skip(1);
+            let words: Vec<_> = words
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            format!("{} {}", std::process::id(), words.join(" "))
+        }
+        // Several may share it.
+        _ => String::new(),
+    };
+    let _ = lock
+        .set_len(0)
+        .and_then(|()| lock.write_all_at(holder.as_bytes(), 0));
+}
+
+/// Who has a lock, in words, as far as its file says.
+fn holder(file: &File) -> String {
+    let mut bytes = vec![0; 300];
+    let length = file.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = printable(&String::from_utf8_lossy(&bytes[..length]));
+    match text.split_once(' ') {
+        Some((pid, command)) => format!(" (process {pid}, `pinbed {command}`)"),
+        None => String::new(),
+    }
+}
+
 /// An entry that only this process may change.
 pub struct Locked {
     entry: Entry,
     _lock: Flock<File>,
+}
+
+impl Drop for Locked {
+    /// Leaves no entry where nothing was made. What holds something stays: it is gone on from, or swept.
+    fn drop(&mut self) {
+        if !self.entry.is_complete() {
+            for file in fs::read_dir(&self.entry.dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                // Refused where it is a file, or has something in it. So below.
+                let _ = fs::remove_dir(file.path());
+            }
+            let _ = fs::remove_dir(&self.entry.dir);
+        }
+    }
 }
 
 impl Locked {
@@ -474,10 +528,12 @@ mod tests {
         let times = fs::FileTimes::new().set_accessed(old).set_modified(old);
         let make = |kind: &str, complete: bool| {
             let work = cache.entry(kind, "x").lock(&Progress::new()).unwrap();
+            let half = work.dir().join("half");
+            fs::write(&half, "").unwrap();
             if complete {
                 work.publish(&1, Check::EachUse, &[]).unwrap();
             }
-            for path in [work.dir().to_owned(), work.dir().join(RECORD)] {
+            for path in [half, work.dir().to_owned(), work.dir().join(RECORD)] {
                 if let Ok(file) = File::open(path) {
                     file.set_times(times).unwrap();
                 }
@@ -516,6 +572,24 @@ mod tests {
         drop(held);
         let file = File::open(dir.path().join("thing/one.lock")).unwrap();
         assert!(Flock::lock(file, FlockArg::LockSharedNonblock).is_ok());
+    }
+
+    #[test]
+    fn a_lock_says_who_has_it_and_leaves_no_empty_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let lock = || File::open(dir.path().join("thing/one.lock")).unwrap();
+        let held = locked(&cache);
+        let pid = format!(" (process {}, `pinbed", std::process::id());
+        assert!(holder(&lock()).starts_with(&pid), "{}", holder(&lock()));
+        held.fresh("tree").unwrap();
+        drop(held);
+        assert!(!dir.path().join("thing/one").exists());
+        let shared = cache.entry("thing", "one").share(&Progress::new()).unwrap();
+        assert_eq!(holder(&lock()), "");
+        fs::write(shared.dir().join("half"), "").unwrap();
+        drop(shared);
+        assert!(dir.path().join("thing/one/half").exists());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use pinbed_abi::report::{Region, TestInfo};
 use serde::{Serialize, Serializer};
 
-use super::record::{Boot, Environment, Judged, Summary};
+use super::record::{Boot, Environment, Judged, StartedBy, Summary};
 
 /// Something that happened, and when.
 #[derive(Clone, Debug, Serialize)]
@@ -71,6 +71,8 @@ pub enum What {
         version: String,
         /// Zones and CMA regions.
         regions: Vec<Region>,
+        /// How it came up.
+        start: StartedBy,
     },
     /// A test begins.
     TestStarted {

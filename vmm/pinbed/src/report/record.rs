@@ -221,6 +221,20 @@ pub struct Environment {
     /// Which share of the tests was to run, of `--shard`: "1/4".
     #[serde(default)]
     pub shard: Option<String>,
+    /// How the guest came up, or before that how it is to come up.
+    #[serde(default)]
+    pub start: Option<StartedBy>,
+}
+
+/// How a guest came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum StartedBy {
+    /// It booted.
+    Cold,
+    /// It started from the state that another boot of the same machine was saved in when PID 1 was ready.
+    Warm,
 }
 
 /// Milliseconds from the start of the command.
@@ -286,6 +300,20 @@ pub struct Boot {
     pub evidence: Evidence,
 }
 
+impl Boot {
+    /// A boot of which no more is known than how it ended.
+    pub fn new(boot: usize, end: End) -> Self {
+        Boot {
+            boot,
+            end,
+            culprit: None,
+            headline: None,
+            known: false,
+            evidence: Evidence::default(),
+        }
+    }
+}
+
 /// Builds a [`Run`] from its events.
 #[derive(Debug, Default)]
 pub struct Collector {
@@ -347,8 +375,10 @@ impl Collector {
                 release,
                 version,
                 regions,
+                start,
                 ..
             } => {
+                session.environment.start = Some(*start);
                 session.environment.release = Some(release.clone());
                 session.environment.version = Some(version.clone());
                 session.environment.regions.clone_from(regions);

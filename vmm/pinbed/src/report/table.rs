@@ -10,7 +10,7 @@ use pinbed_abi::report::{Eye, Finding, TestInfo};
 
 use super::event::{Event, What};
 use super::page::{INDENT, Page};
-use super::record::{Collector, Environment, Judged, Session};
+use super::record::{Collector, Environment, Judged, Session, StartedBy};
 use super::{Error, Reporter, Rerun, accel_name, explain, parts};
 use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::watch::End;
@@ -99,11 +99,15 @@ impl<W: Write> Table<W> {
         }
         let plural = if environment.cpus == 1 { "" } else { "s" };
         let machine = format!(
-            "QEMU {}, {}, {} MiB, {} CPU{plural}",
+            "QEMU {}, {}, {} MiB, {} CPU{plural}{}",
             environment.qemu,
             accel_name(environment.accel),
             environment.memory_mib,
-            environment.cpus
+            environment.cpus,
+            match environment.start {
+                Some(StartedBy::Warm) => ", warm start",
+                Some(StartedBy::Cold) | None => "",
+            }
         );
         let baseline = match &environment.baseline {
             Some(kernel) => format!("images/baselines, of {kernel}"),

@@ -8,3 +8,4 @@ pub mod revision;
 pub mod session;
 pub mod setup;
 pub mod suite;
+pub mod warm;

@@ -18,7 +18,7 @@ use crate::machine::boot::{self, Ended, Heard};
 use crate::machine::events::{self, Happening};
 use crate::machine::watch::{End, Limits};
 use crate::report::event::What;
-use crate::report::record::{Boot, Environment, Judged, Summary, Times};
+use crate::report::record::{Boot, Environment, Judged, StartedBy, Summary, Times};
 use crate::report::{Error, Reporters};
 use crate::run::plan::{Entry, Plan};
 use crate::run::setup::Guest;
@@ -41,8 +41,8 @@ pub struct Options {
     pub until_fail: bool,
 }
 
-/// Makes guests that run tests with these names.
-pub type Guests<'a> = &'a dyn Fn(&[String]) -> Result<Guest>;
+/// Makes guests that run tests with these names; from a saved state, if there is one and that is allowed.
+pub type Guests<'a> = &'a dyn Fn(&[String], bool) -> Result<Guest>;
 
 /// A session under way.
 pub struct Session<'a> {
@@ -58,6 +58,8 @@ pub struct Session<'a> {
     boots: usize,
     bad: usize,
     fruitless: usize,
+    /// Whether guests may start from a saved state. Not after one could not.
+    may_be_warm: bool,
     /// The worst exit of a boot so far, and the end behind it.
     worst: Option<(Exit, End)>,
     /// Why no more boots are started.
@@ -71,6 +73,8 @@ struct Running {
     guest: Guest,
     /// What it has still to run; the first of them may be under way.
     part: VecDeque<Entry>,
+    /// Whether the guest has reported in.
+    up: bool,
     started_ms: Option<u64>,
     /// Tests that failed here as the baseline says.
     known: BTreeSet<String>,
@@ -106,6 +110,7 @@ impl<'a> Session<'a> {
             boots: 0,
             bad: 0,
             fruitless: 0,
+            may_be_warm: true,
             worst: None,
             over: None,
         }
@@ -202,7 +207,7 @@ impl<'a> Session<'a> {
         to: &Sender<(usize, Said)>,
     ) -> Result<()> {
         let names: Vec<_> = part.iter().map(|entry| entry.test.name.clone()).collect();
-        let guest = match guests(&names) {
+        let guest = match guests(&names, self.may_be_warm) {
             Ok(guest) => guest,
             Err(error) => {
                 self.plan.give_back(part);
@@ -233,6 +238,7 @@ impl<'a> Session<'a> {
             stop,
             guest,
             part,
+            up: false,
             started_ms: None,
             known: BTreeSet::new(),
             results: 0,
@@ -274,6 +280,7 @@ impl<'a> Session<'a> {
                 version,
                 regions,
             } => {
+                running.up = true;
                 self.times.hello.get_or_insert(now);
                 self.reporters.tell(What::GuestUp {
                     session,
@@ -281,6 +288,7 @@ impl<'a> Session<'a> {
                     release,
                     version,
                     regions,
+                    start: running.guest.start(),
                 });
             }
             Message::Start { name } => {
@@ -335,7 +343,8 @@ impl<'a> Session<'a> {
                     running.known.insert(name);
                 }
             }
-            Message::Hotplug { .. }
+            Message::Ready
+            | Message::Hotplug { .. }
             | Message::End { .. }
             | Message::Done
             | Message::Broken { .. } => {}
@@ -383,6 +392,21 @@ impl<'a> Session<'a> {
         };
         // It has said its last word.
         let _ = running.thread.join();
+        if running.guest.start() == StartedBy::Warm && !running.up && !was_stopped(&ended) {
+            let why = match &ended {
+                Ok(ended) => in_words(&ended.end, None),
+                Err(error) => format!("{error:#}"),
+            };
+            say!("pinbed: the saved start is of no use ({why}); booting");
+            running.guest.clear_start();
+            self.may_be_warm = false;
+            self.plan.give_back(running.part);
+            self.reporters.tell(What::BootFinished {
+                session: self.session,
+                ended: Box::new(Boot::new(boot, End::Stopped)),
+            });
+            return Ok(());
+        }
         let mut ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
@@ -395,12 +419,8 @@ impl<'a> Session<'a> {
             ended.end = End::Unexpected { reason };
         }
         let mut record = Boot {
-            boot,
-            end: ended.end.clone(),
-            culprit: None,
-            headline: None,
-            known: false,
             evidence: ended.evidence,
+            ..Boot::new(boot, ended.end.clone())
         };
         match &ended.end {
             End::Done | End::Stopped => {}
@@ -534,6 +554,13 @@ struct Ran {
     notes: Vec<String>,
     dmesg: Vec<String>,
     memory: Option<Box<Memory>>,
+}
+
+/// Whether a boot ended because we wanted it to.
+fn was_stopped(ended: &Result<Ended>) -> bool {
+    ended
+        .as_ref()
+        .is_ok_and(|ended| matches!(ended.end, End::Stopped | End::Interrupted { .. }))
 }
 
 /// What a bad end is to the test that it came in.

@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{
-    COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUP, MODULES_PATH, PLAN_PATH, Plan,
+    COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUP, MODULES_PATH, PLAN_PATH, Plan, TestInfo,
 };
 
 use crate::cli::{AccelArg, VmArgs};
@@ -17,17 +17,17 @@ use crate::judge::baseline::{Baseline, Baselines};
 use crate::kernel::{self, Choice, Driver, Kernel, Manifest, Module, Request};
 use crate::machine::accel::{self, Accel, Kvm};
 use crate::machine::initramfs::{self, Content};
-use crate::machine::vm::{Files, Machine, shell_line};
+use crate::machine::vm::{Files, Machine, Start, shell_line};
 use crate::machine::watch::{End, Limits};
 use crate::machine::{boot, events, tsc};
 use crate::provision::programs::{self, Programs};
 use crate::provision::qemu::Qemu;
 use crate::provision::scratch::Scratch;
 use crate::provision::workspace;
-use crate::provision::{self, compliance, disk, packages};
-use crate::report::record::Environment;
+use crate::provision::{self, answers, compliance, disk, packages};
+use crate::report::record::{Environment, StartedBy};
 use crate::run::extras::{self, Extras};
-use crate::run::revision;
+use crate::run::{revision, warm};
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
@@ -114,6 +114,7 @@ impl Host {
             baseline: None,
             shuffle: None,
             shard: None,
+            start: None,
         }
     }
 }
@@ -240,7 +241,7 @@ impl<'a> Setup<'a> {
             names: Vec::new(),
             timeout_s: 0,
         };
-        let guest = self.guest(args, &plan, false)?;
+        let guest = self.guest(args, &plan, Start::Cold, false)?;
         let (mut machine, qemu, files) = guest.parts();
         machine.accel = accel;
         let ended = boot::run(
@@ -258,14 +259,48 @@ impl<'a> Setup<'a> {
     ///
     /// # Errors
     /// When its files cannot be written.
-    pub fn guest(&self, args: &VmArgs, plan: &Plan, keep: bool) -> Result<Guest> {
+    pub fn guest(&self, args: &VmArgs, plan: &Plan, start: Start, keep: bool) -> Result<Guest> {
         let directory = Directory::new(keep)?;
-        let machine = self.machine(args, directory.files(), plan, Vec::new())?;
+        let machine = self.machine_from(args, directory.files(), plan, start, Vec::new())?;
         Ok(Guest {
             machine,
             qemu: self.host.qemu.clone(),
             directory,
         })
+    }
+
+    /// Whether runs of these tests may start from a saved state: few tests, whose guest is like that of all others. Not under KVM, where
+    /// a guest has the host's processor, and a boot takes little.
+    pub fn allows_warm(&self, tests: &[TestInfo]) -> bool {
+        let names: Vec<_> = tests.iter().map(|test| test.name.clone()).collect();
+        self.accel == Accel::Tcg && names.len() <= warm::TESTS && !compliance::is_needed(&names)
+    }
+
+    /// What is shared with other set-ups.
+    pub fn context(&self) -> &provision::Context {
+        &self.host.context
+    }
+
+    /// QEMU's command without arguments, and its version: all that tells it from others.
+    pub fn qemu(&self) -> String {
+        let command = self.host.qemu.command();
+        let words = [command.get_program()]
+            .into_iter()
+            .chain(command.get_args());
+        let stamps: Vec<_> = words
+            .filter_map(|word| answers::stamp_of(Path::new(word)))
+            .collect();
+        format!(
+            "{} {} {}",
+            self.host.qemu.version,
+            stamps.join(" "),
+            shell_line(&command)
+        )
+    }
+
+    /// QEMU's command without arguments.
+    pub fn qemu_command(&self) -> Command {
+        self.host.qemu.command()
     }
 
     /// What the tests run on, as far as it is known before the guest is up.
@@ -326,17 +361,15 @@ impl<'a> Setup<'a> {
         entries
     }
 
-    /// A machine whose guest carries out `plan`. Writes its initramfs, with `additions` in it.
+    /// The guest's root, with `additions` in it.
     ///
     /// # Errors
-    /// When the initramfs cannot be written.
-    pub fn machine(
+    /// When a part of it cannot be had.
+    pub fn root(
         &self,
-        args: &VmArgs,
-        files: &Files,
         plan: &Plan,
         additions: Vec<(String, Content)>,
-    ) -> Result<Machine> {
+    ) -> Result<Vec<(String, Content)>> {
         let mut entries = vec![
             ("bin", Content::Directory),
             ("etc", Content::Directory),
@@ -357,8 +390,7 @@ impl<'a> Setup<'a> {
                 Content::Bytes(serde_json::to_vec(plan)?),
             ),
         ];
-        let shell = matches!(plan, Plan::Shell(_));
-        if shell {
+        if matches!(plan, Plan::Shell(_)) {
             entries.push(("bin/busybox", Content::Program(static_busybox()?)));
         }
         let mut entries: Vec<_> = entries
@@ -368,22 +400,65 @@ impl<'a> Setup<'a> {
         entries.extend(self.loaded());
         entries.extend(additions);
         entries.extend(compliance_for(plan)?);
-        let initramfs = files.initramfs();
-        initramfs::write(&initramfs, &entries).context("cannot write the guest's initramfs")?;
-        Ok(Machine {
+        Ok(entries)
+    }
+
+    /// A machine that boots and whose guest carries out `plan`. Writes its initramfs, with `additions` in it.
+    ///
+    /// # Errors
+    /// When the initramfs cannot be written.
+    pub fn machine(
+        &self,
+        args: &VmArgs,
+        files: &Files,
+        plan: &Plan,
+        additions: Vec<(String, Content)>,
+    ) -> Result<Machine> {
+        self.machine_from(args, files, plan, Start::Cold, additions)
+    }
+
+    /// The same, with another start.
+    ///
+    /// # Errors
+    /// As [`Setup::machine`].
+    pub fn machine_from(
+        &self,
+        args: &VmArgs,
+        files: &Files,
+        plan: &Plan,
+        start: Start,
+        additions: Vec<(String, Content)>,
+    ) -> Result<Machine> {
+        let machine = self.machine_of(args, files, plan, start);
+        // A saved guest has its root.
+        let entries = match machine.start {
+            Start::Warm(..) => Vec::new(),
+            Start::Cold | Start::Bare => self.root(plan, additions)?,
+        };
+        initramfs::write(&machine.initramfs, &entries)
+            .context("cannot write the guest's initramfs")?;
+        Ok(machine)
+    }
+
+    /// The same, without an initramfs yet.
+    pub fn machine_of(&self, args: &VmArgs, files: &Files, plan: &Plan, start: Start) -> Machine {
+        // What the plan of a saved guest needs is not known.
+        let hotplug = !matches!(start, Start::Cold) || plan.has_group(HOTPLUG_GROUP);
+        Machine {
             device: self.host.programs.device.clone(),
             kernel: self.kernel.image.clone(),
             driver: self.driver.module.clone(),
             has_dwarf: self.kernel.config.has("DEBUG_INFO"),
-            initramfs,
+            initramfs: files.initramfs(),
             accel: self.accel,
             memory: args.memory,
             cpus: args.cpus,
             append: args.append.clone(),
-            hotplug: plan.has_group(HOTPLUG_GROUP),
-            shell,
+            start,
+            hotplug,
+            shell: matches!(plan, Plan::Shell(_)),
             arguments: self.arguments.clone(),
-        })
+        }
     }
 }
 
@@ -489,6 +564,21 @@ impl Guest {
             self.qemu.command(),
             self.directory.files().clone(),
         )
+    }
+
+    /// How it starts.
+    pub fn start(&self) -> StartedBy {
+        match self.machine.start {
+            Start::Warm(..) => StartedBy::Warm,
+            Start::Cold | Start::Bare => StartedBy::Cold,
+        }
+    }
+
+    /// Removes the saved state that it started from.
+    pub fn clear_start(&self) {
+        if let Start::Warm(saved, _) = &self.machine.start {
+            saved.clear();
+        }
     }
 
     /// Says where its files are, if they are kept.
