@@ -46,9 +46,10 @@ pub fn run_all(
     log.read(&mut news);
     let mut at_load = aftermath::complaints(&news);
     for finding in &mut at_load {
-        finding
-            .text
-            .insert_str(0, "while the driver was loaded, before this test, ");
+        finding.text.insert_str(
+            0,
+            "while the kernel booted and the driver was loaded, before this test, ",
+        );
     }
     for name in names {
         // What a process keeps that does not die, later tests would be blamed for: the runner boots a fresh guest for them.
@@ -72,6 +73,7 @@ pub fn run_all(
             })??;
         case.findings.extend(leaks);
         log.read(&mut news);
+        news.excuse(&case.expected);
         case.findings.extend(aftermath::complaints(&news));
         let outcome = case.outcome();
         let memory = case.memory(before, after);
@@ -94,6 +96,8 @@ struct Case {
     notes: Vec<String>,
     sightings: Vec<Sighting>,
     skip: Option<String>,
+    /// Parts of kernel log lines that the test causes itself.
+    expected: Vec<String>,
     /// What it asked the host for, not passed on yet; see [`Message::Hotplug`].
     asked: Vec<bool>,
     /// It asked the host to take the device away.
@@ -141,6 +145,7 @@ impl Case {
             Ok(Progress::Note(note)) => self.notes.push(note),
             Ok(Progress::Finding(finding)) => self.findings.push(finding),
             Ok(Progress::Sighting(sighting)) => self.sightings.push(sighting),
+            Ok(Progress::Expected(text)) => self.expected.push(text),
             Ok(Progress::Hotplug { plugged }) => self.asked.push(plugged),
             Ok(Progress::Skip(reason)) => self.skip = Some(reason),
             Ok(Progress::Finished) => self.finished = true,

@@ -111,6 +111,11 @@ impl Ctx {
         self.tell(&Progress::Note(text.into()));
     }
 
+    /// Says that the test makes the kernel log lines with this text, which then are no complaints. To be called before.
+    pub fn expect_log(&self, text: &str) {
+        self.tell(&Progress::Expected(text.into()));
+    }
+
     /// Whether the next sighting is one to report, so that nobody needs to look for others.
     pub fn sees_more(&self) -> bool {
         self.sightings.len() <= SIGHTINGS

@@ -23,6 +23,8 @@ pub enum Progress {
     Finding(Finding),
     /// Where a buffer is.
     Sighting(Sighting),
+    /// Kernel log lines with this text are the test's own doing.
+    Expected(String),
     /// The host is asked to take the pinbed device away, or to put in a new one.
     Hotplug {
         /// Whether it is to be there.
@@ -46,6 +48,7 @@ impl fmt::Display for Progress {
                 moment,
                 frames,
             }) => write!(f, "{buffer}: {moment:?} in page frames {frames}"),
+            Self::Expected(text) => write!(f, "makes the kernel log '{text}'"),
             Self::Hotplug { plugged: true } => write!(f, "asks for the device"),
             Self::Hotplug { plugged: false } => write!(f, "asks the host to take the device away"),
             Self::Skip(reason) => write!(f, "skipped: {reason}"),

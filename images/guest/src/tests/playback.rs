@@ -414,6 +414,7 @@ fn screen(index: u32) -> v4l2::Buffer {
 }
 
 fn video_reads_what_it_is_allowed_to(t: &mut Ctx) -> TestResult {
+    t.expect_log(": DMA fault");
     for memop in [Memop::DmaSg, Memop::DmaContig] {
         let m2m = M2m::open_on(memop, MOVIE, SCREEN)?;
         let player = Player::new(t, 1, playback::POLICY_PROTECTED)?;
