@@ -3,17 +3,15 @@
 
 use crate::harness::ctx::{Stop, TestResult};
 use crate::harness::error::Error;
-use crate::harness::patience;
+use crate::harness::patience::{self, Watch};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe, read, write};
 use pinbed_abi::report::Eye;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
 use std::time::Duration;
-
-/// How long a killed process may take to be gone.
-const DEATH: Duration = Duration::from_secs(2);
 
 /// The process. One that is dropped is killed and reaped.
 pub struct Child {
@@ -64,16 +62,19 @@ impl Child {
         self.hear()
     }
 
-    /// As [`Child::run`], for one that may never answer: `None` if it does not within so many milliseconds.
-    pub fn run_within(&mut self, limit_ms: u16) -> Result<Option<(Vec<u8>, WaitStatus)>, Error> {
+    /// As [`Child::run`], for one that may never answer: `None` if it does not.
+    pub fn run_unless_it_hangs(&mut self) -> Result<Option<(Vec<u8>, WaitStatus)>, Error> {
+        let watch = Watch::process(self.pid)?;
         self.start()?;
-        let mut set = [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)];
-        let heard = poll(&mut set, PollTimeout::from(limit_ms))
-            .map_err(Error::call("waiting for the child"))?;
-        match heard {
-            0 => Ok(None),
-            _ => self.hear().map(Some),
+        while !watch.is_over() {
+            let mut set = [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)];
+            let heard = poll(&mut set, PollTimeout::from(50u8))
+                .map_err(Error::call("waiting for the child"))?;
+            if heard > 0 {
+                return self.hear().map(Some);
+            }
         }
+        Ok(None)
     }
 
     fn hear(&mut self) -> Result<(Vec<u8>, WaitStatus), Error> {
@@ -103,9 +104,20 @@ impl Child {
         }
     }
 
-    /// Sends it SIGKILL. Whether it is gone soon.
+    /// Sends it SIGKILL. Whether that ends it.
     pub fn kill(&mut self) -> Result<bool, Error> {
-        self.kill_within(DEATH)
+        if self.gone {
+            return Ok(true);
+        }
+        let watch = Watch::process(self.pid)?;
+        kill(self.pid, Signal::SIGKILL).map_err(Error::call("kill"))?;
+        while self.ended()?.is_none() {
+            if watch.is_over() {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
     }
 
     /// Sends it SIGKILL. Whether it is gone within this time.

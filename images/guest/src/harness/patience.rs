@@ -2,6 +2,9 @@
 //! Waiting for what the kernel does in its own time.
 
 use crate::harness::error::Error;
+use nix::unistd::Pid;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,5 +25,71 @@ pub fn until(
             return Ok(false);
         }
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How much CPU time a call gets before it counts as one that does not return: some hundred times what the longest takes.
+const ENOUGH: Duration = Duration::from_secs(2);
+
+/// Tells a call that does not return from one that a busy host keeps waiting: by the CPU time that the thread got which makes it, and
+/// where that sleeps by [`LIMIT`].
+pub struct Watch {
+    stat: File,
+    spent: Duration,
+    start: Instant,
+}
+
+impl Watch {
+    /// Of the calling thread.
+    pub fn this_thread() -> Result<Self, Error> {
+        Self::of("thread-self".into())
+    }
+
+    /// Of a process's first thread.
+    pub fn process(pid: Pid) -> Result<Self, Error> {
+        Self::of(pid.to_string())
+    }
+
+    fn of(task: String) -> Result<Self, Error> {
+        let path = format!("/proc/{task}/stat");
+        let stat = File::open(&path).map_err(Error::io(format!("opening {path}")))?;
+        Ok(Self {
+            spent: spent(&stat).unwrap_or_default(),
+            start: Instant::now(),
+            stat,
+        })
+    }
+
+    /// Whether it has been long enough. Takes no memory, so that it can be asked while the call holds the lock on the process's mappings.
+    pub fn is_over(&self) -> bool {
+        let spent = spent(&self.stat).unwrap_or_default();
+        spent.saturating_sub(self.spent) >= ENOUGH || self.start.elapsed() >= LIMIT
+    }
+}
+
+/// The CPU time in a stat file of proc(5): utime and stime, in hundredths of a second. Nothing if its task is gone.
+fn spent(stat: &File) -> Option<Duration> {
+    let mut bytes = [0; 1024];
+    let length = stat.read_at(&mut bytes, 0).ok()?;
+    let text = std::str::from_utf8(&bytes[..length]).ok()?;
+    // The name, in parentheses, may have spaces; the state is after it.
+    let mut fields = text.rsplit_once(") ")?.1.split(' ');
+    let user: u64 = fields.nth(11)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_millis(10 * (user + system)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_spins_is_told_from_one_that_has_just_begun() {
+        let watch = Watch::this_thread().unwrap();
+        assert!(!watch.is_over());
+        while !watch.is_over() {
+            std::hint::spin_loop();
+        }
+        assert!(watch.start.elapsed() >= ENOUGH);
     }
 }

@@ -7,6 +7,7 @@
 //! - [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: merging, offlining, migration, swap-out and user-handled faults.
 
 pub mod area;
+pub mod bar;
 pub mod disk;
 pub mod hugetlb;
 pub mod ksm;

@@ -4,6 +4,7 @@
 //! - [`pagemap`], [`smaps`]: the pages behind an address; [`physical`]: the bytes at a physical address;
 //! - [`cma`], [`zones`], [`movable`]: regions that long-term pins must stay out of;
 //! - [`vmstat`]: counts of pinned and of available pages; [`dma`]: of DMA mappings;
+//! - [`slab`]: objects of each slab cache; [`mm`]: what a process is charged for;
 //! - [`device`]: the engine, through /dev/pinbed;
 //! - [`extent`]: the pieces of physical memory that all of them speak of.
 
@@ -11,9 +12,11 @@ pub mod cma;
 pub mod device;
 pub mod dma;
 pub mod extent;
+pub mod mm;
 pub mod movable;
 pub mod pagemap;
 pub mod physical;
+pub mod slab;
 pub mod smaps;
 pub mod vmstat;
 pub mod zones;

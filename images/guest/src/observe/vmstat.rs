@@ -31,6 +31,12 @@ pub fn counter(name: &str) -> Result<i64, Error> {
     find(&fresh()?, name)
 }
 
+/// All counters of /proc/vmstat as they are now, by name.
+pub fn all() -> Result<impl Fn(&str) -> Result<i64, Error>, Error> {
+    let text = fresh()?;
+    Ok(move |name: &str| find(&text, name))
+}
+
 fn fresh() -> Result<String, Error> {
     fs::read("/proc/sys/vm/stat_refresh").map_err(Error::io(
         "reading /proc/sys/vm/stat_refresh (CONFIG_PROC_SYSCTL)",

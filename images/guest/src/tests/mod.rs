@@ -2,11 +2,12 @@
 //! All tests, in a folder for each subject.
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function. A subject uses only those
-//! after it: playback, tee, lifecycle, pin; dmabuf, video, unplug, ioctl, driver; raw.
+//! after it: playback, tee, lifecycle, leaks, pin; dmabuf, video, unplug, ioctl, driver; raw.
 
 mod dmabuf;
 mod driver;
 mod ioctl;
+mod leaks;
 mod lifecycle;
 mod pin;
 mod playback;
@@ -58,6 +59,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         playback::TESTS,
         driver::TESTS,
         ioctl::TESTS,
+        leaks::TESTS,
         raw::transport::TESTS,
         raw::requests::TESTS,
         raw::engines::TESTS,
@@ -68,7 +70,11 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     ]
     .into_iter()
     .chain(dmabuf::mmaps::TESTS.iter().copied())
-    .chain([dmabuf::exporter::LAST, dmabuf::import::LAST])
+    .chain([
+        dmabuf::exporter::LAST,
+        dmabuf::import::LAST,
+        pin::udmabuf::LAST,
+    ])
     .flatten()
 }
 

@@ -74,3 +74,6 @@ pub const GUARD: &str = "man 2 madvise, MADV_GUARD_INSTALL";
 pub const TEE_OFFLINE: &str = "Documentation/admin-guide/mm/memory-hotplug.rst, ZONE_MOVABLE; linux-mm/op-tee 2023-05-17, '[PATCH] tee: add FOLL_LONGTERM for CMA case when alloc shm'";
 pub const PROTECT_PINNED: &str =
     "mm/memory.c, do_wp_page(): an exclusive anonymous page is reused, not copied";
+pub const LEAK: &str = "Documentation/dev-tools/kmemleak.rst; drivers/media/common/videobuf2, put_userptr and the error paths of get_userptr";
+pub const UDMABUF_HUGETLB: &str =
+    "mm/memfd.c, memfd_alloc_folio(); mm/hugetlb.c, alloc_hugetlb_folio_reserve()";

@@ -54,7 +54,7 @@ pub enum Expected {
     Xfail {
         /// Where that is known from.
         reference: String,
-        /// What the failure looks like; empty for any finding of an eye.
+        /// What the failure looks like; never empty.
         findings: Vec<Look>,
     },
     /// It cannot run.
@@ -62,14 +62,25 @@ pub enum Expected {
 }
 
 /// What a known finding looks like.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Who sees it.
     pub eye: Eye,
-    /// A part of its text; empty for any.
-    #[serde(default)]
+    /// Its whole text, with * for any.
     pub text: String,
+    pattern: Pattern,
+    /// It is not seen in every run.
+    sometimes: bool,
+}
+
+/// A look as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LookText {
+    eye: Eye,
+    text: String,
+    #[serde(default)]
+    sometimes: bool,
 }
 
 /// A file.
@@ -90,7 +101,8 @@ struct Entry {
     defect: Option<String>,
     reason: String,
     reference: Option<String>,
-    findings: Option<Vec<Look>>,
+    #[serde(default)]
+    findings: Vec<LookText>,
     #[serde(default)]
     fixed_by: Vec<String>,
     #[serde(default)]
@@ -313,21 +325,9 @@ impl Entry {
         if self.reason.trim().is_empty() {
             return Err("has an empty reason".to_owned());
         }
-        let expected = match (self.verdict, &self.reference, &self.findings) {
-            (Word::Xfail, Some(reference), findings) if !reference.trim().is_empty() => {
-                Expected::Xfail {
-                    reference: reference.clone(),
-                    findings: findings.clone().unwrap_or_default(),
-                }
-            }
-            (Word::Xfail, ..) => return Err("has no reference".to_owned()),
-            (Word::Skip, None, None) if self.seen_with.is_empty() => Expected::Skip,
-            (Word::Skip, ..) => {
-                return Err(
-                    "is of a skip, which has neither a reference nor findings nor seen_with"
-                        .to_owned(),
-                );
-            }
+        let expected = match self.verdict {
+            Word::Xfail => self.xfail()?,
+            Word::Skip => self.skip()?,
         };
         Ok(Known {
             reason: self.reason.clone(),
@@ -336,6 +336,61 @@ impl Entry {
             fixed_by: self.fixed_by.clone(),
             seen_with: self.seen_with.clone(),
         })
+    }
+
+    /// What it says of a failure.
+    fn xfail(&self) -> Result<Expected, String> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+        let reference = given(&self.reference).ok_or("has no reference")?;
+        let findings: Vec<_> = self
+            .findings
+            .iter()
+            .map(LookText::look)
+            .collect::<Result<_, _>>()?;
+        match findings.iter().all(|look| look.sometimes) {
+            false => Ok(Expected::Xfail {
+                reference,
+                findings,
+            }),
+            true => Err("lists no finding that is seen in every run".to_owned()),
+        }
+    }
+
+    /// What it says of a skip.
+    fn skip(&self) -> Result<Expected, String> {
+        let is_bare =
+            self.reference.is_none() && self.findings.is_empty() && self.seen_with.is_empty();
+        match is_bare {
+            true => Ok(Expected::Skip),
+            false => Err(
+                "is of a skip, which has neither a reference nor findings nor seen_with".to_owned(),
+            ),
+        }
+    }
+}
+
+impl LookText {
+    fn look(&self) -> Result<Look, String> {
+        // Only * is special; what a kernel says is full of brackets.
+        let parts: Vec<_> = self.text.split('*').map(Pattern::escape).collect();
+        let pattern = Pattern::new(&parts.join("*")).map_err(|error| {
+            format!(
+                "lists \"{}\", which is not a pattern: {}",
+                self.text, error.msg
+            )
+        })?;
+        Ok(Look {
+            eye: self.eye,
+            text: self.text.clone(),
+            pattern,
+            sometimes: self.sometimes,
+        })
+    }
+}
+
+impl Look {
+    fn is(&self, finding: &Finding) -> bool {
+        self.eye == finding.eye && self.pattern.matches(&finding.text)
     }
 }
 
@@ -367,18 +422,21 @@ impl Baseline {
 }
 
 impl Known {
-    /// Whether these findings are the known failure. A finding of the harness (the test crashed, timed out, could not set itself up) is
-    /// only if it is listed: it means that nothing was judged.
-    pub fn explains(&self, found: &[Finding]) -> bool {
+    /// How these findings differ from the known failure; nothing if they are just that: each of them is listed, and each that is listed
+    /// is there, but those that are only seen sometimes.
+    pub fn differences(&self, found: &[Finding]) -> Vec<String> {
         let Expected::Xfail { findings, .. } = &self.expected else {
-            return false;
+            return vec!["the baseline expects a skip".to_owned()];
         };
-        found.iter().all(|finding| match findings.as_slice() {
-            [] => finding.eye != Eye::Harness,
-            looks => looks
-                .iter()
-                .any(|look| look.eye == finding.eye && finding.text.contains(&look.text)),
-        })
+        let unlisted = found
+            .iter()
+            .filter(|finding| !findings.iter().any(|look| look.is(finding)))
+            .map(|finding| format!("not in the baseline: {}", finding.text));
+        let unseen = findings
+            .iter()
+            .filter(|look| !look.sometimes && !found.iter().any(|finding| look.is(finding)))
+            .map(|look| format!("in the baseline, and not seen: {}", look.text));
+        unlisted.chain(unseen).collect()
     }
 }
 
@@ -422,7 +480,7 @@ pub mod tests {
 
     fn entry(tests: &str, kernels: &str) -> String {
         format!(
-            "[[known]]\ntests = [{tests}]\nkernels = [{kernels}]\nverdict = \"xfail\"\nreason = \"r\"\nreference = \"f\"\n"
+            "[[known]]\ntests = [{tests}]\nkernels = [{kernels}]\nverdict = \"xfail\"\nreason = \"r\"\nreference = \"f\"\nfindings = [{{ eye = \"cpu\", text = \"t\" }}]\n"
         )
     }
 
@@ -498,6 +556,18 @@ pub mod tests {
             ),
             (whole.replace("reference = \"f\"\n", ""), "no reference"),
             (
+                whole.replace("\"t\" }", "\"t\", sometimes = true }"),
+                "no finding that is seen in every run",
+            ),
+            (
+                whole.replace("findings = [{ eye = \"cpu\", text = \"t\" }]\n", ""),
+                "no finding that is seen in every run",
+            ),
+            (
+                whole.replace("\"t\" }", "\"a**b\" }"),
+                "lists \"a**b\", which is not a pattern",
+            ),
+            (
                 whole.replace("\"xfail\"", "\"skip\""),
                 "neither a reference nor findings",
             ),
@@ -511,7 +581,7 @@ pub mod tests {
             ),
             (whole.clone() + "why = \"\"", "unknown field `why`"),
             (
-                whole.clone() + "findings = [{ eye = \"nose\" }]",
+                whole.replace("\"cpu\"", "\"nose\""),
                 "unknown variant `nose`",
             ),
             (
@@ -520,7 +590,7 @@ pub mod tests {
             ),
             (
                 format!("# first\n{whole}\n{whole}"),
-                "line 9 says what another says already: what cma::page_leaves does on 6.12",
+                "line 10 says what another says already: what cma::page_leaves does on 6.12",
             ),
             (
                 format!("{whole}{}", entry("\"cma::*\"", "\"5.10\", \"6.12\"")),

@@ -5,11 +5,13 @@ use super::orders::{self, needs_moves};
 use crate::tests::sources::{FRAME_VEC, UNSAFE_FOLLOW_PFN};
 use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use pinbed_abi::report::Eye;
 use pinbed_abi::{uapi, wire};
+use pinbed_guest::dmabuf::{self, Access};
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
@@ -22,6 +24,7 @@ use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 use std::thread;
 
 const FENCES: &str = "Documentation/driver-api/dma-buf.rst; include/linux/dma-resv.h, DMA_RESV_USAGE_KERNEL; drivers/dma-buf/dma-buf.c, dma_buf_map_attachment()";
+const CPU_ACCESS: &str = "drivers/dma-buf/dma-buf.c, dma_buf_begin_cpu_access(): 'Wait on any implicit rendering fences'";
 const PEERS: &str = "include/linux/dma-buf.h, struct dma_buf_attach_ops, allow_peer2peer";
 const MOVE: &str = "drivers/dma-buf/dma-buf.c, dynamic importers and exporters";
 
@@ -43,6 +46,8 @@ pub const TESTS: &[Test] = &[
         "After a revocation the device holds nothing, another import is refused with ENODEV, and access to the mapping is SIGBUS."),
     test("exporter::importer_waits_for_bytes_that_move_behind_a_fence", importer_waits_for_bytes_that_move_behind_a_fence, FENCES,
         "After a move whose bytes follow behind a fence, the device and the CPU get to see the new place when the bytes are there."),
+    test("exporter::cpu_access_waits_for_a_fence", cpu_access_waits_for_a_fence, CPU_ACCESS,
+        "DMA_BUF_IOCTL_SYNC that begins an access of the CPU returns when the fences of the buffer are signalled, not before."),
     test("exporter::video_import_waits_for_bytes_that_move_behind_a_fence", video_import_waits_for_bytes_that_move_behind_a_fence, FENCES,
         "A V4L2 queue that imports a buffer whose bytes are behind a fence reads the bytes, not what was there before."),
     test("exporter::no_stray_dma_in_any_order", orders::no_stray_dma, MOVE,
@@ -335,6 +340,34 @@ fn importer_waits_for_bytes_that_move_behind_a_fence(t: &mut Ctx) -> TestResult 
     relocate(&device, &area)?;
     area.judge(t, "the buffer after two moves", area.written())?;
     Ok(())
+}
+
+/// Whether what writes to the buffer has come to its end: poll(2) of the dma-buf.
+fn is_ready(area: &Area) -> TestResult<bool> {
+    let mut set = [PollFd::new(area.fd()?, PollFlags::POLLIN)];
+    let ready = poll(&mut set, PollTimeout::ZERO).map_err(Error::call("poll of a dma-buf"))?;
+    Ok(ready > 0)
+}
+
+fn cpu_access_waits_for_a_fence(t: &mut Ctx) -> TestResult {
+    const TRIES: usize = 20;
+    needs_moves()?;
+    let device = Device::open()?;
+    let (area, _) = exported(t, &device, uapi::EXPORT_MOVING)?;
+    for _ in 0..TRIES {
+        relocate_fenced(&device, &area)?;
+        // A busy host may come too late.
+        if is_ready(&area)? {
+            continue;
+        }
+        let ready = dmabuf::with_cpu_access(area.fd()?, Access::Read, || is_ready(&area))??;
+        t.check(Eye::Cpu, ready, || {
+            "DMA_BUF_IOCTL_SYNC returns before the buffer's fence is signalled".into()
+        });
+        return Ok(());
+    }
+    let text = format!("in {TRIES} moves the bytes are always there at once");
+    Err(Stop::finding(Eye::Harness, text))
 }
 
 fn video_import_waits_for_bytes_that_move_behind_a_fence(t: &mut Ctx) -> TestResult {

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! V4L2_MEMORY_DMABUF: buffers that other drivers own, on both queues, and between any two exporters.
 
-use crate::tests::sources::{DMABUF, DMABUF_SYNC, EXPBUF, FOLLOW_PFN, UDMABUF, UDMABUF_SYNC};
+use crate::tests::sources::{
+    DMABUF, DMABUF_MMAP, DMABUF_SYNC, EXPBUF, FOLLOW_PFN, UDMABUF, UDMABUF_SYNC,
+};
 use crate::tests::test::{FRAME, Test, refuse, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::reuse::Control;
@@ -46,6 +49,8 @@ pub const TESTS: &[Test] = &[
         "What another node writes into an import of a node's CAPTURE buffer is there in that node's own mapping, whole and in its place."),
     test("dmabuf::import_outlives_its_descriptor", import_outlives_its_descriptor, DMABUF,
         "A queued import stays with the device after the process closed the descriptor and its mapping."),
+    test("dmabuf::mapping_outlives_its_descriptor", mapping_outlives_its_descriptor, DMABUF_MMAP,
+        "A mapping of a dma-buf keeps its bytes after the process closed the descriptor, whoever exported it, and its memory is given to nobody."),
     test("dmabuf::cpu_reads_what_the_device_reads", cpu_reads_what_the_device_reads, DMABUF_SYNC,
         "A process may read, between DMA_BUF_IOCTL_SYNC calls that say so, a heap buffer that is imported for the device to read."),
     test("dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf", cpu_reads_what_it_wrote_to_a_udmabuf, UDMABUF_SYNC,
@@ -307,6 +312,39 @@ fn bad_descriptor_is_refused(t: &mut Ctx) -> TestResult {
                 &[Errno::EINVAL],
             )?;
         }
+    }
+    Ok(())
+}
+
+fn mapping_outlives_its_descriptor(t: &mut Ctx) -> TestResult {
+    let m2m = M2m::copier(FRAME)?;
+    m2m.request(Capture, Memory::Mmap, 1)?;
+    let exported = m2m
+        .node
+        .export(Capture, 0)
+        .map_err(Error::call("VIDIOC_EXPBUF"))?;
+    let (udmabuf, _memfd) = dmabuf::udmabuf(PAGE)?;
+    let buffers = [
+        ("a buffer of the system heap", dmabuf::system_heap(PAGE)?),
+        ("a buffer of the CMA heap", dmabuf::cma_heap(PAGE)?),
+        ("a udmabuf", udmabuf),
+        ("an exported buffer", exported),
+    ];
+    cpu::stay()?;
+    let mut kept = Vec::new();
+    for (what, buffer) in buffers {
+        let mapping = Mapping::shared(&buffer, PAGE, READ_WRITE)?;
+        let bytes = t.random(PAGE);
+        mapping.write(0, &bytes);
+        kept.push((what, mapping, bytes));
+    }
+    // Its own file's last reference but the mapping's goes, too.
+    drop(m2m);
+    let control = Control::new()?;
+    let _others = control.reused(t)?;
+    for (what, mapping, bytes) in &kept {
+        let what = format!("the mapping of {what} that was closed");
+        t.same_bytes(Eye::Cpu, &what, &mapping.read(0..PAGE), bytes);
     }
     Ok(())
 }

@@ -14,12 +14,13 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::{LIMIT, until};
 use pinbed_guest::harness::setting;
 use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 
 const SOFT: &str =
     "man 2 madvise, MADV_SOFT_OFFLINE; mm/memory-failure.c, soft_offline_in_use_page()";
-const HARD: &str = "man 2 madvise, MADV_HWPOISON; mm/memory-failure.c, has_extra_refcount()";
+pub const HARD: &str = "man 2 madvise, MADV_HWPOISON; mm/memory-failure.c, has_extra_refcount()";
 const UNPOISON: &str = "/sys/kernel/debug/hwpoison/unpoison-pfn";
 
 #[rustfmt::skip]
@@ -82,25 +83,8 @@ fn poisoned_page(t: &mut Ctx) -> TestResult {
             format!("the device holds one page only: {held:?}")
         });
     };
-    let deaf = Deaf::to_sigbus()?;
-    // The kernel unmaps the page. Whether it says EBUSY, because somebody holds it still, is left to it.
-    let result = stage
-        .src
-        .mapping
-        .try_advise(PAGE..2 * PAGE, MmapAdvise::MADV_HWPOISON as i32);
-    drop(deaf);
-    premise(matches!(result, Ok(()) | Err(Errno::EBUSY)), || {
-        format!("MADV_HWPOISON: {result:?}")
-    })?;
-    t.note(format!("MADV_HWPOISON: {result:?}"));
-
     let mapping = &stage.src.mapping;
-    let (_, end) = Child::fork(|| mapping.read(PAGE..PAGE + 1))?.run()?;
-    t.check(
-        Eye::Cpu,
-        matches!(end, WaitStatus::Signaled(_, Signal::SIGBUS, _)),
-        || format!("who reads the poisoned page ends with {end:?}, not SIGBUS"),
-    );
+    poison(t, mapping, PAGE)?;
     // The process writes its other pages; the device sees that, and the page that it holds as it was.
     let start = stage.src.window.start;
     let first = t.random(PAGE - start);
@@ -135,7 +119,31 @@ fn poisoned_page(t: &mut Ctx) -> TestResult {
         }
         others.push(other);
     }
-    // So that the guest has all its memory again. The kernel may take a while to let go of the page.
+    heal(t, frame)
+}
+
+/// Poisons the page there, which then is SIGBUS to read. The kernel unmaps it; whether it says EBUSY, because somebody holds it still, is
+/// left to it.
+pub fn poison(t: &mut Ctx, mapping: &Mapping, at: usize) -> TestResult {
+    let deaf = Deaf::to_sigbus()?;
+    let result = mapping.try_advise(at..at + PAGE, MmapAdvise::MADV_HWPOISON as i32);
+    drop(deaf);
+    premise(matches!(result, Ok(()) | Err(Errno::EBUSY)), || {
+        format!("MADV_HWPOISON: {result:?}")
+    })?;
+    t.note(format!("MADV_HWPOISON: {result:?}"));
+    let (_, end) = Child::fork(|| mapping.read(at..at + 1))?.run()?;
+    t.check(
+        Eye::Cpu,
+        matches!(end, WaitStatus::Signaled(_, Signal::SIGBUS, _)),
+        || format!("who reads the poisoned page ends with {end:?}, not SIGBUS"),
+    );
+    Ok(())
+}
+
+/// Gives a poisoned frame that nobody holds any more back, so that the guest has all its memory again.
+pub fn heal(t: &mut Ctx, frame: u64) -> TestResult {
+    // The kernel may take a while to let go of the page.
     let healed = until(LIMIT, || {
         match setting::write(UNPOISON, &format!("{frame:#x}")) {
             Ok(()) => Ok(true),

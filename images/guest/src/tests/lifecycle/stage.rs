@@ -124,10 +124,24 @@ impl Stage {
         event: impl FnOnce(&mut Ctx) -> TestResult<T>,
     ) -> TestResult<T> {
         let (src, dst) = (self.m2m.handle(Output, 0)?, self.m2m.handle(Capture, 0)?);
+        let held = [self.held(t, Output)?, self.held(t, Capture)?];
         let length = self.src.len() as u64;
         let device = Device::open()?;
         let stop = AtomicBool::new(false);
         let (tell, first) = mpsc::channel();
+        // A page that is not present is no matter: reclaim takes a page out of the page tables before it finds that it is held.
+        let places = || -> Result<Option<String>, Error> {
+            for (area, held) in self.areas().into_iter().zip(&held) {
+                if let Some(Ok(here)) = area.extents()?
+                    && here != *held
+                {
+                    return Ok(Some(format!(
+                        "the device holds {held:?}, the process has {here:?}"
+                    )));
+                }
+            }
+            Ok(None)
+        };
         let job = |bytes: &[u8]| -> Result<Option<String>, Error> {
             if touch {
                 self.src.mapping.write(self.src.window.start, bytes);
@@ -147,16 +161,19 @@ impl Stage {
             Ok((wrong > 0).then(|| format!("{wrong} of {length} bytes are not the job's")))
         };
         let (result, jobs) = thread::scope(|scope| {
-            let worker = scope.spawn(|| -> Result<(u64, Vec<String>), Error> {
-                let (mut jobs, mut wrong) = (0_u64, Vec::new());
+            let worker = scope.spawn(|| -> Result<(u64, Vec<String>, Option<String>), Error> {
+                let (mut jobs, mut wrong, mut elsewhere) = (0_u64, Vec::new(), None);
                 while jobs < 2 || !stop.load(Ordering::Acquire) {
                     let bytes = vec![jobs as u8; self.src.len()];
                     wrong.extend(job(&bytes)?.map(|text| format!("job {jobs}: {text}")));
+                    if touch && elsewhere.is_none() {
+                        elsewhere = places()?.map(|text| format!("after job {jobs} {text}"));
+                    }
                     jobs += 1;
                     // Nobody listens after the first.
                     let _ = tell.send(());
                 }
-                Ok((jobs, wrong))
+                Ok((jobs, wrong, elsewhere))
             });
             // An error means that the first job failed, which the worker says.
             let _ = first.recv();
@@ -169,7 +186,7 @@ impl Stage {
             (result, jobs)
         });
         let result = result?;
-        let (jobs, wrong) = jobs?;
+        let (jobs, wrong, elsewhere) = jobs?;
         t.note(format!("{jobs} jobs meanwhile"));
         if let Some(first) = wrong.first() {
             let count = wrong.len();
@@ -177,6 +194,9 @@ impl Stage {
                 Eye::Cpu,
                 format!("{count} jobs left other bytes in the CAPTURE buffer than the process had put in the OUTPUT buffer; {first}"),
             );
+        }
+        if let Some(text) = elsewhere {
+            t.find(Eye::Placement, format!("while jobs ran: {text}"));
         }
         let last = job(self.src.written())?;
         t.check(Eye::Cpu, last.is_none(), || {

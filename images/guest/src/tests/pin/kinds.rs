@@ -14,6 +14,7 @@ use crate::tests::test::{REFUSED, Test, refuse_by, test};
 use nix::errno::Errno;
 use pinbed_abi::report::{Eye, Finding};
 use pinbed_guest::harness::ctx::{Ctx, TestResult, tell_from_anywhere};
+use pinbed_guest::harness::patience::Watch;
 use pinbed_guest::harness::progress::Progress;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::video::image::Image;
@@ -107,9 +108,6 @@ const KINDS: &[[Test; 6]] = &[
     kind!(hugetlb_in_zone_movable, takes takes, PIN_USER_PAGES, "part of a hugetlb page in ZONE_MOVABLE, once it is moved out of there"),
 ];
 
-/// Longer than a QBUF ever takes, by far.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Five pages of an odd length; less than one for dma-contig.
 pub fn image(memop: Memop) -> Image {
     match memop {
@@ -148,8 +146,9 @@ fn refuses(t: &mut Ctx, memop: Memop, queue: Queue, make: Make) -> TestResult {
         errnos.extend(REFUSED);
     }
     let what = format!("QBUF on {queue:?}");
+    let patience = Watch::this_thread()?;
     let refused = refuse_by(t, &m2m, &what, &errnos, || {
-        within(PATIENCE, &what, || m2m.node.enqueue(buffer))
+        unless_it_hangs(patience, &what, || m2m.node.enqueue(buffer))
     })?;
     if !refused {
         use_all_the_same(t, &m2m, queue, &sample.area)?;
@@ -186,21 +185,26 @@ fn use_all_the_same(t: &mut Ctx, m2m: &M2m, queue: Queue, area: &Area) -> TestRe
     m2m.stream_off()
 }
 
+/// How often the watch looks.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Does what may take for ever: then the test ends here, with a finding, and the kernel ends what is under way if it can.
-fn within<T>(patience: Duration, what: &str, work: impl FnOnce() -> T) -> T {
+fn unless_it_hangs<T>(patience: Watch, what: &str, work: impl FnOnce() -> T) -> T {
     let (done, wait) = mpsc::channel::<()>();
     let (ready, begin) = mpsc::channel();
     let what = what.to_owned();
     let watch = thread::spawn(move || {
         // The work may hold the lock on the process's mappings, so what takes memory is done before it begins.
         let eye = Eye::Cpu;
-        let text = format!("{what} does not return within {} s", patience.as_secs());
+        let text = format!("{what} does not return");
         let last_words = [Progress::Finding(Finding { eye, text }), Progress::Finished];
         let _ = ready.send(());
-        if wait.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            last_words.iter().for_each(tell_from_anywhere);
-            // SAFETY: it ends all threads, and so no one sees what they leave behind. (exit(3) would need that lock.)
-            unsafe { libc::_exit(1) };
+        while wait.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            if patience.is_over() {
+                last_words.iter().for_each(tell_from_anywhere);
+                // SAFETY: it ends all threads, and so no one sees what they leave behind. (exit(3) would need that lock.)
+                unsafe { libc::_exit(1) };
+            }
         }
     });
     // Neither side panics.

@@ -2,10 +2,12 @@
 //! What a udmabuf does with the memfd's pages that it is made of: it pins those that were meant, for long.
 
 use super::dirty::evict;
+use super::longterm::{SEARCH, in_cma_of};
 use crate::tests::sources::{
-    DMABUF_MMAP, PIN_USER_PAGES, TEE_LONGTERM, UDMABUF_FOLIOS, UDMABUF_SEALS, UDMABUF_VMAP,
+    DMABUF_MMAP, MLOCK, PIN_USER_PAGES, TEE_LONGTERM, UDMABUF_FOLIOS, UDMABUF_HUGETLB,
+    UDMABUF_SEALS, UDMABUF_VMAP,
 };
-use crate::tests::test::{Test, test};
+use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -16,6 +18,7 @@ use pinbed_guest::dmabuf;
 use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::area::{Area, HUGE};
 use pinbed_guest::memory::hugetlb::Pool;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
@@ -28,11 +31,18 @@ use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
     test("udmabuf::leaves_zone_movable", leaves_zone_movable, TEE_LONGTERM,
         "The pages of a memfd leave ZONE_MOVABLE before a udmabuf pins them for long."),
+    test("udmabuf::leaves_cma", leaves_cma, TEE_LONGTERM,
+        "The pages of a memfd leave CMA before a udmabuf pins them for long, and the device reads them where they went."),
+    test("udmabuf::migration_moves_no_page", migration, PIN_USER_PAGES,
+        "move_pages(2) of the memfd leaves the pages of a udmabuf where the device has them, and moves those of another memfd."),
+    test("udmabuf::locked_memory_limit_holds", locked_memory_limit_holds, MLOCK,
+        "A process without privileges cannot make a udmabuf of more memory than RLIMIT_MEMLOCK lets it lock."),
     test("udmabuf::device_reads_the_part_of_a_huge_page_that_is_meant", |t| part_of_a_huge_page(t, DmaSg), UDMABUF_FOLIOS,
         "A device reads those pages of a hugetlb memfd that a udmabuf was made of, wherever in a huge page they are."),
     test("udmabuf::cpu_reads_the_part_of_a_huge_page_that_is_meant", |t| part_of_a_huge_page(t, Vmalloc), UDMABUF_VMAP,
@@ -43,6 +53,13 @@ pub const TESTS: &[Test] = &[
         "A udmabuf of a memfd that may shrink, or that is sealed against writing, is refused with EINVAL."),
     test("udmabuf::mapping_past_the_end_is_refused", past_the_end, DMABUF_MMAP,
         "A mapping of more than a dma-buf has is refused with EINVAL, as is one that begins inside and ends behind it."),
+];
+
+/// Tests that a kernel may not survive whole: they come last.
+#[rustfmt::skip]
+pub const LAST: &[Test] = &[
+    test("udmabuf::huge_pages_that_nobody_touched_are_taken_or_refused", untouched_huge_pages, UDMABUF_HUGETLB,
+        "A udmabuf of a hugetlb memfd that was never mapped gets pages of its own, which are zero, or is refused with an error."),
 ];
 
 /// How many pages of a memfd's mapping are in CMA or ZONE_MOVABLE.
@@ -74,6 +91,94 @@ fn leaves_zone_movable(t: &mut Ctx) -> TestResult {
         0,
     );
     t.same_bytes(Eye::Cpu, "the memfd", &mapping.read(0..LENGTH), &bytes);
+    Ok(())
+}
+
+fn leaves_cma(t: &mut Ctx) -> TestResult {
+    let length = FRAME.size().next_multiple_of(PAGE);
+    let file = dmabuf::memfd(SEARCH)?;
+    let (area, _) = in_cma_of(t, Mapping::shared(&file, SEARCH, READ_WRITE)?)?;
+    // The memfd's offset of the part that is in CMA.
+    let start = {
+        let whole = Mapping::shared(&file, SEARCH, READ_WRITE)?;
+        let bytes = area.contents()?;
+        (0..SEARCH - length)
+            .step_by(PAGE)
+            .find(|at| whole.read(*at..at + bytes.len()) == bytes)
+    };
+    let Some(start) = start else {
+        return premise(false, || "the part in CMA is not in its memfd".into());
+    };
+    let buffer = dmabuf::udmabuf_of(&file, std::slice::from_ref(&(start..start + length)))?;
+    t.equal(
+        Eye::Placement,
+        "pages of the udmabuf in CMA or ZONE_MOVABLE",
+        in_movable_places(&area.mapping)?,
+        0,
+    );
+    let m2m = M2m::copier_on(DmaSg, FRAME)?;
+    let src = m2m.with(Output, Area::dmabuf(buffer, length, FRAME.size())?)?;
+    m2m.queue(t, Output, 0, &src)?;
+    t.equal(
+        Eye::Device,
+        "CRC32C that the device sees",
+        m2m.device
+            .checksum(m2m.handle(Output, 0)?, 0, FRAME.size() as u64)?,
+        crc(area.written()),
+    );
+    Ok(())
+}
+
+fn migration(t: &mut Ctx) -> TestResult {
+    numa::need_moves()?;
+    let length = FRAME.size().next_multiple_of(PAGE);
+    let (buffer, file) = dmabuf::udmabuf(length)?;
+    let mut here = Area::user(Mapping::shared(&file, length, READ_WRITE)?, 0..FRAME.size());
+    here.fill(t)?;
+    let m2m = M2m::copier_on(DmaSg, FRAME)?;
+    let src = m2m.with(Output, Area::dmabuf(buffer, length, FRAME.size())?)?;
+    m2m.queue(t, Output, 0, &src)?;
+    // That nobody holds.
+    let other = Mapping::shared(dmabuf::memfd(length)?, length, READ_WRITE)?;
+    other.write(0, &vec![1; length]);
+    let moved = numa::move_to(&other, numa::MOVABLE);
+    let all = matches!(&moved, Ok((status, 0)) if status.iter().all(|node| *node == numa::MOVABLE as i32));
+    premise(all, || {
+        format!("move_pages of a memfd that nobody holds: {moved:?}")
+    })?;
+    let before = here.frames()?;
+    let moved = numa::move_to(&here.mapping, numa::MOVABLE);
+    t.note(format!("move_pages of what the udmabuf has: {moved:?}"));
+    let frames = here.frames()?;
+    t.check(Eye::Placement, frames == before, || {
+        format!(
+            "the memfd's pages were in frames {before:x?}, and are in {frames:x?} after move_pages"
+        )
+    });
+    here.fill(t)?;
+    t.equal(
+        Eye::Device,
+        "CRC32C that the device sees after move_pages and a write to the memfd",
+        m2m.device
+            .checksum(m2m.handle(Output, 0)?, 0, FRAME.size() as u64)?,
+        crc(here.written()),
+    );
+    Ok(())
+}
+
+fn locked_memory_limit_holds(t: &mut Ctx) -> TestResult {
+    const LIMIT: usize = 16 * PAGE;
+    let file = dmabuf::memfd(4 * LIMIT)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
+        .map_err(Error::call("sealing a memfd"))?;
+    // Whoever opens it: only the limit is to be in the way.
+    std::fs::set_permissions("/dev/udmabuf", std::fs::Permissions::from_mode(0o666))
+        .map_err(Error::io("chmod of /dev/udmabuf"))?;
+    limit_locked_memory(LIMIT)?;
+    become_nobody()?;
+    let made = dmabuf::try_udmabuf(&file, std::slice::from_ref(&(0..4 * LIMIT)))?;
+    let what = "a udmabuf of 4 times RLIMIT_MEMLOCK";
+    t.refused(what, made, &[Errno::ENOMEM, Errno::EPERM]);
     Ok(())
 }
 
@@ -118,6 +223,21 @@ fn part_of_a_huge_page(t: &mut Ctx, memop: Memop) -> TestResult {
         "the copy of the part that the udmabuf was made of",
         &bytes[start..start + image.size()],
     )?)
+}
+
+fn untouched_huge_pages(t: &mut Ctx) -> TestResult {
+    let _pool = Pool::of(2)?;
+    let file = huge_memfd(HUGE)?;
+    match dmabuf::try_udmabuf(&file, std::slice::from_ref(&(0..PAGE)))? {
+        Err(errno) => t.note(format!("refused with {errno:?}")),
+        Ok(buffer) => {
+            let area = Area::dmabuf(buffer, PAGE, PAGE)?;
+            let bytes = area.contents()?;
+            let count = bytes.iter().filter(|byte| **byte != 0).count();
+            t.equal(Eye::Cpu, "bytes that are not zero", count, 0);
+        }
+    }
+    Ok(())
 }
 
 fn pageout(t: &mut Ctx) -> TestResult {

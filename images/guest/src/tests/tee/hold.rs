@@ -4,6 +4,7 @@
 
 use super::stage::{LENGTH, calls_become, judge_placement, register, registered};
 use crate::tests::lifecycle::hold::fork_viewer;
+use crate::tests::lifecycle::poison::{HARD, heal, poison};
 use crate::tests::pin::dirty::evict;
 use crate::tests::sources::{EARLY_COW, PIN_USER_PAGES, PROTECT_PINNED, TEE_SHM};
 use crate::tests::test::{Test, test};
@@ -52,6 +53,8 @@ pub const TESTS: &[Test] = &[
         "What the parent writes after fork the application reads, and the child does not see."),
     test("tee_hold::fork_leaves_the_parent_what_the_application_writes", fork_leaves_the_parent_what_the_application_writes, EARLY_COW,
         "What the application writes after fork the parent reads, and the child does not see."),
+    test("tee_hold::poisoned_page_stays_the_applications", poisoned_page_stays_the_applications, HARD,
+        "After MADV_HWPOISON of a registered page the process gets SIGBUS there, and the application reads the page as it was; after the release nobody uses it."),
     test("tee_hold::last_descriptor_keeps_the_memory", last_descriptor_keeps_the_memory, TEE_SHM,
         "A child that has inherited the memory's descriptor keeps it pinned and held after its parent has closed it, until it ends."),
     Test { timeout_s: 60, ..test("tee_hold::call_that_cannot_be_interrupted_keeps_the_memory", call_that_cannot_be_interrupted_keeps_the_memory, TEE_SHM,
@@ -300,6 +303,18 @@ fn call_that_cannot_be_interrupted_keeps_the_memory(t: &mut Ctx) -> TestResult {
         Eye::Harness,
         "the host is too busy: a call of 24 s has ended before it was looked at",
     ))
+}
+
+fn poisoned_page_stays_the_applications(t: &mut Ctx) -> TestResult {
+    let mut area = anon()?;
+    let stage = Stage::of(t, &mut area)?;
+    let Some(frame) = area.frames()?.get(1).copied() else {
+        return Err(Stop::finding(Eye::Harness, "the memory has one page only"));
+    };
+    poison(t, &area.mapping, PAGE)?;
+    stage.judge_seen(t, "after MADV_HWPOISON", area.written())?;
+    drop(stage);
+    heal(t, frame)
 }
 
 /// Kills a client in a call that takes so long. False, and nothing is judged, if the call had ended before all was looked at.

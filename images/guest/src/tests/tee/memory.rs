@@ -9,6 +9,7 @@ use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
+use pinbed_guest::harness::attempt::attempt;
 use pinbed_guest::harness::child::Child;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
@@ -635,6 +636,15 @@ fn privilege_lifts_the_limit(t: &mut Ctx) -> TestResult {
     limit_locked_memory(LIMIT)?;
     let mut area = Area::anon(0, 4 * LIMIT)?;
     area.fill(t)?;
+    // There is a limit to lift.
+    let other = attempt(|| {
+        become_nobody().map_err(|_| Errno::ENOTRECOVERABLE)?;
+        tee.register(area.address(), area.len()).map(drop)
+    })?;
+    let refused = ["refused with ENOMEM", "refused with EPERM"].contains(&&*other.to_string());
+    t.check(Eye::Cpu, refused, || {
+        format!("registering 4 times RLIMIT_MEMLOCK without privileges: {other}")
+    });
     let shm = tee.register(area.address(), area.len()).map_err(|errno| {
         Stop::finding(
             Eye::Cpu,
@@ -661,6 +671,13 @@ fn limit_is_for_what_is_registered_now(t: &mut Ctx) -> TestResult {
                 format!("registering half of the limit in round {round}: {registered:?}")
             });
         }
+        let first = half(0).map_err(Error::call("registering half of the limit"))?;
+        t.refused(
+            "registering all of the limit beside half of it",
+            tee.register(memory.address(), LIMIT).map(|shm| shm.size),
+            &[Errno::ENOMEM, Errno::EPERM],
+        );
+        drop(first);
         // A refused attempt must not count either.
         t.refused(
             "registering memory with a hole behind it",

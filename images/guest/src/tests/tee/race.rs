@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Threads of one client that get in each other's way, many times over: each call works or is refused, and nothing is lost.
 
-use super::stage::{close, judge_checksum, register, registered};
+use super::stage::{calls_become, close, judge_checksum, register, registered};
 use crate::tests::sources::{TEE_CLIENT_API, TEE_RACE, TEE_SHM};
 use crate::tests::test::{Test, test};
 use crate::tests::video::stream::Before;
@@ -10,10 +10,13 @@ use nix::sys::mman::MmapAdvise;
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
-use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience::LIMIT;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::Mapping;
+use pinbed_guest::memory::userfault::Userfault;
+use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::tee::client::{NO_PARAMS, NONE, Session, Tee, VALUE_OUT, value_in};
 use std::collections::BTreeMap;
@@ -39,8 +42,12 @@ pub const TESTS: &[Test] = &[
         "Registering memory that another thread takes away is refused or gives all of it, and leaves no page pinned."),
 ];
 
-/// Times over. Enough for each order of events to come up, as the notes show.
+/// Times over, at moments that differ; each test has had each order of events before, by means other than time.
 const ROUNDS: usize = 30;
+/// Milliseconds of a call that is to be under way when something else happens: it is cancelled then, long before.
+const LONG: u64 = 60_000;
+/// Its number.
+const LONG_ID: u32 = 11;
 
 /// Moments for one thing to happen in the course of others: another each round, over all the time that they take.
 struct Moments {
@@ -100,6 +107,21 @@ fn joined<T>(thread: thread::Result<T>) -> TestResult<T> {
     thread.map_err(|_| Stop::finding(Eye::Harness, "a thread of the test has panicked"))
 }
 
+/// What comes of a call and of an event while it is under way, as the device says.
+fn during<C: Send, E>(
+    device: &Device,
+    call: impl FnOnce() -> C + Send,
+    event: impl FnOnce() -> TestResult<E>,
+) -> TestResult<(C, E)> {
+    thread::scope(|scope| {
+        let call = scope.spawn(call);
+        let begun = calls_become(device, 1)?;
+        let event = event()?;
+        premise(begun, || "the call does not begin".into())?;
+        Ok((joined(call.join())?, event))
+    })
+}
+
 fn checksum(tee: &Tee, session: Session, memref: Param) -> Result<(u32, u64), Errno> {
     let params = [memref, VALUE_OUT, NONE, NONE];
     let reply = tee.try_invoke(session, pin::CHECKSUM, &params, 0)?;
@@ -122,8 +144,29 @@ fn closing_memory_races_a_call(t: &mut Ctx) -> TestResult {
     let whole = u64::from(crc(area.written()));
     let mut tally = Tally::default();
     let all = register(&tee, &area)?;
-    let moments = Moments::within(|| three_checksums(&tee, session, all.all(PARAM_MEMREF_INPUT)))?;
-    drop(all);
+    let memref = all.all(PARAM_MEMREF_INPUT);
+    let moments = Moments::within(|| three_checksums(&tee, session, memref))?;
+    // In the middle of a call: the memory is there until its end.
+    let wait = [value_in(LONG, 0), memref, NONE, NONE];
+    let pages = (area.address() % PAGE + area.len()).div_ceil(PAGE) as i64;
+    let (reply, ()) = during(
+        &before.device,
+        || tee.try_invoke(session, pin::WAIT, &wait, LONG_ID),
+        || {
+            drop(all);
+            before.judge(t, "after the close, while the call is under way", 1, pages)?;
+            let cancelled = tee.cancel(session, LONG_ID);
+            t.equal(Eye::Cpu, "cancelling", cancelled, Ok(()));
+            Ok(())
+        },
+    )?;
+    let result = reply.map(|reply| reply.result);
+    let what = "the call whose memory was closed";
+    t.equal(Eye::Cpu, what, result, Ok(TEEC_ERROR_CANCEL));
+    before.judge(t, "after that call", 0, 0)?;
+    let after = checksum(&tee, session, memref);
+    let what = "a call after the close";
+    t.equal(Eye::Cpu, what, after, Err(Errno::EINVAL));
     for round in 0..ROUNDS {
         let shm = register(&tee, &area)?;
         let memref = shm.all(PARAM_MEMREF_INPUT);
@@ -162,6 +205,21 @@ fn closing_a_session_races_a_call(t: &mut Ctx) -> TestResult {
         Ok(())
     })?;
     close(&tee, session)?;
+    let no_session = Ok((TEEC_ERROR_BAD_PARAMETERS, TEEC_ORIGIN_TEE));
+    let after = tee.try_invoke(session, pin::RETURN, &[value_in(0, 0), NONE, NONE, NONE], 0);
+    let after = after.map(|reply| reply.verdict());
+    t.equal(Eye::Cpu, "a call after the close", after, no_session);
+    let session = tee.session(pin::UUID)?;
+    let wait = [value_in(LONG, 0), NONE, NONE, NONE];
+    let (reply, closed) = during(
+        &before.device,
+        || tee.try_invoke(session, pin::WAIT, &wait, 0),
+        || Ok(tee.close_session(session)),
+    )?;
+    t.equal(Eye::Cpu, "closing it during a call", closed, Ok(()));
+    let result = reply.map(|reply| reply.result);
+    let what = "the call whose session was closed";
+    t.equal(Eye::Cpu, what, result, Ok(TEEC_ERROR_CANCEL));
     for round in 0..ROUNDS {
         let session = tee.session(pin::UUID)?;
         // Every third waits, so that it is under way when the session is closed.
@@ -214,6 +272,32 @@ fn closing_the_client_races_a_call(t: &mut Ctx) -> TestResult {
         let memref = shm.all(PARAM_MEMREF_INPUT);
         Moments::within(|| three_checksums(&tee, session, memref))?
     };
+    // In the middle of a call, which keeps the client until its end. It cannot be cancelled, so it ends by itself; too soon on a busy
+    // host, and then it takes longer next time.
+    let mut length = 200;
+    loop {
+        let tee = ManuallyDrop::new(Tee::open()?);
+        let session = tee.session(pin::UUID)?;
+        let shm = register(&tee, &area)?;
+        let wait = [value_in(length, 0), shm.all(PARAM_MEMREF_INPUT), NONE, NONE];
+        let (reply, under_way) = during(
+            &before.device,
+            || tee.try_invoke(session, pin::WAIT, &wait, 0),
+            || {
+                // SAFETY: the descriptor is open, and `tee` does not close it again.
+                unsafe { libc::close(tee.as_raw_fd()) };
+                Ok(before.device.status()?.calls == 1)
+            },
+        )?;
+        if under_way {
+            let result = reply.map(|reply| reply.result);
+            let what = "the call whose client was closed";
+            t.equal(Eye::Cpu, what, result, Ok(TEEC_SUCCESS));
+            break;
+        }
+        length *= 2;
+        premise(length < LONG, || "no call is long enough".into())?;
+    }
     for round in 0..ROUNDS {
         // Closed by hand, under the thread that uses it; nothing else in this process opens a file meanwhile.
         let tee = ManuallyDrop::new(Tee::open()?);
@@ -259,6 +343,23 @@ fn cancelling_races_the_end_of_a_call(t: &mut Ctx) -> TestResult {
         tee.invoke(session, pin::WAIT, wait)?;
         Ok(())
     })?;
+    t.equal(
+        Eye::Cpu,
+        "cancelling before",
+        tee.cancel(session, ID),
+        Ok(()),
+    );
+    let long = [value_in(LONG, 0), NONE, NONE, NONE];
+    let device = Device::open()?;
+    let (reply, cancelled) = during(
+        &device,
+        || tee.try_invoke(session, pin::WAIT, &long, ID),
+        || Ok(tee.cancel(session, ID)),
+    )?;
+    t.equal(Eye::Cpu, "cancelling", cancelled, Ok(()));
+    let result = reply.map(|reply| reply.result);
+    let what = "the call that was cancelled";
+    t.equal(Eye::Cpu, what, result, Ok(TEEC_ERROR_CANCEL));
     for round in 0..ROUNDS {
         let (function, params) = match round % 2 {
             0 => (pin::WAIT, wait),
@@ -301,6 +402,10 @@ fn registering_races_registering(t: &mut Ctx) -> TestResult {
     area.fill(t)?;
     let whole = u64::from(crc(area.written()));
     let (address, length) = (area.address(), area.len());
+    let pages = (address % PAGE + length).div_ceil(PAGE) as i64;
+    let both = [register(&tee, &area)?, register(&tee, &area)?];
+    before.judge(t, "while it is registered twice", 2, 2 * pages)?;
+    drop(both);
     let seen = thread::scope(|scope| {
         let work = || {
             let mut wrong = Vec::new();
@@ -347,6 +452,8 @@ fn registering_races_munmap(t: &mut Ctx) -> TestResult {
             .map_err(Error::call("TEE_IOC_SHM_REGISTER"))?;
         Ok(())
     })?;
+    in_the_middle_of_registering(t, &tee)?;
+    before.judge(t, "after memory went away while it was registered", 0, 0)?;
     let mut tally = Tally::default();
     for round in 0..ROUNDS {
         memory.advise(0..length, MmapAdvise::MADV_DONTNEED)?;
@@ -370,4 +477,33 @@ fn registering_races_munmap(t: &mut Ctx) -> TestResult {
     before.judge(t, "after the last close", 0, 0)?;
     let (area, shm) = registered(t, &tee)?;
     judge_checksum(t, &tee, session, &shm, area.written())
+}
+
+/// Half of the memory goes away while the kernel waits for a page of the other half.
+fn in_the_middle_of_registering(t: &mut Ctx, tee: &Tee) -> TestResult {
+    let memory = Mapping::anon(4 * PAGE)?;
+    for page in (0..memory.len()).step_by(PAGE) {
+        memory.write(page, &[1]);
+    }
+    let (address, length) = (memory.address(), memory.len());
+    let (first, second) = memory.split(2 * PAGE);
+    let fault = Userfault::open(0)?;
+    fault.register(&first)?;
+    fault.protect(&first, true)?;
+    let (waited, registered) = thread::scope(|scope| -> TestResult<_> {
+        let registering = scope.spawn(|| tee.register(address, length).map(|shm| shm.size));
+        let waited = fault.fault(LIMIT.as_millis() as u16)?;
+        let gone = second.take_away(0..second.len());
+        fault.protect(&first, false)?;
+        let registered = joined(registering.join())?;
+        gone?;
+        second.map_anon_over(0)?;
+        Ok((waited, registered))
+    })?;
+    premise(waited == Some(address as u64), || {
+        format!("registering waits for the page {waited:x?}, expected {address:#x}")
+    })?;
+    let what = "registering memory that goes away meanwhile";
+    t.refused(what, registered, &[Errno::EFAULT, Errno::ENOMEM]);
+    Ok(())
 }

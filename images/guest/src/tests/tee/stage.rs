@@ -7,12 +7,11 @@ use pinbed_abi::tee::*;
 use pinbed_abi::wire;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience::{LIMIT, until};
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, Held, direction_name};
 use pinbed_guest::observe::extent::{PAGE, frames, merged};
 use pinbed_guest::tee::client::{NONE, Session, Shm, Tee, VALUE_OUT};
-use std::thread;
-use std::time::{Duration, Instant};
 
 /// Bytes that do not fill their pages.
 pub const LENGTH: usize = 5 * PAGE + 123;
@@ -103,12 +102,5 @@ pub fn close(tee: &Tee, session: Session) -> TestResult {
 
 /// Waits until the device has so many calls under way, and returns whether it came to that.
 pub fn calls_become(device: &Device, wanted: u64) -> TestResult<bool> {
-    let start = Instant::now();
-    while device.status()?.calls != wanted {
-        if start.elapsed() > Duration::from_secs(5) {
-            return Ok(false);
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(true)
+    Ok(until(LIMIT, || Ok(device.status()?.calls == wanted))?)
 }

@@ -12,6 +12,7 @@ use pinbed_guest::video::mplane;
 use pinbed_guest::video::v4l2::Memop::{DmaContig, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::find_named;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -19,8 +20,10 @@ const PROGRAM: &str = "v4l-utils, utils/v4l2-compliance";
 /// Frames of each streaming test. Enough for each buffer to go round more than once.
 const FRAMES: &str = "10";
 /// How many times as fast time passes for it. It sleeps for 16 s, most of it for threads to get to where they block, which takes them
-/// far less; what fails in a hurry, as a timeout on a busy host, is judged with less of it.
-const PACES: [u32; 2] = [16, 4];
+/// far less.
+const HURRY: u32 = 16;
+/// How many times as fast where something failed at [`HURRY`], which may be a timeout on a busy host.
+const PATIENT: u32 = 4;
 /// What malloc takes in them, of 2 MiB each: its heap, and the buffers of 300 KiB that it gives out.
 const HUGE_PAGES: usize = 6;
 
@@ -37,7 +40,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 const fn node(name: &'static str, run: fn(&mut Ctx) -> TestResult, correct: &'static str) -> Test {
-    let (source, timeout_s) = (PROGRAM, 60);
+    let (source, timeout_s) = (PROGRAM, 180);
     Test {
         name,
         correct,
@@ -54,12 +57,27 @@ fn complies(t: &mut Ctx, node: &str) -> TestResult {
         true => Some(Pool::of(HUGE_PAGES)?),
         false => None,
     };
-    let mut output = run(node, PACES[0])?;
-    for pace in &PACES[1..] {
-        if !Verdict::read(&text(&output)).is_some_and(|verdict| verdict.is_clean()) {
-            output = run(node, *pace)?;
+    let hurried = attempt(t, node, HURRY)?;
+    if hurried.is_empty() {
+        return Ok(());
+    }
+    // What fails again is a finding, at whichever pace: of all that fails once only what fails but once is left out, and noted.
+    let patient = attempt(t, node, PATIENT)?;
+    let again = match hurried.is_subset(&patient) {
+        true => BTreeSet::new(),
+        false => attempt(t, node, HURRY)?,
+    };
+    for fault in hurried.union(&patient) {
+        if patient.contains(fault) || again.contains(fault) {
+            t.find(Eye::Cpu, format!("v4l2-compliance: {fault}"));
         }
     }
+    Ok(())
+}
+
+/// What fails in one run, in which time passes so many times as fast.
+fn attempt(t: &mut Ctx, node: &str, pace: u32) -> TestResult<BTreeSet<String>> {
+    let output = run(node, pace)?;
     let said = text(&output);
     let verdict = Verdict::read(&said).ok_or_else(|| {
         let complaint = String::from_utf8_lossy(&output.stderr);
@@ -71,15 +89,11 @@ fn complies(t: &mut Ctx, node: &str) -> TestResult {
             format!("v4l2-compliance ended without a total ({status}): {last}"),
         )
     })?;
-    t.note(verdict.total);
-    for line in &verdict.faults {
-        t.find(Eye::Cpu, format!("v4l2-compliance: {line}"));
+    t.note(format!("{pace} times as fast: {}", verdict.total));
+    for fault in &verdict.faults {
+        t.note(format!("{pace} times as fast: {fault}"));
     }
-    let failed = "failed tests of v4l2-compliance";
-    t.equal(Eye::Cpu, failed, verdict.failed, 0);
-    let warnings = "warnings of v4l2-compliance";
-    t.equal(Eye::Cpu, warnings, verdict.warnings, 0);
-    Ok(())
+    Ok(verdict.all_faults())
 }
 
 fn run(node: &str, pace: u32) -> TestResult<Output> {
@@ -133,8 +147,21 @@ struct Verdict<'a> {
 }
 
 impl<'a> Verdict<'a> {
-    fn is_clean(&self) -> bool {
-        self.failed == 0 && self.warnings == 0 && self.faults.is_empty()
+    /// Each failed test, unmet condition and warning by its line; a total that counts more than there are lines for is one more fault.
+    fn all_faults(&self) -> BTreeSet<String> {
+        let lines = |is: fn(&str) -> bool| self.faults.iter().filter(|line| is(line)).count();
+        let failed = lines(|line| line.ends_with(": FAIL"));
+        let warnings = lines(|line| line.starts_with("warn:"));
+        let unnamed = [
+            ("failed tests", self.failed as usize, failed),
+            ("warnings", self.warnings as usize, warnings),
+        ];
+        let unnamed = unnamed
+            .iter()
+            .filter(|(_, total, named)| total > named)
+            .map(|(what, total, named)| format!("{total} {what}, of which it names {named}"));
+        let named = self.faults.iter().map(|line| (*line).to_owned());
+        named.chain(unnamed).collect()
     }
 
     /// Reads what it printed, or `None` if it did not come to its end.
@@ -190,5 +217,16 @@ mod checks {
             })
         );
         assert_eq!(Verdict::read(OUTPUT), None, "it did not come to its end");
+    }
+
+    #[test]
+    fn a_fault_that_only_the_total_tells_of_is_a_fault() {
+        let total =
+            "Total for pinbed device /dev/video0: 57, Succeeded: 55, Failed: 2, Warnings: 1";
+        let output = format!("{OUTPUT}{total}\n");
+        let faults = Verdict::read(&output).map(|verdict| verdict.all_faults());
+        let faults = faults.unwrap_or_default();
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert!(faults.contains("2 failed tests, of which it names 1"));
     }
 }

@@ -2,7 +2,8 @@
 //! V4L2_MEMORY_USERPTR: memory that the process got from wherever it likes.
 
 use crate::tests::sources::{
-    DMABUF_PFNMAP, FOLLOW_PFN, FRAME_VEC, FRAME_VECTOR, PREPARE_USERPTR, QBUF, UNSHARE, USERP,
+    DMABUF_PFNMAP, FOLLOW_PFN, FRAME_VEC, FRAME_VECTOR, MLOCK, PREPARE_USERPTR, QBUF, UNSHARE,
+    USERP,
 };
 use crate::tests::test::{FRAME, REFUSED, Test, refuse, refuse_area, test};
 use nix::errno::Errno;
@@ -11,12 +12,15 @@ use pinbed_abi::report::Eye;
 use pinbed_abi::uapi;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, TestResult};
+use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::bar;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::{M2m, describe};
+use pinbed_guest::video::v4l2::Memop::{DmaContig, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::Memory;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 
@@ -58,6 +62,10 @@ pub const TESTS: &[Test] = &[
         "A VM_PFNMAP mapping, here of a udmabuf, is refused, with no pin left behind."),
     test("userptr::pfnmap_after_memory_is_refused", pfnmap_after_memory_is_refused, FRAME_VEC,
         "A range that begins in normal memory and ends in a VM_PFNMAP mapping is refused, and the pins on its head are released."),
+    test("userptr::pci_bar_is_refused", pci_bar_is_refused, FOLLOW_PFN,
+        "A mapping of a PCI device's BAR, which is no memory, is refused, and the device is not touched."),
+    test("userptr::locked_memory_limit_holds", locked_memory_limit_holds, MLOCK,
+        "A process without privileges cannot queue more user memory, which is pinned for long, than RLIMIT_MEMLOCK lets it lock."),
     test("userptr::memory_after_pfnmap_is_refused", memory_after_pfnmap_is_refused, FRAME_VEC,
         "A range that begins in a VM_PFNMAP mapping is refused, and the normal pages behind it are not taken without a pin."),
     test("userptr::dmabuf_mapping_is_refused", dmabuf_mapping_is_refused, DMABUF_PFNMAP,
@@ -314,6 +322,33 @@ fn pfnmap_is_refused(t: &mut Ctx) -> TestResult {
         refuse_area(t, &m2m, queue, "a udmabuf's mapping", &area)?;
     }
     Ok(area.judge_untouched(t, "the udmabuf")?)
+}
+
+fn pci_bar_is_refused(t: &mut Ctx) -> TestResult {
+    // Within a page.
+    const IMAGE: Image = Image::grey(63, 47);
+    let area = Area::user(bar::first_page()?, 0..IMAGE.size());
+    for memop in [DmaSg, DmaContig, Vmalloc] {
+        let m2m = M2m::copier_on(memop, IMAGE)?;
+        for queue in [Output, Capture] {
+            refuse_area(t, &m2m, queue, "a PCI BAR's mapping", &area)?;
+        }
+    }
+    Ok(())
+}
+
+fn locked_memory_limit_holds(t: &mut Ctx) -> TestResult {
+    const LIMIT: usize = 16 * PAGE;
+    const LARGE: Image = Image::grey(512, 512);
+    let m2m = M2m::copier(LARGE)?;
+    let memory = Area::anon(0, LARGE.size())?;
+    m2m.request(Output, Memory::Userptr, 1)?;
+    limit_locked_memory(LIMIT)?;
+    become_nobody()?;
+    let queued = m2m.enqueue(Output, 0, &memory);
+    let what = "QBUF of 4 times RLIMIT_MEMLOCK";
+    t.refused(what, queued, &[Errno::ENOMEM, Errno::EPERM]);
+    Ok(())
 }
 
 fn pfnmap_after_memory_is_refused(t: &mut Ctx) -> TestResult {
