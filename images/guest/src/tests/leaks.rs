@@ -58,14 +58,18 @@ pub const TESTS: &[Test] = &[
         "Opening the TEE and a session, a call, and closing both leaves no kernel memory behind."),
 ];
 
-/// Times over. What is lost each time is seen by growth of at least half as many.
-const ROUNDS: usize = 100;
+/// Times over. What is lost each time is seen by growth of at least half as many: the count of a small cache is off by up to 128, the free
+/// objects of the slab that each CPU allocates from.
+const ROUNDS: usize = 300;
 /// Rounds before that, in which caches fill.
 const WARM_UP: usize = 10;
 /// Times that something has to grow, one after the other.
 const TIMES: usize = 3;
 /// How long what is on its way to be freed may take.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// Caches of what is freed in batches only: addresses of vmalloc, once 64 MiB of them wait. What is lost of vmalloc is lost pages, too.
+const IN_BATCHES: [&str; 1] = ["vmap_area"];
 
 /// More of something.
 struct Growth {
@@ -118,6 +122,7 @@ impl Use {
         let mut growth: Vec<_> = self
             .slab
             .iter()
+            .filter(|(cache, _)| !IN_BATCHES.contains(&cache.as_str()))
             .filter_map(|(cache, now)| {
                 let more = now - before.slab.get(cache).unwrap_or(&0);
                 (more >= least).then(|| Growth {

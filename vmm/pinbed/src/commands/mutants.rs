@@ -52,11 +52,11 @@ pub fn mutants(args: &MutantsArgs) -> Result<Exit> {
         all.push(Box::new(Whole::new("the JSON report", target, file::json)));
     }
     if let Some(path) = &args.page {
-        let mutants = chosen.clone();
+        let (mutants, first) = (chosen.clone(), args.first);
         all.push(Box::new(Whole::new(
             "the page",
             Target::from(path.clone()),
-            move |run| report::mutants::page(&mutants, run),
+            move |run| report::mutants::page(&mutants, first, run),
         )));
     }
     let lines = report::mutants::Lines::new(io::stdout(), chosen.clone(), survivors.clone());

@@ -154,11 +154,11 @@ impl<W: Write> Reporter for Lines<W> {
     }
 }
 
-/// The page docs/mutants.md.
+/// The page docs/mutants.md; `first` if each mutant was let go after the first test that found it.
 ///
 /// # Errors
 /// When the run did not try all mutants.
-pub fn page(mutants: &[Mutant], run: &Run) -> Result<Vec<u8>, String> {
+pub fn page(mutants: &[Mutant], first: bool, run: &Run) -> Result<Vec<u8>, String> {
     let found = all(mutants, run);
     if found.len() != mutants.len() {
         return Err(format!(
@@ -170,13 +170,17 @@ pub fn page(mutants: &[Mutant], run: &Run) -> Result<Vec<u8>, String> {
     let stock = &run.sessions[0];
     let killed = found.iter().filter(|found| found.killed()).count();
     let named = found.iter().filter(|found| found.cause.is_some()).count();
+    let until = match first {
+        true => "up to the first test that fails",
+        false => "as a whole",
+    };
     let mut page = format!(
         "<!-- SPDX-License-Identifier: Apache-2.0 OR MIT -->\n\
          <!-- Made by `pinbed mutants --page docs/mutants.md`. -->\n\
          # What the suite catches\n\n\
          {} defects of the kind that a rebase or a refactoring makes are built into one kernel \
          ([patches/mutants](../guest-kernel-config/patches/mutants)); `mutant=NAME` on its command line chooses one. `pinbed mutants` runs the \
-         whole suite with each of them and holds it to the baseline of the kernel without a defect. On {} ({}), of {} tests: {killed} of {} \
+         suite with each of them, here {until}, and holds it to the baseline of the kernel without a defect. On {} ({}), of {} tests: {killed} of {} \
          are killed, {named} of them by a finding that names the cause.\n\n\
          | mutant | the kernel's defect | tests that fail | a finding that names the cause |\n|---|---|---|---|\n",
         mutants.len(),
