@@ -291,7 +291,10 @@ fn refused_udmabufs(t: &mut Ctx) -> TestResult {
         Ok(())
     })?;
     let sealed = dmabuf::memfd(4 * PAGE)?;
-    drop(dmabuf::udmabuf_of(&sealed, &[0..PAGE])?);
+    drop(dmabuf::udmabuf_of(
+        &sealed,
+        std::slice::from_ref(&(0..PAGE)),
+    )?);
     many_times(t, || {
         refused &= dmabuf::try_udmabuf(&sealed, &[0..PAGE, 4 * PAGE..5 * PAGE])?.is_err();
         Ok(())
