@@ -82,7 +82,7 @@ pub enum Command {
     /// Write the man pages
     Man(ManArgs),
     /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
-    Matrix,
+    Matrix(MatrixArgs),
     /// Run the tests on a kernel with each of many built-in defects, to see that they find it
     ///
     /// Exit codes are those of `run`; 1 if a defect goes unnoticed.
@@ -320,6 +320,14 @@ pub struct ListArgs {
     /// As a JSON array of objects with name, correct and source
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `pinbed matrix`.
+#[derive(Debug, Args)]
+pub struct MatrixArgs {
+    /// Who pins how, instead: docs/pinners.md
+    #[arg(long)]
+    pub pinners: bool,
 }
 
 /// Arguments of `pinbed known`.

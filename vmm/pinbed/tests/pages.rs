@@ -40,3 +40,8 @@ fn the_pin_matrix() {
 fn the_defects() {
     is_up_to_date("defects.md", &["known", "--page"]);
 }
+
+#[test]
+fn who_pins_how() {
+    is_up_to_date("pinners.md", &["matrix", "--pinners"]);
+}

@@ -70,12 +70,24 @@ pub fn try_udmabuf(
     file: &OwnedFd,
     parts: &[Range<usize>],
 ) -> Result<Result<OwnedFd, Errno>, Error> {
+    Ok(udmabuf_on(&udmabuf_device()?, file, parts))
+}
+
+/// The device that makes udmabufs.
+pub fn udmabuf_device() -> Result<OwnedFd, Error> {
     let path = "/dev/udmabuf";
-    let device =
-        open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
-            what: path.into(),
-            remedy: "build the kernel with CONFIG_UDMABUF".into(),
-        })?;
+    open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
+        what: path.into(),
+        remedy: "build the kernel with CONFIG_UDMABUF".into(),
+    })
+}
+
+/// As [`try_udmabuf`], with the device open already.
+pub fn udmabuf_on(
+    device: &OwnedFd,
+    file: &OwnedFd,
+    parts: &[Range<usize>],
+) -> Result<OwnedFd, Errno> {
     assert!(parts.len() <= UDMABUF_PARTS, "too many parts: {parts:?}");
     let mut create = UdmabufCreateList {
         flags: 1,
@@ -94,5 +106,5 @@ pub fn try_udmabuf(
     // `flags` 1 is close-on-exec.
     let fd = unsafe { ioctls::udmabuf_create_list(device.as_raw_fd(), &create) };
     // SAFETY: the kernel has just given us this descriptor.
-    Ok(fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+    fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }

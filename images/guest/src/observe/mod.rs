@@ -8,6 +8,7 @@
 //! - [`device`]: the engine, through /dev/pinbed;
 //! - [`extent`]: the pieces of physical memory that all of them speak of.
 
+pub mod audit;
 pub mod cma;
 pub mod device;
 pub mod dma;

@@ -10,6 +10,7 @@ mod ioctl;
 mod leaks;
 mod lifecycle;
 mod pin;
+mod pinners;
 mod playback;
 mod raw;
 mod sources;
@@ -69,6 +70,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         tee::memory::LAST,
     ]
     .into_iter()
+    .chain(pinners::TESTS.iter().copied())
     .chain(dmabuf::mmaps::TESTS.iter().copied())
     .chain([
         dmabuf::exporter::LAST,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `pinbed matrix`: the page of what each kernel does with each kind of memory.
+//! `pinbed matrix`: the page of what each kernel does with each kind of memory, or the one of who pins how.
 
 use anyhow::Result;
 
+use crate::cli::MatrixArgs;
 use crate::exit::Exit;
-use crate::judge::{baseline, matrix};
+use crate::judge::{baseline, matrix, pinners};
 use crate::kernel;
 use crate::provision::{programs, workspace};
 
@@ -12,11 +13,15 @@ use crate::provision::{programs, workspace};
 ///
 /// # Errors
 /// When the guest's programs cannot be built, or the baselines are not valid.
-pub fn matrix() -> Result<Exit> {
+pub fn matrix(args: &MatrixArgs) -> Result<Exit> {
     let tests = programs::list(&programs::build(&workspace()?)?)?;
     let manifest = kernel::Manifest::read(&workspace()?.join("guest-kernel-config/kernels.toml"))?;
     let names = baseline::Names::of_checkout(&workspace()?, &manifest, &tests);
     let baselines = baseline::Baselines::of_checkout(&workspace()?, &names)?;
-    print!("{}", matrix::page(&tests, &names.kernels, &baselines));
+    let page = match args.pinners {
+        true => pinners::page,
+        false => matrix::page,
+    };
+    print!("{}", page(&tests, &names.kernels, &baselines));
     Ok(Exit::Green)
 }

@@ -6,6 +6,7 @@ mod closest;
 pub mod defects;
 pub mod matrix;
 pub mod mutants;
+pub mod pinners;
 pub mod verdict;
 
 pub use closest::closest;

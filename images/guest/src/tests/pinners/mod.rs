@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Who pins how: every system call of the suite that takes user pages, asked the same questions. What a correct kernel answers follows from
+//! how long user space keeps the pages: who may keep them for long has to say so, has to move them out of ZONE_MOVABLE, and has to count
+//! them for the user.
+
+mod pinner;
+
+use self::pinner::Pinner;
+use crate::tests::sources::{MLOCK, TEE_LONGTERM};
+use crate::tests::test::{Test, test};
+use nix::errno::Errno;
+use pinbed_abi::report::Eye;
+use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
+use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::privilege::limit_locked_memory;
+use pinbed_guest::memory::numa;
+use pinbed_guest::observe::audit::Audit;
+use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::movable;
+
+/// The tests of one that keeps pages for as long as user space likes.
+macro_rules! long {
+    ($name:ident, $pinner:expr, $who:literal, $by:literal) => {
+        &[
+            test(concat!("pinners::", stringify!($name), "_says_that_it_is_for_long"), |t| says(t, $pinner, $by), $by,
+                concat!($who, " pins the page, and says that it is for long (FOLL_LONGTERM, or memfd_pin_folios()).")),
+            test(concat!("pinners::", stringify!($name), "_leaves_zone_movable"), |t| leaves_zone_movable(t, $pinner), TEE_LONGTERM,
+                concat!("The page leaves ZONE_MOVABLE before ", $who, " has it.")),
+            test(concat!("pinners::", stringify!($name), "_is_limited"), |t| is_limited(t, $pinner), MLOCK,
+                concat!("A process without privileges that may lock no memory (RLIMIT_MEMLOCK) gets no page pinned by ", $who, ".")),
+            test(concat!("pinners::", stringify!($name), "_is_limited_for_the_user"), |t| is_limited_for_the_user(t, $pinner), MLOCK,
+                concat!("Once a process has what RLIMIT_MEMLOCK lets it lock pinned by ", $who, ", a child of its gets no more.")),
+        ]
+    };
+}
+
+/// The test of one that lets go before the system call returns, or that keeps pages without a pin.
+macro_rules! short {
+    ($name:ident, $pinner:expr, $who:literal, $by:literal) => {
+        &[test(
+            concat!(
+                "pinners::",
+                stringify!($name),
+                "_does_not_say_that_it_is_for_long"
+            ),
+            |t| says(t, $pinner, $by),
+            $by,
+            concat!(
+                $who,
+                " takes the page without FOLL_LONGTERM, which would move it for nothing."
+            ),
+        )]
+    };
+}
+
+#[rustfmt::skip]
+pub const TESTS: &[&[Test]] = &[
+    long!(vb2_sg, Pinner::VB2_SG, "QBUF of USERPTR on vb2-dma-sg", "pin_user_pages_locked(), since 5.12 pin_user_pages_fast()"),
+    long!(vb2_contig, Pinner::VB2_CONTIG, "QBUF of USERPTR on vb2-dma-contig", "pin_user_pages_locked(), since 5.12 pin_user_pages_fast()"),
+    long!(vb2_vmalloc, Pinner::VB2_VMALLOC, "QBUF of USERPTR on vb2-vmalloc", "pin_user_pages_locked(), since 5.12 pin_user_pages_fast()"),
+    long!(tee, Pinner::TEE, "TEE_IOC_SHM_REGISTER", "pin_user_pages_fast()"),
+    long!(udmabuf, Pinner::Udmabuf, "UDMABUF_CREATE", "memfd_pin_folios(), since 6.11; before, shmem_read_mapping_page(), which pins nothing"),
+    long!(io_uring, Pinner::IO_URING, "IORING_REGISTER_BUFFERS", "pin_user_pages(), later pin_user_pages_fast()"),
+    short!(direct_read, Pinner::DIRECT_READ, "read(2) with O_DIRECT", "get_user_pages_fast(), later pin_user_pages_fast()"),
+    short!(direct_write, Pinner::DIRECT_WRITE, "write(2) with O_DIRECT", "get_user_pages_fast(), later pin_user_pages_fast()"),
+    short!(vmsplice, Pinner::VMSPLICE, "vmsplice(2)", "get_user_pages_fast()"),
+    short!(process_vm_readv, Pinner::PROCESS_READ, "process_vm_readv(2)", "pin_user_pages_remote()"),
+    short!(process_vm_writev, Pinner::PROCESS_WRITE, "process_vm_writev(2)", "pin_user_pages_remote()"),
+    short!(proc_mem, Pinner::ProcMem, "write(2) to /proc/PID/mem", "get_user_pages_remote()"),
+    short!(futex, Pinner::Futex, "FUTEX_WAIT on shared memory", "get_user_pages_fast()"),
+];
+
+/// `by` names the functions that take the pages, on all kernels.
+fn says(t: &mut Ctx, pinner: Pinner, by: &str) -> TestResult {
+    let memory = pinner.memory()?;
+    memory.write(0, &t.random(PAGE));
+    let mut taker = pinner.ready(t, &memory)?;
+    let audit = Audit::begin()?;
+    let taken = taker.take(memory.address());
+    let takings = audit.end()?;
+    taken.map_err(Error::call("taking the page"))?;
+    let of_page: Vec<_> = takings
+        .iter()
+        .filter(|taking| taking.includes(memory.address()))
+        .collect();
+    for taking in &of_page {
+        t.note(format!(
+            "{}() of {} pages, flags {:#x}",
+            taking.function,
+            taking.pages,
+            taking.flags.unwrap_or(0)
+        ));
+    }
+    if pinner.is_long() {
+        let pins = of_page
+            .iter()
+            .any(|taking| taking.function.contains("pin_"));
+        t.check(Eye::Placement, pins, || {
+            format!("nothing pins the page; what takes pages is {takings:?}")
+        });
+    } else {
+        t.check(Eye::Placement, !of_page.is_empty(), || {
+            format!("nothing takes the page; what takes pages is {takings:?}")
+        });
+    }
+    for taking in of_page {
+        t.check(Eye::Placement, by.contains(&taking.function), || {
+            format!("{}() takes the page, which is not {by}", taking.function)
+        });
+        let (is, should) = (taking.is_long_term()?, pinner.is_long());
+        t.check(Eye::Placement, is == should, || match should {
+            true => format!("{}() is asked without FOLL_LONGTERM", taking.function),
+            false => format!("{}() is asked with FOLL_LONGTERM", taking.function),
+        });
+    }
+    Ok(())
+}
+
+fn leaves_zone_movable(t: &mut Ctx, pinner: Pinner) -> TestResult {
+    numa::need_both()?;
+    let memory = pinner.memory()?;
+    memory.bind(numa::MOVABLE)?;
+    let bytes = t.random(PAGE);
+    memory.write(0, &bytes);
+    // Where it goes to must not be the same zone.
+    memory.bind(numa::HOME)?;
+    let mut taker = pinner.ready(t, &memory)?;
+    let before = movable::count_in(memory.address(), PAGE)?;
+    premise(before == 1, || "the page is in ZONE_MOVABLE".into())?;
+    taker
+        .take(memory.address())
+        .map_err(Error::call("taking the page"))?;
+    // A page of a file is in the page tables only once it was touched.
+    t.same_bytes(Eye::Cpu, "the memory", &memory.read(0..PAGE), &bytes);
+    let after = movable::count_in(memory.address(), PAGE)?;
+    t.equal(Eye::Placement, "pages in CMA or ZONE_MOVABLE", after, 0);
+    Ok(())
+}
+
+/// What a ring of io_uring takes by itself before 5.12, and more.
+const ROOM: usize = 64 * PAGE;
+const REFUSED: &[Errno] = &[Errno::ENOMEM, Errno::EPERM];
+
+fn is_limited(t: &mut Ctx, pinner: Pinner) -> TestResult {
+    let memory = pinner.memory()?;
+    memory.write(0, &[1; PAGE]);
+    limit_locked_memory(ROOM)?;
+    let mut taker = pinner.ready_as_nobody(t, &memory)?;
+    limit_locked_memory(0)?;
+    t.refused(
+        "a page pinned where none may be",
+        taker.take(memory.address()),
+        REFUSED,
+    );
+    Ok(())
+}
+
+fn is_limited_for_the_user(t: &mut Ctx, pinner: Pinner) -> TestResult {
+    let memory = pinner.memory()?;
+    memory.write(0, &[1; PAGE]);
+    limit_locked_memory(ROOM)?;
+    let mut second = pinner.ready(t, &memory)?;
+    let mut first = pinner.ready_as_nobody(t, &memory)?;
+    if pinner.counts_for_its_maker() {
+        second = pinner.ready(t, &memory)?;
+    }
+    first
+        .take(memory.address())
+        .map_err(Error::call("taking the page"))?;
+    // What is counted for a process is counted from nothing in its child.
+    let answer = Child::fork(|| {
+        let errno = match limit_locked_memory(PAGE) {
+            Err(_) => Errno::EIO as i32,
+            Ok(()) => second
+                .take(memory.address())
+                .map_or_else(|errno| errno as i32, |()| 0),
+        };
+        errno.to_le_bytes().to_vec()
+    })?
+    .go()?;
+    let errno: [u8; 4] = answer
+        .as_slice()
+        .try_into()
+        .map_err(|_| Stop::finding(Eye::Harness, "the child said nothing"))?;
+    let again = match i32::from_le_bytes(errno) {
+        0 => Ok(()),
+        errno => Err(Errno::from_raw(errno)),
+    };
+    t.refused("a second page pinned in a child", again, REFUSED);
+    Ok(())
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `pinbed matrix --pinners`: who pins how, as a page. All of it is from the tests of the group `pinners` and the baselines, which a green
+//! run has shown to be true.
+
+use std::fmt::Write as _;
+
+use pinbed_abi::report::TestInfo;
+
+use crate::judge::baseline::{Baselines, Expected};
+
+/// How the page is made again.
+const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test pages";
+
+/// How the test of one that keeps pages for long ends, and that of one that does not.
+const LONG: &str = "_says_that_it_is_for_long";
+const SHORT: &str = "_does_not_say_that_it_is_for_long";
+/// How the other tests of the former end, and what a kernel does that passes them.
+const QUESTIONS: [(&str, &str); 3] = [
+    ("_leaves_zone_movable", "leaves CMA and ZONE_MOVABLE"),
+    ("_is_limited", "RLIMIT_MEMLOCK bounds a process"),
+    ("_is_limited_for_the_user", "and a user"),
+];
+/// The tests that written pages are marked dirty, by who takes pages.
+const DIRTY: [(&str, &str); 5] = [
+    ("vb2_sg", "dirty::sg_"),
+    ("vb2_contig", "dirty::contig_"),
+    ("vb2_vmalloc", "dirty::vmalloc_"),
+    ("tee", "tee_dirty::"),
+    ("udmabuf", "dirty::writes_to_a_udmabuf"),
+];
+
+/// The page, in Markdown.
+pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> String {
+    let named = |end: &'static str| {
+        tests.iter().filter_map(move |test| {
+            let who = test.name.strip_prefix("pinners::")?.strip_suffix(end)?;
+            Some((who, test))
+        })
+    };
+    // On which kernels all tests of this beginning pass.
+    let passes = |prefix: &str, whole: bool| {
+        let asked: Vec<_> = tests
+            .iter()
+            .filter(|test| match whole {
+                true => test.name == prefix,
+                false => test.name.starts_with(prefix),
+            })
+            .collect();
+        let fails = |kernel: &str, test: &TestInfo| {
+            let baseline = baselines.of(kernel);
+            let known = baseline.get(&test.name);
+            known.is_some_and(|known| matches!(known.expected, Expected::Xfail { .. }))
+        };
+        let good: Vec<_> = kernels
+            .iter()
+            .filter(|kernel| !asked.iter().any(|test| fails(kernel, test)))
+            .map(String::as_str)
+            .collect();
+        match good.len() {
+            _ if asked.is_empty() => "–".to_owned(),
+            0 => "no".to_owned(),
+            all if all == kernels.len() => "yes".to_owned(),
+            _ => good.join(", "),
+        }
+    };
+    let mut long = String::new();
+    for (who, test) in named(LONG) {
+        let mut cells = vec![passes(&test.name, true)];
+        for (end, _) in QUESTIONS {
+            cells.push(passes(&format!("pinners::{who}{end}"), true));
+        }
+        let dirty = DIRTY.iter().find(|(name, _)| *name == who);
+        cells.push(dirty.map_or("–".to_owned(), |(_, prefix)| passes(prefix, false)));
+        let subject = subject(test, " pins the page");
+        let _ = writeln!(
+            long,
+            "| {subject} | {} | {} |",
+            test.source,
+            cells.join(" | ")
+        );
+    }
+    let mut short = String::new();
+    for (_, test) in named(SHORT) {
+        let subject = subject(test, " takes the page");
+        let _ = writeln!(short, "| {subject} | {} |", test.source);
+    }
+    let heads: Vec<_> = QUESTIONS.iter().map(|(_, head)| *head).collect();
+    format!(
+        "<!-- SPDX-License-Identifier: Apache-2.0 OR MIT -->\n\
+         <!-- Made by `pinbed matrix --pinners` from the tests and the baselines: {BLESS} -->\n\
+         # Who pins how\n\n\
+         What takes user pages, by which function of the kernel, and what it does about them, on {}. `pinbed run pinners --kernel all` shows \
+         all of it: kprobes on the kernel's functions that take pages say who asked for the page, and with which flags; the page's place, \
+         RLIMIT_MEMLOCK and what reclaim leaves are tried.\n\n\
+         ## For as long as user space likes\n\n\
+         A cell names the kernels on which it is so. A pin of this kind has to say FOLL_LONGTERM, so that pages leave CMA and ZONE_MOVABLE \
+         first, and has to count against RLIMIT_MEMLOCK: of the user, since a process can fork, or pass the descriptor on and exit.\n\n\
+         | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
+         ## For as long as a system call lasts, or without a pin\n\n\
+         None of these says FOLL_LONGTERM on any of the kernels, which would move pages for nothing. vmsplice(2) keeps its page until the \
+         pipe is read, with a reference and without a pin: its page can be copied or moved from under it, and keeps CMA from being \
+         allocated.\n\n\
+         | | takes pages by |\n|---|---|\n{short}",
+        kernels.join(", "),
+        heads.join(" | "),
+        "---|".repeat(heads.len()),
+    )
+}
+
+/// Who a test's sentence is about.
+fn subject<'a>(test: &'a TestInfo, verb: &str) -> &'a str {
+    test.correct
+        .split_once(verb)
+        .map_or(test.correct.as_str(), |(subject, _)| subject)
+}
