@@ -58,7 +58,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Bisect(args) => bisect::bisect(args),
         Command::Completions(args) => completions::completions(args),
         Command::Man(args) => man::man(args),
-        Command::Matrix(args) => matrix::matrix(&args),
+        Command::Matrix(args) => matrix::matrix(args),
         Command::Debug(args) => debug::debug(args),
         Command::Mutants(args) => mutants::mutants(args),
         Command::Setup(args) => setup::setup(args),

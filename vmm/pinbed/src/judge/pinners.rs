@@ -16,7 +16,7 @@ const LONG: &str = "_says_that_it_is_for_long";
 const SHORT: &str = "_does_not_say_that_it_is_for_long";
 /// How the other tests of the former end, and what a kernel does that passes them.
 const QUESTIONS: [(&str, &str); 3] = [
-    ("_leaves_zone_movable", "leaves CMA and ZONE_MOVABLE"),
+    ("_leaves_zone_movable", "leaves ZONE_MOVABLE"),
     ("_is_limited", "RLIMIT_MEMLOCK bounds a process"),
     ("_is_limited_for_the_user", "and a user"),
 ];
@@ -98,8 +98,7 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
          ## For as long as a system call lasts, or without a pin\n\n\
          None of these says FOLL_LONGTERM on any of the kernels, which would move pages for nothing. vmsplice(2) keeps its page until the \
-         pipe is read, with a reference and without a pin: its page can be copied or moved from under it, and keeps CMA from being \
-         allocated.\n\n\
+         pipe is read, with a reference and without a pin.\n\n\
          | | takes pages by |\n|---|---|\n{short}",
         kernels.join(", "),
         heads.join(" | "),
