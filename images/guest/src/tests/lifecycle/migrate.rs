@@ -66,8 +66,9 @@ fn moved(before: &[Option<u64>], now: &[Option<u64>]) -> usize {
         .count()
 }
 
-/// Memory with much free memory above it, to which compaction moves what it can: of many pages those with the lowest frames.
-fn low(length: usize) -> TestResult<Mapping> {
+/// Memory with much free memory above it, to which compaction moves what it can: of many pages those with the lowest frames; and the
+/// rest, in which a page of eight stays: compaction takes no page out of a block that is free as a whole.
+fn low(length: usize) -> TestResult<(Mapping, [Mapping; 2])> {
     const PIECES: usize = 8;
     let space = Mapping::anon(PIECES * length)?;
     for page in (0..space.len()).step_by(PAGE) {
@@ -78,14 +79,20 @@ fn low(length: usize) -> TestResult<Mapping> {
         .chunks(length / PAGE)
         .map(|piece| piece.iter().flatten().sum::<u64>());
     let lowest = heights.enumerate().min_by_key(|(_, height)| *height);
-    let (_below, rest) = space.split(lowest.map_or(0, |(piece, _)| piece * length));
-    Ok(rest.split(length).0)
+    let (below, rest) = space.split(lowest.map_or(0, |(piece, _)| piece * length));
+    let (low, above) = rest.split(length);
+    for mapping in [&below, &above] {
+        for page in (0..mapping.len()).step_by(8 * PAGE) {
+            mapping.advise(page + PAGE..page + 8 * PAGE, MmapAdvise::MADV_DONTNEED)?;
+        }
+    }
+    Ok((low, [below, above]))
 }
 
 fn compaction(t: &mut Ctx) -> TestResult {
     const SPACE: usize = 2 << 20;
     // Every other page is free, between them two buffers: that is for compaction to mend.
-    let space = low(SPACE)?;
+    let (space, _rest) = low(SPACE)?;
     let pages = FRAME.size().next_multiple_of(PAGE);
     let (before, rest) = space.split(SPACE / 2);
     let (src, rest) = rest.split(pages);
