@@ -143,7 +143,7 @@ pub struct RunArgs {
     pub filters: Vec<String>,
     #[command(flatten)]
     pub vm: VmArgs,
-    /// Seconds one test may take, unless the test itself asks for more
+    /// Seconds one test may take, unless the test itself asks for more; 8 times as many on a kernel with CONFIG_KASAN
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
     /// Leave out tests whose name contains this, or matches it where it has one of *?[ (may be repeated)

@@ -165,10 +165,11 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
                 if saved.is_some() {
                     environment.start = Some(StartedBy::Warm);
                 }
+                let timeout_s = setup.timeout(args.timeout);
                 let guests = |names: &[String], may_be_warm: bool| {
                     let plan = GuestPlan::Tests {
                         names: names.to_vec(),
-                        timeout_s: args.timeout,
+                        timeout_s,
                     };
                     let start = match saved.clone().filter(|_| may_be_warm) {
                         Some(saved) => Start::Warm(saved, plan.clone()),
@@ -176,7 +177,7 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
                     };
                     setup.guest(&args.vm, &plan, start, args.keep)
                 };
-                let limits = limits(args.timeout, &chosen);
+                let limits = limits(timeout_s, &chosen);
                 let exit = Session::new(session, plan, baseline, options, reporters).run(
                     environment,
                     shown,

@@ -315,6 +315,14 @@ impl<'a> Setup<'a> {
         }
     }
 
+    /// Seconds that a test may take on this kernel, where it may take `timeout` on others: KASAN makes each access of the kernel's a call.
+    pub fn timeout(&self, timeout: u64) -> u64 {
+        match self.kernel.config.has("KASAN") {
+            true => timeout.saturating_mul(8),
+            false => timeout,
+        }
+    }
+
     /// What is known of this kernel, if it is one of those that baselines name. (The recipe of a user's own tree is the nearest one, and
     /// what is known of another version says nothing.)
     pub fn baseline(&self, baselines: &Baselines) -> Option<Baseline> {
