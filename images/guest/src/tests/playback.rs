@@ -58,10 +58,10 @@ pub const TESTS: &[Test] = &[
         "Unloading is refused while protected memory exists, and works when the last of it is gone."),
     test("playback::protected_memory_is_had_beside_registered_memory", protected_memory_is_had_beside_registered_memory, TEE_LONGTERM,
         "Protected memory as large as CMA is can be allocated while memory is registered whose pages were in CMA."),
-    test("playback::clear_clip_plays", clear_clip_plays, PROTECTED,
-        "300 encrypted frames are decrypted into memory that the CPU sees and shown without an error, under memory pressure."),
-    test("playback::protected_clip_plays", protected_clip_plays, PROTECTED,
-        "300 encrypted frames are decrypted into protected memory and shown without an error, under memory pressure, unseen by the CPU."),
+    Test { timeout_s: 180, ..test("playback::clear_clip_plays", clear_clip_plays, PROTECTED,
+        "300 encrypted frames are decrypted into memory that the CPU sees and shown without an error, under memory pressure.") },
+    Test { timeout_s: 180, ..test("playback::protected_clip_plays", protected_clip_plays, PROTECTED,
+        "300 encrypted frames are decrypted into protected memory and shown without an error, under memory pressure, unseen by the CPU.") },
 ];
 
 /// A frame of the clip.
