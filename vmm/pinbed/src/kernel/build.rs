@@ -99,14 +99,7 @@ pub fn provide(
                 None => {
                     let release = build(context, request, &source, wish, &place)?;
                     let built = keep(context, &place, &entry, Built { release })?;
-                    for old in context
-                        .cache
-                        .entries("kernel", &format!("{family}-"))
-                        .iter()
-                        .skip(KEPT)
-                    {
-                        old.remove()?;
-                    }
+                    context.cache.keep("kernel", &format!("{family}-"), KEPT)?;
                     built
                 }
             }

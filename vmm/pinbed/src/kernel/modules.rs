@@ -157,9 +157,7 @@ pub fn provide(
     }
     let modules = closure.modules;
     work.publish(&modules, Check::EachUse, &[])?;
-    for old in context.cache.entries("modules", "").iter().skip(KEPT) {
-        old.remove()?;
-    }
+    context.cache.keep("modules", "", KEPT)?;
     Ok(modules)
 }
 

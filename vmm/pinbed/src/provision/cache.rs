@@ -98,6 +98,16 @@ impl Cache {
         found.into_iter().map(|(_, entry)| entry).collect()
     }
 
+    /// Removes all entries of one kind whose key begins so, but for those that were used last, so many.
+    ///
+    /// # Errors
+    /// When a directory cannot be removed.
+    pub fn keep(&self, kind: &str, prefix: &str, count: usize) -> Result<(), Error> {
+        let mut entries = self.entries(kind, prefix);
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.used()));
+        entries.iter().skip(count).try_for_each(Entry::remove)
+    }
+
     /// Its directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -206,11 +216,11 @@ impl Entry {
         Some(record)
     }
 
-    /// Marks the entry as used now, by its record's time of access, which costs a write an hour at most.
+    /// Marks the entry as used now, by its record's time of access, which costs a write a minute at most.
     fn touch(&self) {
         let path = self.dir.join(RECORD);
-        let hour = Duration::from_secs(3600);
-        let is_recent = |used: SystemTime| used.elapsed().is_ok_and(|age| age < hour);
+        let minute = Duration::from_secs(60);
+        let is_recent = |used: SystemTime| used.elapsed().is_ok_and(|age| age < minute);
         if !self.used().is_some_and(is_recent) {
             let times = fs::FileTimes::new().set_accessed(SystemTime::now());
             // A cache that cannot be written is used all the same.
@@ -550,6 +560,30 @@ mod tests {
         let removed = cache.prune(Duration::from_secs(86_400)).unwrap();
         assert_eq!(removed, ["build/x", "kernel/x"]);
         assert_eq!(names(), ["qemu/x"]);
+    }
+
+    #[test]
+    fn the_entries_that_were_used_last_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        for (age, key) in [
+            (300, "6.1-a"),
+            (200, "6.1-b"),
+            (100, "6.1-c"),
+            (400, "6.12-d"),
+        ] {
+            let work = cache.entry("kernel", key).lock(&Progress::new()).unwrap();
+            work.publish(&1, Check::EachUse, &[]).unwrap();
+            let used = SystemTime::now() - Duration::from_secs(age);
+            let record = File::open(work.dir().join(RECORD)).unwrap();
+            record
+                .set_times(fs::FileTimes::new().set_accessed(used))
+                .unwrap();
+        }
+        assert_eq!(cache.entry("kernel", "6.1-a").record(), Some(1));
+        cache.keep("kernel", "6.1-", 2).unwrap();
+        let names: Vec<_> = cache.all().iter().map(Entry::name).collect();
+        assert_eq!(names, ["kernel/6.1-a", "kernel/6.1-c", "kernel/6.12-d"]);
     }
 
     #[test]

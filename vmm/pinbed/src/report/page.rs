@@ -47,6 +47,12 @@ impl<W: Write> Page<W> {
         page
     }
 
+    /// As if the terminal were so wide.
+    #[cfg(test)]
+    pub fn set_width(&mut self, width: usize) {
+        self.width = width;
+    }
+
     fn template(&self, template: &str) {
         if let (Some(bar), Ok(style)) = (&self.live, ProgressStyle::with_template(template)) {
             bar.set_style(style.progress_chars("=> "));
@@ -112,11 +118,17 @@ impl<W: Write> Page<W> {
 
     /// A paragraph under a line, with a title to its left.
     pub fn titled(&mut self, title: StyledObject<&str>, text: &str) -> io::Result<()> {
-        let indent = " ".repeat(INDENT.len() + TITLE);
-        let mut title = format!("{INDENT}{title:<TITLE$}");
-        for line in self.wrap(text, indent.len()) {
-            self.line(format!("{title}{line}"))?;
-            title.clone_from(&indent);
+        let title = format!("{INDENT}{title:<TITLE$}");
+        self.beside(&title, INDENT.len() + TITLE, text)
+    }
+
+    /// A paragraph beside what stands on its first line alone and is so wide.
+    pub fn beside(&mut self, first: &str, width: usize, text: &str) -> io::Result<()> {
+        let indent = " ".repeat(width);
+        let mut left = first;
+        for line in self.wrap(text, width) {
+            self.line(format!("{left}{line}"))?;
+            left = &indent;
         }
         Ok(())
     }
@@ -138,10 +150,13 @@ impl<W: Write> Page<W> {
         })
     }
 
+    /// Lines that fit beside or under something so wide.
     fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
         let mut lines = Vec::new();
+        // A path or a name stays whole.
+        let options = textwrap::Options::new(self.width - indent).break_words(false);
         for line in text.lines().map(printable) {
-            let parts = textwrap::wrap(&line, self.width - indent);
+            let parts = textwrap::wrap(&line, &options);
             lines.extend(parts.into_iter().map(|part| part.into_owned()));
         }
         lines

@@ -31,6 +31,9 @@ const COMPLAINTS: [&str; 6] = [
 ];
 /// How wide a duration is.
 const DURATION: usize = 10;
+/// How wide a count is in the line of a group, and how wide the time.
+const CELL: usize = 12;
+const TIME: usize = 9;
 /// How many names a list of tests has before it is cut.
 const NAMES: usize = 20;
 
@@ -137,8 +140,9 @@ impl<W: Write> Table<W> {
     }
 
     fn head(&mut self, name: &str, value: &str) -> io::Result<()> {
-        let name = format!("{name:<9}");
-        self.page.line(format!("{} {value}", style(name).dim()))
+        let name = format!("{name:<9} ");
+        self.page
+            .beside(&style(&name).dim().to_string(), name.len(), value)
     }
 
     /// Shows what runs now.
@@ -208,31 +212,48 @@ impl<W: Write> Table<W> {
             return Ok(());
         }
         let counts = group.counts;
-        let column = |count: usize, what: &str, colour: Style| {
-            let text = match count {
-                0 => String::new(),
-                _ => format!("{count} {what}"),
-            };
-            colour.apply_to(format!("{text:<12}")).to_string()
+        let plain = Style::new;
+        let cells = [
+            (counts.passed - counts.known, "passed", plain().green()),
+            (counts.known, "known", plain().yellow()),
+            (counts.skipped, "skipped", plain().cyan()),
+        ];
+        let time = seconds(group.time_ms).trim().to_owned();
+        let bad = [
+            (counts.failed, "FAILED", plain().red().bold()),
+            (counts.not_run, "NOT RUN", plain().red()),
+        ];
+        let text = |count: usize, what: &str| match count {
+            0 => String::new(),
+            _ => format!("{count} {what}"),
         };
-        let pass = counts.passed - counts.known;
-        let line = format!(
-            "  {:names$}  {}{}{}{}{}{}",
-            group.name,
-            column(pass, "passed", Style::new().green()),
-            column(counts.known, "known", Style::new().yellow()),
-            column(counts.skipped, "skipped", Style::new().cyan()),
-            style(format!("{:>9}", seconds(group.time_ms).trim())).dim(),
-            match counts.failed {
-                0 => String::new(),
-                failed => style(format!("  {failed} FAILED")).red().bold().to_string(),
-            },
-            match counts.not_run {
-                0 => String::new(),
-                not_run => style(format!("  {not_run} NOT RUN")).red().to_string(),
-            },
-            names = self.names,
-        );
+        let counted = |(count, what, colour): (usize, &str, Style)| (text(count, what), colour);
+        let narrow = self.page.width() < 2 + self.names + 2 + CELL * cells.len() + TIME;
+        let pad = |(text, colour): (String, Style)| match narrow {
+            true => (text, colour),
+            false => (format!("{text:<cell$}", cell = CELL - 2), colour),
+        };
+        let time = match narrow {
+            true => time,
+            false => format!("{time:>width$}", width = TIME),
+        };
+        let cells = (cells.into_iter().map(counted).map(pad))
+            .chain([(time, plain().dim())])
+            .chain(bad.into_iter().map(counted))
+            .filter(|(text, _)| !text.is_empty());
+
+        let indent = 2 + self.names + 2;
+        let mut line = format!("  {:names$}", group.name, names = self.names);
+        let mut width = indent - 2;
+        for (text, colour) in cells {
+            let columns = 2 + measure_text_width(&text);
+            if width + columns > self.page.width() && width > indent {
+                self.page.line(&line)?;
+                (line, width) = (" ".repeat(indent - 2), indent - 2);
+            }
+            line += &format!("  {}", colour.apply_to(text));
+            width += columns;
+        }
         self.page.line(line)
     }
 
@@ -316,6 +337,7 @@ impl<W: Write> Table<W> {
         for what in &explanation.what {
             self.page.line(style(printable(what)).red().bold())?;
         }
+        // Not wrapped: there is a command in it.
         self.page
             .line(format!("{} {}", style("next:").bold(), explanation.next))?;
         self.page.line("")
@@ -360,10 +382,11 @@ impl<W: Write> Table<W> {
         let counts = session.summary.counts;
         if counts.known > 0 && !self.verbose {
             let kernel = session.environment.baseline.as_deref().unwrap_or_default();
-            self.page.line(format!(
+            let text = format!(
                 "{} of those that passed are known failures of this kernel; `pinbed known --kernel {kernel}` lists them with reasons",
                 counts.known
-            ))?;
+            );
+            self.page.beside("", 0, &text)?;
         }
         if counts.flaky > 0 {
             self.page.line(format!(
@@ -578,11 +601,18 @@ mod tests {
     use crate::report::samples;
 
     fn shown_as(run: &Run, verbose: bool) -> String {
+        shown_at(run, verbose, None)
+    }
+
+    fn shown_at(run: &Run, verbose: bool, width: Option<usize>) -> String {
         console::set_colors_enabled(false);
         let mut out = Vec::new();
         let rerun: Rerun = Rc::new(|_, test| format!("pinbed run {test}"));
         // Not a terminal in a test.
         let mut table = Table::new(&mut out, &Term::stdout(), verbose, rerun);
+        if let Some(width) = width {
+            table.page.set_width(width);
+        }
         samples::tell(run, &mut table);
         drop(table);
         String::from_utf8(out).unwrap()
@@ -613,6 +643,21 @@ mod tests {
         let verbose = shown_as(&samples::green(), true);
         assert!(verbose.contains("  pass    group::passes"), "{verbose}");
         assert!(verbose.contains("note      a fact"), "{verbose}");
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_no_line_but_a_name_is_wider() {
+        for run in [samples::mixed(), samples::green(), samples::flaky()] {
+            for width in [40, 60] {
+                for verbose in [false, true] {
+                    let shown = shown_at(&run, verbose, Some(width));
+                    for line in shown.lines().filter(|line| !line.contains("::")) {
+                        let columns = measure_text_width(line);
+                        assert!(columns <= width, "{columns} of {width}: {line}\n{shown}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

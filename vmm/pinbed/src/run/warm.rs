@@ -89,11 +89,7 @@ impl Place {
             fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
         work.publish(&record, Check::EachUse, &[])?;
-        let mut kept: Vec<_> = self.cache.entries(STARTS, "");
-        kept.sort_by_key(|entry| std::cmp::Reverse(entry.used()));
-        for entry in kept.iter().skip(KEPT) {
-            entry.remove()?;
-        }
+        self.cache.keep(STARTS, "", KEPT)?;
         Ok(())
     }
 
