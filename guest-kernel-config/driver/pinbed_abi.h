@@ -251,6 +251,40 @@
  */
 #define PINBED_INJECT_SILENCE 5
 /*
+ * struct pinbed_inject_request.kind: a video job is carried out, and never
+ * answered.
+ */
+#define PINBED_INJECT_LOSE 6
+/* struct pinbed_inject_request.kind: a video job is answered twice. */
+#define PINBED_INJECT_TWICE 7
+/*
+ * struct pinbed_inject_request.kind: a video job is answered after the next
+ * one.
+ */
+#define PINBED_INJECT_REORDER 8
+/*
+ * struct pinbed_inject_request.kind: a COPY or FILL moves the first half of its
+ * bytes, says so, and answers PINBED_STATUS_OK.
+ */
+#define PINBED_INJECT_SHORT 9
+/*
+ * struct pinbed_inject_request.kind: a video job is carried out and answered
+ * with status argument.
+ */
+#define PINBED_INJECT_STATUS 10
+/*
+ * struct pinbed_inject_request.kind: a COPY writes argument bytes (at most 1
+ * MiB) behind where it is to write, whether that is attached or not, and
+ * answers as if it had not.
+ */
+#define PINBED_INJECT_ASTRAY 11
+/*
+ * struct pinbed_inject_request.kind: the device goes on using what a DETACH
+ * that it has answered took away: with the next PINBED_OP_STATUS it fills the
+ * buffer with the low byte of argument.
+ */
+#define PINBED_INJECT_STALE 12
+/*
  * struct pinbed_event.kind: an access faulted; struct pinbed_event.fault says
  * which.
  */

@@ -70,8 +70,11 @@ static u32 pinbed_job_status(struct pinbed_ctx *ctx, struct pinbed_request *req)
 	int ret = pinbed_request_result(req, sizeof(*response));
 	u64 cookie = le64_to_cpu(job->header.cookie);
 
-	if (!ret && le64_to_cpu(response->bytes_written) >
-	    le64_to_cpu(job->dst.length))
+	/* A copy moves all of its bytes, a conversion may leave padding alone. */
+	if (!ret && (le64_to_cpu(response->bytes_written) >
+		     le64_to_cpu(job->dst.length) ||
+		     (job->header.op == cpu_to_le32(PINBED_OP_COPY) &&
+		      response->bytes_written != job->dst.length)))
 		ret = -EPROTO;
 	switch (ret) {
 	case 0:

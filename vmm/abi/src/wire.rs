@@ -151,6 +151,22 @@ pub const INJECT_KEEP: u32 = 4;
 /// [`InjectRequest::kind`]: after this request the device takes requests and answers none, until it is reset. Any count but zero
 /// will do.
 pub const INJECT_SILENCE: u32 = 5;
+/// [`InjectRequest::kind`]: a video job is carried out, and never answered.
+pub const INJECT_LOSE: u32 = 6;
+/// [`InjectRequest::kind`]: a video job is answered twice.
+pub const INJECT_TWICE: u32 = 7;
+/// [`InjectRequest::kind`]: a video job is answered after the next one.
+pub const INJECT_REORDER: u32 = 8;
+/// [`InjectRequest::kind`]: a COPY or FILL moves the first half of its bytes, says so, and answers [`STATUS_OK`].
+pub const INJECT_SHORT: u32 = 9;
+/// [`InjectRequest::kind`]: a video job is carried out and answered with status `argument`.
+pub const INJECT_STATUS: u32 = 10;
+/// [`InjectRequest::kind`]: a COPY writes `argument` bytes (at most 1 MiB) behind where it is to write, whether that is attached or not,
+/// and answers as if it had not.
+pub const INJECT_ASTRAY: u32 = 11;
+/// [`InjectRequest::kind`]: the device goes on using what a DETACH that it has answered took away: with the next [`OP_STATUS`] it fills
+/// the buffer with the low byte of `argument`.
+pub const INJECT_STALE: u32 = 12;
 
 /// [`Event::kind`]: an access faulted; [`Event::fault`] says which.
 pub const EVENT_DMA_FAULT: u32 = 1;

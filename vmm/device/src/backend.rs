@@ -10,11 +10,11 @@
 //! [`StatusResponse::events_lost`]: pinbed_abi::wire::StatusResponse::events_lost
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pinbed_abi::wire;
-use pinbed_engine::{Answer, DEFAULT_LIMITS, Engine, Submitted};
+use pinbed_engine::{Answer, DEFAULT_LIMITS, Delivery, Engine, Submitted};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -45,6 +45,22 @@ pub(crate) struct Backend {
     calls: Arc<Calls>,
     workers: [Worker; WORKERS.len()],
     spoken_to: AtomicBool,
+    /// A video job's answer that is held back until the next has gone out, as a test injected.
+    late: Mutex<Option<Ready>>,
+}
+
+/// An answer that is to go out.
+struct Ready {
+    life: u64,
+    head: u16,
+    chain: Chain,
+    bytes: Vec<u8>,
+}
+
+impl Ready {
+    fn send(&self, ring: &Ring, memory: &Memory) -> Result<(), Error> {
+        ring::answer(ring, memory, self.head, &self.chain, &self.bytes)
+    }
 }
 
 /// A worker, and the rings that it sees as [`Backend::queues_per_thread`] sets them out.
@@ -72,6 +88,7 @@ impl Backend {
             life,
             workers: Default::default(),
             spoken_to: AtomicBool::new(false),
+            late: Mutex::default(),
         }
     }
 
@@ -162,7 +179,16 @@ impl Backend {
                     return Ok(());
                 }
                 post(&self.engine, desk.event, &self.memory, &answer.events);
-                ring::answer(desk.own, &self.memory, head, &chain, &answer.bytes)
+                let answer = Ready {
+                    life,
+                    head,
+                    chain,
+                    bytes: answer.bytes,
+                };
+                match desk.queue {
+                    wire::QUEUE_VIDEO => self.deliver(desk.own, answer),
+                    _ => answer.send(desk.own, &self.memory),
+                }
             }
             Err(error) => {
                 log::warn!(
@@ -171,6 +197,25 @@ impl Backend {
                 );
                 ring::give_back(desk.own, &self.memory, head)
             }
+        }
+    }
+
+    /// Answers a video job, as it should be or as a test injected.
+    fn deliver(&self, ring: &Ring, answer: Ready) -> Result<(), Error> {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.engine.delivery() {
+            Delivery::Never => return Ok(()),
+            Delivery::Late => {
+                *late = Some(answer);
+                return Ok(());
+            }
+            Delivery::Twice => answer.send(ring, &self.memory)?,
+            Delivery::Once => (),
+        }
+        answer.send(ring, &self.memory)?;
+        match late.take() {
+            Some(late) if late.life == answer.life => late.send(ring, &self.memory),
+            _ => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use pinbed_abi::wire;
-use vm_memory::GuestAddressSpace;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use zerocopy::FromBytes;
 
 use crate::access::{Access, Agent, Direction, Fault, Piece, Range};
@@ -26,6 +26,7 @@ pub(crate) fn serve<S: GuestAddressSpace>(
     let bytes = match request.op() {
         wire::OP_STATUS => request.reply(|| {
             request.exactly::<wire::RequestHeader>()?;
+            write_stale(engine, &space);
             Ok(report(engine))
         }),
         wire::OP_ATTACH => request.reply(|| {
@@ -44,7 +45,10 @@ pub(crate) fn serve<S: GuestAddressSpace>(
             }
             let buffer = engine.table_mut().detach(handle);
             match buffer {
-                Some(buffer) => log::debug!("DETACH {handle}: {} bytes", buffer.length()),
+                Some(buffer) => {
+                    engine.injector.detached(buffer.segments());
+                    log::debug!("DETACH {handle}: {} bytes", buffer.length());
+                }
                 None => return Err(wire::STATUS_NO_BUFFER),
             }
             Ok(status(wire::STATUS_OK))
@@ -95,6 +99,19 @@ pub(crate) fn serve<S: GuestAddressSpace>(
         _ => request.refuse(wire::STATUS_UNSUPPORTED),
     };
     Answer { bytes, events }
+}
+
+/// As INJECT_STALE asks for: writes to memory that is not attached any more.
+fn write_stale<S: GuestAddressSpace>(engine: &Engine, space: &S) {
+    let (pieces, fill) = engine.injector.stale();
+    for piece in pieces {
+        let bytes = vec![fill; piece.length.min(1 << 20) as usize];
+        log::debug!("writes to {:#x}, which was detached", piece.address);
+        // What is not memory cannot be damaged.
+        let _ = space
+            .memory()
+            .write_slice(&bytes, GuestAddress(piece.address));
+    }
 }
 
 fn report(engine: &Engine) -> wire::StatusResponse {

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Sabotage, where the host allows it: video jobs that start late, fail, or take the device down with them; a DETACH that is refused;
-//! silence.
+//! Sabotage, where the host allows it: video jobs that start late, fail, come out wrong, or take the device down with them; answers that
+//! are lost, doubled or late; a DETACH that is refused, or not heeded; silence.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pinbed_abi::wire;
 
+use crate::access::Piece;
+
 /// Longest delay of a job in microseconds.
 pub const MAX_DELAY: u64 = 10_000_000;
+/// Farthest from its destination that a job can write, in bytes.
+const MAX_ASTRAY: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
 struct Planned {
@@ -19,6 +23,15 @@ struct Planned {
     /// DETACHs that are refused.
     keeps: u32,
     silent: bool,
+    /// What is wrong with the next jobs, and with how many of them.
+    wrong: Option<(Outcome, u32)>,
+    /// How the next answers go out, and how many of them.
+    delivery: Option<(Delivery, u32)>,
+    /// DETACHs that are not heeded, and the byte that is written later.
+    stale: u32,
+    fill: u8,
+    /// What is written with the next STATUS.
+    detached: Vec<Piece>,
     /// Goes up when jobs that wait are to go on.
     generation: u64,
     /// While not zero, no job begins to wait.
@@ -39,6 +52,25 @@ pub enum Outcome {
     Run,
     /// Do nothing and answer with an error.
     Fail,
+    /// Do half of it, and say so without an error.
+    Short,
+    /// Do it, and answer with this status.
+    Status(u32),
+    /// Write so many bytes behind the destination.
+    Astray(u64),
+}
+
+/// How a video job's answer goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// As it should.
+    Once,
+    /// Not at all.
+    Never,
+    /// Twice.
+    Twice,
+    /// After the next.
+    Late,
 }
 
 impl Injector {
@@ -58,6 +90,15 @@ impl Injector {
             wire::INJECT_DIE => planned.deaths = count,
             wire::INJECT_KEEP => planned.keeps = count,
             wire::INJECT_SILENCE => planned.silent |= count > 0,
+            wire::INJECT_LOSE => planned.delivery = Some((Delivery::Never, count)),
+            wire::INJECT_TWICE => planned.delivery = Some((Delivery::Twice, count)),
+            wire::INJECT_REORDER => planned.delivery = Some((Delivery::Late, count)),
+            wire::INJECT_SHORT => planned.wrong = Some((Outcome::Short, count)),
+            wire::INJECT_STATUS => planned.wrong = Some((Outcome::Status(argument as u32), count)),
+            wire::INJECT_ASTRAY if argument <= MAX_ASTRAY => {
+                planned.wrong = Some((Outcome::Astray(argument), count));
+            }
+            wire::INJECT_STALE => (planned.stale, planned.fill) = (count, argument as u8),
             _ => return false,
         }
         true
@@ -85,7 +126,7 @@ impl Injector {
             planned.failures -= 1;
             Outcome::Fail
         } else {
-            Outcome::Run
+            take(&mut planned.wrong).unwrap_or(Outcome::Run)
         };
         if planned.delays > 0 {
             planned.delays -= 1;
@@ -109,6 +150,26 @@ impl Injector {
         keeps
     }
 
+    /// Called when a job is answered.
+    pub fn delivery(&self) -> Delivery {
+        take(&mut self.lock().delivery).unwrap_or(Delivery::Once)
+    }
+
+    /// Called when a buffer was detached.
+    pub fn detached(&self, segments: &[Piece]) {
+        let mut planned = self.lock();
+        if planned.stale > 0 {
+            planned.stale -= 1;
+            planned.detached.extend_from_slice(segments);
+        }
+    }
+
+    /// Called for a STATUS: memory that is written though it is not attached any more, and with what.
+    pub fn stale(&self) -> (Vec<Piece>, u8) {
+        let mut planned = self.lock();
+        (std::mem::take(&mut planned.detached), planned.fill)
+    }
+
     /// Whether the device has fallen silent.
     pub fn is_silent(&self) -> bool {
         self.lock().silent
@@ -126,6 +187,17 @@ impl Injector {
     fn lock(&self) -> MutexGuard<'_, Planned> {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The next of what is planned.
+fn take<T: Copy>(planned: &mut Option<(T, u32)>) -> Option<T> {
+    let (what, left) = planned.as_mut()?;
+    let what = *what;
+    match left {
+        0 => return None,
+        left => *left -= 1,
+    }
+    Some(what)
 }
 
 /// See [`crate::Engine::hurry`].

@@ -36,7 +36,7 @@ pub mod tee;
 mod video;
 
 pub use dma::Limits;
-pub use inject::{Hurry, MAX_DELAY};
+pub use inject::{Delivery, Hurry, MAX_DELAY};
 pub use message::Answer;
 use message::Request;
 pub use tee::Submitted;
@@ -224,6 +224,11 @@ impl Engine {
     /// Whether the device takes requests and answers none, as a test injected: for a transport, which then drops the answers.
     pub fn is_silent(&self) -> bool {
         self.injector.is_silent()
+    }
+
+    /// How the next answer of the video queue goes out, as a test injected: for a transport.
+    pub fn delivery(&self) -> Delivery {
+        self.injector.delivery()
     }
 
     /// While the guard lives, no job waits for a delay that a test injected: for a transport that must come to a stop.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use pinbed_abi::wire;
-use vm_memory::GuestAddressSpace;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use crate::access::{Access, Agent, Destination, Extent, Fault, Piece, Range};
 use crate::inject::Outcome;
@@ -31,6 +31,8 @@ struct Job {
     work: Work,
     src: Side,
     dst: Side,
+    /// So many bytes behind its destination it writes; not zero as sabotage only.
+    astray: u64,
 }
 
 #[derive(Debug)]
@@ -102,16 +104,27 @@ pub(crate) fn serve<S: GuestAddressSpace>(
         };
     }
     let bytes = request.answer(|| {
-        let job = Job::check(&request.exactly()?).ok_or(wire::STATUS_INVALID)?;
+        let mut job = Job::check(&request.exactly()?).ok_or(wire::STATUS_INVALID)?;
         count(&engine.counters.jobs, 1);
-        if engine.injector.before_job() == Outcome::Fail {
-            log::debug!("job of op {op:#x} fails, as INJECT_FAIL asked for");
-            return Err(wire::STATUS_ERROR);
+        let outcome = engine.injector.before_job();
+        if outcome != Outcome::Run {
+            log::debug!("job of op {op:#x} goes wrong, as INJECT asked for: {outcome:?}");
+        }
+        match outcome {
+            Outcome::Fail => return Err(wire::STATUS_ERROR),
+            Outcome::Short => job.halve(),
+            Outcome::Astray(distance) => job.astray = distance,
+            Outcome::Run | Outcome::Status(_) => (),
         }
         match job.run(engine, &space, go_on) {
             Ok(done) => {
                 log::debug!("{} of op {op:#x}", done.line(&job));
-                Ok(done.answer(request.room_for_segments::<wire::JobResponse>()))
+                let (mut response, pieces) =
+                    done.answer(request.room_for_segments::<wire::JobResponse>());
+                if let Outcome::Status(other) = outcome {
+                    response.header.status = other.into();
+                }
+                Ok((response, pieces))
             }
             Err(Failure::Fault(fault)) => {
                 events.push(engine.fault(&fault, &request.header));
@@ -253,11 +266,13 @@ impl Job {
                 work: Work::Copy,
                 src: Side::bytes(src),
                 dst: Side::bytes(dst),
+                astray: 0,
             }),
             wire::OP_FILL if request.src == wire::Range::default() => Some(Self {
                 work: Work::Fill(request.pattern.get().to_le_bytes()),
                 src: Side::bytes(src),
                 dst: Side::bytes(dst),
+                astray: 0,
             }),
             wire::OP_CONVERT => {
                 let from = Layout::from_wire(&request.src_format)?;
@@ -267,9 +282,18 @@ impl Job {
                     work: Work::Convert(from, to),
                     src: Side::image(src, &from),
                     dst: Side::image(dst, &to),
+                    astray: 0,
                 })
             }
             _ => None,
+        }
+    }
+
+    /// Leaves the second half of the bytes alone, as INJECT_SHORT asks for.
+    fn halve(&mut self) {
+        if !matches!(self.work, Work::Convert(..)) {
+            self.src.range.length /= 2;
+            self.dst.range.length /= 2;
         }
     }
 
@@ -438,6 +462,10 @@ impl Job {
         for (plane, extents) in self.dst.parts(slice).iter().enumerate() {
             let (now, later) = left.split_at(total(extents).min(left.len()));
             left = later;
+            if self.astray != 0 {
+                self.write_astray(engine, space, extents, now)?;
+                continue;
+            }
             engine.access(space, |table, memory| {
                 let (range, any) = (self.dst.range, Destination::Any);
                 table.write(memory, Agent::Video, range, extents, now, any)
@@ -447,6 +475,31 @@ impl Job {
             }
         }
         Ok(())
+    }
+}
+
+impl Job {
+    /// As INJECT_ASTRAY asks for: past all checks, to memory that the guest may have given to nobody.
+    fn write_astray<S: GuestAddressSpace>(
+        &self,
+        engine: &Engine,
+        space: &S,
+        extents: &[Extent],
+        from: &[u8],
+    ) -> Result<(), Fault> {
+        engine.access(space, |table, memory| {
+            let range = self.dst.range;
+            let pieces = table.resolve(memory, Agent::Video, range, extents, Access::Write)?;
+            let mut left = from;
+            for piece in pieces {
+                let (now, later) = left.split_at(left.len().min(piece.length as usize));
+                left = later;
+                let at = GuestAddress(piece.address.wrapping_add(self.astray));
+                // What is not memory cannot be damaged.
+                let _ = memory.write_slice(now, at);
+            }
+            Ok(())
+        })
     }
 }
 

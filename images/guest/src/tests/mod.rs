@@ -2,13 +2,14 @@
 //! All tests, in a folder for each subject.
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function. A subject uses only those
-//! after it: playback, tee, lifecycle, leaks, pin; dmabuf, video, unplug, ioctl, driver; raw.
+//! after it: playback, tee, lifecycle, leaks, pin; dmabuf, video, misbehave, unplug, ioctl, driver; raw.
 
 mod dmabuf;
 mod driver;
 mod ioctl;
 mod leaks;
 mod lifecycle;
+mod misbehave;
 mod pin;
 mod pinners;
 mod playback;
@@ -71,6 +72,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     ]
     .into_iter()
     .chain(pinners::TESTS.iter().copied())
+    .chain(misbehave::TESTS)
     .chain(dmabuf::mmaps::TESTS.iter().copied())
     .chain([
         dmabuf::exporter::LAST,

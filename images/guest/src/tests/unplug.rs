@@ -141,7 +141,7 @@ fn lose(t: &mut Ctx, way: Way) -> TestResult<Gone> {
 }
 
 /// The driver copies. Its buffers are vb2's own: older kernels pin user memory in CMA, which is not to be judged here.
-fn works(t: &mut Ctx) -> TestResult {
+pub fn works(t: &mut Ctx) -> TestResult {
     let m2m = M2m::copier(FRAME)?;
     let (mut src, mut dst) = (m2m.own(Output)?, m2m.own(Capture)?);
     m2m.copy(t, &mut src, &mut dst)
@@ -153,12 +153,12 @@ fn enqueue(m2m: &M2m, queue: Queue, area: &Area) -> TestResult {
     Ok(queued.map_err(Error::call(format!("QBUF of {queue:?}")))?)
 }
 
-fn no_device<T: std::fmt::Debug>(t: &mut Ctx, what: &str, result: Result<T, Errno>) {
+pub fn no_device<T: std::fmt::Debug>(t: &mut Ctx, what: &str, result: Result<T, Errno>) {
     t.refused(what, result, &[Errno::ENODEV]);
 }
 
 /// The errno under an [`Error`].
-fn errno<T>(result: Result<T, Error>) -> Result<T, Errno> {
+pub fn errno<T>(result: Result<T, Error>) -> Result<T, Errno> {
     result.map_err(|error| match error {
         Error::Call { errno, .. } => errno,
         _ => Errno::EPROTO,

@@ -31,6 +31,12 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         &kernels,
         &mut notes,
     );
+    let raw = table(
+        &["memory", "under"],
+        &rows(tests.iter().filter_map(fate)),
+        &kernels,
+        &mut notes,
+    );
     let notes: String = notes
         .iter()
         .enumerate()
@@ -47,7 +53,11 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          The device reads an OUTPUT buffer and writes a CAPTURE buffer.\n\n{user}\n\
          ## Mappings of dma-bufs\n\n\
          A dma-buf's mapping is not normal memory: its exporter, not the count of references to a page, says how long it is there. So \
-         whatever takes pages from a process has to refuse it.\n\n{mapped}\n{notes}"
+         whatever takes pages from a process has to refuse it.\n\n{mapped}\n\
+         ## What a pin is worth\n\n\
+         A driver in user space (UIO, or VFIO without an IOMMU) gives the device the page frames that /proc/self/pagemap shows. The device \
+         may rely on memory that stays only: where pages move, it reads and writes what is somebody else's by then. mlock keeps memory \
+         from being paged out, and does not pin it. `pinbed run raw_pin --kernel all` shows it.\n\n{raw}\n{notes}"
     )
 }
 
@@ -57,18 +67,19 @@ struct Entry<'a> {
     memory: String,
     under: String,
     variant: String,
-    takes: bool,
+    /// What a correct kernel does.
+    correct: &'static str,
 }
 
 /// An entry of `kinds::<memop>_<queue>_<takes or refuses>_<kind>`.
 fn kind(test: &TestInfo) -> Option<Entry<'_>> {
     let mut words = test.name.strip_prefix("kinds::")?.splitn(4, '_');
     let (memop, queue) = (words.next()?, words.next()?);
-    let (takes, kind) = (takes(words.next()?)?, words.next()?);
-    let sentence =
-        test.correct
-            .trim_end_matches('.')
-            .split_once(if takes { " takes " } else { " refuses " });
+    let (correct, kind) = (answer(words.next()?)?, words.next()?);
+    let sentence = test
+        .correct
+        .trim_end_matches('.')
+        .split_once(&format!(" {correct} "));
     Some(Entry {
         test: &test.name,
         memory: sentence.map_or_else(|| kind.replace('_', " "), |(_, memory)| memory.to_owned()),
@@ -78,7 +89,7 @@ fn kind(test: &TestInfo) -> Option<Entry<'_>> {
             "contig" => "dma-contig".to_owned(),
             other => other.to_owned(),
         },
-        takes,
+        correct,
     })
 }
 
@@ -99,15 +110,41 @@ fn mapping(test: &TestInfo) -> Option<Entry<'_>> {
         memory,
         under: String::new(),
         variant,
-        takes: false,
+        correct: "refuses",
     })
 }
 
-fn takes(word: &str) -> Option<bool> {
+/// An entry of `raw_pin::<memory>_<stays, moves or wanders>_under_<event>`.
+fn fate(test: &TestInfo) -> Option<Entry<'_>> {
+    test.name.strip_prefix("raw_pin::")?;
+    let (what, event) = test.correct.trim_end_matches('.').split_once(" under ")?;
+    // "Memory under mlock" has one of its own.
+    let (what, event) = match event.split_once(" under ") {
+        Some((rest, event)) => (format!("{what} under {rest}"), event),
+        None => (what.to_owned(), event),
+    };
+    let fates = [
+        (" stays where", "stays"),
+        (" moves away", "moves"),
+        (" may move", "may move"),
+    ];
+    let (memory, correct) = fates.iter().find_map(|(words, correct)| {
+        let (memory, _) = what.split_once(words)?;
+        Some((memory.to_owned(), *correct))
+    })?;
+    Some(Entry {
+        test: &test.name,
+        memory,
+        under: String::new(),
+        variant: event.to_owned(),
+        correct,
+    })
+}
+
+fn answer(word: &str) -> Option<&'static str> {
     ["refuses", "takes"]
-        .iter()
-        .position(|known| *known == word)
-        .map(|at| at == 1)
+        .into_iter()
+        .find(|known| *known == word)
 }
 
 /// Entries of the same memory together, in the order in which each is first named.
@@ -138,7 +175,7 @@ fn table(
         // The same at several places is said once: of variants, and then of what they are under.
         let mut lines: Vec<Line> = Vec::new();
         for entry in row {
-            let mut cells = if entry.takes { "takes |" } else { "refuses |" }.to_owned();
+            let mut cells = format!("{} |", entry.correct);
             for (_, baseline) in kernels {
                 cells += &format!(" {} |", cell(entry, baseline.get(entry.test), notes));
             }
@@ -205,9 +242,11 @@ fn cell(entry: &Entry, known: Option<&Known>, notes: &mut Vec<String>) -> String
             };
             let instead = if says(Eye::Harness, "timed out") || says(Eye::Cpu, "does not end") {
                 "hangs"
-            } else if !entry.takes && says(Eye::Cpu, "accepted") {
+            } else if entry.correct == "refuses" && says(Eye::Cpu, "accepted") {
                 "takes"
-            } else if entry.takes && (says(Eye::Cpu, "fails with") || says(Eye::Cpu, "refused")) {
+            } else if entry.correct == "takes"
+                && (says(Eye::Cpu, "fails with") || says(Eye::Cpu, "refused"))
+            {
                 "refuses"
             } else {
                 "goes wrong"
@@ -315,6 +354,18 @@ mod tests {
                         | memory | OUTPUT, CAPTURE | dma-sg | takes | ✓ | ✓ |\n";
         assert_eq!(shown, expected);
         assert_eq!(notes, ["It is let in. (a file)", "There is no DAX."]);
+    }
+
+    #[test]
+    fn a_fate_is_read_from_its_sentence() {
+        let sentence =
+            "Memory under mlock may move away from where the device has it under compaction.";
+        let test = test("raw_pin::locked_wanders_under_compaction", sentence);
+        let entry = fate(&test).unwrap();
+        assert_eq!(
+            (entry.memory.as_str(), entry.variant.as_str(), entry.correct),
+            ("Memory under mlock", "compaction", "may move")
+        );
     }
 
     #[test]
