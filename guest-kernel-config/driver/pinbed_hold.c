@@ -9,6 +9,7 @@
 #include <linux/slab.h>
 
 #include "pinbed.h"
+#include "pinbed_trace.h"
 
 static struct pinbed_hold *pinbed_hold_new(struct pinbed_device *pdev)
 {
@@ -156,6 +157,7 @@ struct pinbed_hold *pinbed_hold_begin(struct pinbed_device *pdev,
 	pinbed_request_put(req);
 	if (ret)
 		goto free;
+	trace_pinbed_hold(hold->handle, length, count, direction);
 	return hold;
 
 free:
@@ -240,6 +242,7 @@ void pinbed_hold_end(struct pinbed_hold *hold)
 	spin_lock_irq(&pdev->lock);
 	list_del_init(&hold->entry);
 	spin_unlock_irq(&pdev->lock);
+	trace_pinbed_release(hold->handle);
 
 	pinbed_hold_check_pins(hold);
 	if (hold->sgt)

@@ -9,6 +9,9 @@
 #include <linux/workqueue.h>
 
 #include "pinbed.h"
+
+#define CREATE_TRACE_POINTS
+#include "pinbed_trace.h"
 #include "pinbed_compat_virtio.h"
 #include "pinbed_export.h"
 

@@ -9,6 +9,7 @@
 #include <linux/vmalloc.h>
 
 #include "pinbed.h"
+#include "pinbed_trace.h"
 
 /* Returns the number of entries, at most one for each page. */
 static unsigned int pinbed_fill_sg(struct scatterlist *sg, void *buffer,
@@ -86,6 +87,7 @@ static int pinbed_request_add(struct pinbed_device *pdev,
 			      struct pinbed_request *req)
 {
 	struct scatterlist *sgs[] = { req->out, req->out + req->out_entries };
+	const struct pinbed_request_header *header = req->request;
 	unsigned long flags;
 	int ret = -ENODEV;
 
@@ -97,6 +99,8 @@ static int pinbed_request_add(struct pinbed_device *pdev,
 		q->waiting++;
 		if (!req->patient && !q->prompt++)
 			q->progress = jiffies;
+		trace_pinbed_request(q->vq->index, le32_to_cpu(header->op),
+				     le64_to_cpu(header->cookie));
 		virtqueue_kick(q->vq);
 		/* Under the lock, so that a dead device never gets it. */
 		queue_delayed_work(pinbed_wq, &pdev->heartbeat_work, HZ);
@@ -209,8 +213,14 @@ void pinbed_request_callback(struct virtqueue *vq)
 	do {
 		virtqueue_disable_cb(vq);
 		while ((req = virtqueue_get_buf(vq, &length))) {
+			const struct pinbed_response_header *header =
+				req->response;
+
 			req->answered = min_t(size_t, length,
 					      req->response_length);
+			trace_pinbed_answer(vq->index,
+					    le32_to_cpu(header->status),
+					    le64_to_cpu(header->cookie));
 			list_add_tail(&req->entry, &answered);
 			q->waiting--;
 			if (!req->patient)

@@ -13,6 +13,7 @@ mod port;
 mod processes;
 mod shell;
 mod supervisor;
+mod trace;
 
 use nix::sys::reboot::{RebootMode, reboot};
 use pinbed_abi::report::{Message, PLAN_PATH, Plan};

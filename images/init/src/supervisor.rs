@@ -4,6 +4,7 @@
 use crate::aftermath::{self, Witness};
 use crate::kmsg::{Log, News};
 use crate::port::Port;
+use crate::trace::Trace;
 use crate::{Broken, bounded, processes};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -28,6 +29,8 @@ const DIRECTORY: &str = "/tmp";
 const DEATH: Duration = Duration::from_secs(5);
 /// How long it may take to make the system ready for a test, the driver loaded again if need be.
 const PREPARE: Duration = Duration::from_secs(30);
+/// How long it may take to set a trace up.
+const TRACE: Duration = Duration::from_secs(30);
 /// How long looking at the system after a test may take, settling included.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,7 @@ pub fn run_all(
     std::env::set_current_dir(DIRECTORY)
         .map_err(|error| Broken(format!("tests cannot be run in {DIRECTORY}: {error}")))?;
     let mut stuck = Vec::new();
+    let mut trace = bounded::run("setting the trace up", TRACE, Trace::begin)??;
     let mut witness = bounded::run("looking at the system", LOOK, Witness::new)??;
     let mut news = News::default();
     log.read(&mut news);
@@ -65,7 +69,13 @@ pub fn run_all(
         let mut case = Case::default();
         case.findings.append(&mut at_load);
         let mut news = News::default();
+        if let Some(trace) = &mut trace {
+            trace.start(name);
+        }
         run_one(name, timeout, &mut case, &mut stuck, port, (log, &mut news))?;
+        if let Some(trace) = &mut trace {
+            trace.stop();
+        }
         let (leaks, after);
         (witness, (leaks, after)) =
             bounded::run("looking at the system after a test", LOOK, || {

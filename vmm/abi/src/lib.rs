@@ -21,5 +21,7 @@ pub mod report;
 pub mod shell;
 pub mod ta;
 pub mod tee;
+#[cfg(feature = "report")]
+pub mod trace;
 pub mod uapi;
 pub mod wire;

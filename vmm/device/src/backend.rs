@@ -32,10 +32,13 @@ use crate::chain::Chain;
 use crate::events::post;
 use crate::life::{Life, Next, Worker};
 use crate::ring::{Memory, Ring, Snapshot};
-use crate::{Options, ring};
+use crate::{Options, ring, spans};
 
 /// Queues that have a worker, by its number.
 const WORKERS: [u32; 3] = [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO, wire::QUEUE_TEE];
+
+/// Bytes of a request's header.
+const HEADER: usize = size_of::<wire::RequestHeader>();
 
 /// The device of one connection.
 pub(crate) struct Backend {
@@ -171,7 +174,11 @@ impl Backend {
         let size = desk.own.get_ref().get_queue().size();
         match Chain::read(chain, size, self.engine.longest_request() + 1) {
             Ok(chain) => {
-                let Some((chain, answer)) = self.ask(life, head, chain, desk) else {
+                spans::begin(desk.queue, &chain.request);
+                let asked = self.ask(life, head, chain, desk);
+                let answer = asked.as_ref().map_or(&[][..], |(_, answer)| &answer.bytes);
+                spans::end(desk.queue, answer);
+                let Some((chain, answer)) = asked else {
                     return Ok(());
                 };
                 if self.life.look(life, desk.control, desk.own) == Next::Abandon {
@@ -240,6 +247,7 @@ impl Backend {
                     let place = Place {
                         life,
                         head,
+                        request: chain.request.iter().copied().take(HEADER).collect(),
                         chain: chain.without_request(),
                         control: desk.control.clone(),
                         own: desk.own.clone(),

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use pinbed_abi::wire;
 use pinbed_engine::tee::{Call, MAX_CALLS};
 use pinbed_engine::{Answer, Engine};
 
@@ -16,6 +17,7 @@ use crate::chain::Chain;
 use crate::events::post;
 use crate::life::{Life, Next};
 use crate::ring::{self, Memory, Ring};
+use crate::spans;
 
 /// Calls and closings that are not answered yet; more are declined.
 const SLOTS: usize = 2 * MAX_CALLS;
@@ -25,6 +27,8 @@ pub(crate) struct Place {
     /// The life of the device in which it was made.
     pub life: u64,
     pub head: u16,
+    /// The request's header.
+    pub request: Vec<u8>,
     pub chain: Chain,
     pub control: Ring,
     pub own: Ring,
@@ -134,7 +138,10 @@ impl Calls {
                 }
             }
         };
-        self.engine.run(self.memory.clone(), call, &go_on)
+        spans::begin(wire::QUEUE_TEE, &place.request);
+        let answer = self.engine.run(self.memory.clone(), call, &go_on);
+        spans::end(wire::QUEUE_TEE, &answer.bytes);
+        answer
     }
 
     /// No thread takes up a call any more.

@@ -4,7 +4,7 @@
 //! [`serve`] is all that a command needs. From the bottom up: `chain` checks a descriptor chain, once, before anything is done with
 //! it; `ring` takes chains off a ring and puts answers there; `events` posts events; `life` knows whether the device runs, and has work stop; `calls` has
 //! those calls of the TEE that may take long; `backend` asks the [`pinbed_engine::Engine`]; `socket` is the listening socket's life;
-//! `inspect` tells a debugger what is attached; `confine` takes from the process what serving does not need.
+//! `inspect` tells a debugger what is attached; `spans` tells a trace what is worked on; `confine` takes from the process what serving does not need.
 //! What a guest does is never an error of this crate: it is answered, and logged.
 
 mod backend;
@@ -17,6 +17,7 @@ mod life;
 mod ring;
 mod serve;
 mod socket;
+mod spans;
 
 pub use serve::{Error, serve, serve_until};
 

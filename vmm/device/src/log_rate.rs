@@ -5,7 +5,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use log::{Level, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::trace;
 
 /// Lines that are written at once.
 const BURST: f64 = 1000.0;
@@ -45,16 +47,20 @@ impl Bucket {
 struct Limited<L> {
     inner: L,
     bucket: Mutex<Bucket>,
+    trace: Option<trace::File>,
 }
 
 impl<L: Log> Log for Limited<L> {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        self.inner.enabled(metadata)
+        self.trace.is_some() || self.inner.enabled(metadata)
     }
 
     fn log(&self, record: &Record) {
+        if let Some(trace) = &self.trace {
+            trace.add(record);
+        }
         let limited = matches!(record.level(), Level::Warn | Level::Info);
-        if !limited || !self.enabled(record.metadata()) {
+        if !limited || !self.inner.enabled(record.metadata()) {
             return self.inner.log(record);
         }
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,13 +82,17 @@ impl<L: Log> Log for Limited<L> {
     }
 }
 
-/// Makes this the process's log, written as `env_logger` does.
-pub fn install() {
+/// Makes this the process's log, written as `env_logger` does. A trace gets every line, whatever the log shows.
+pub fn install(trace: Option<trace::File>) {
     let inner = env_logger::Builder::from_default_env().build();
-    log::set_max_level(inner.filter());
+    log::set_max_level(match &trace {
+        Some(_) => LevelFilter::Trace,
+        None => inner.filter(),
+    });
     let limited = Limited {
         inner,
         bucket: Mutex::new(Bucket::new(Instant::now())),
+        trace,
     };
     // Fails only where there is a log already, which then stays.
     let _ = log::set_boxed_logger(Box::new(limited));

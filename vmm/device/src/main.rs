@@ -2,6 +2,7 @@
 //! The program `pinbed-device`: serves one front end and ends with it.
 
 mod log_rate;
+mod trace;
 
 use std::panic;
 use std::path::PathBuf;
@@ -17,7 +18,9 @@ Usage: pinbed-device --socket-path <PATH>
 
 Options:
   -s, --socket-path <PATH>  Where to listen; a front end connects there once, and the device ends when it leaves
-      --inspect <PATH>     Where to listen for debuggers, which are told what is attached
+      --inspect <PATH>      Where to listen for debuggers, which are told what is attached
+      --trace <FILE>        Add a line to this file for each request, each access to memory and each line of the log, with the
+                            host's time stamp counter
       --allow-sabotage      Let the guest have the device misbehave: delay and fail jobs, and abort the process
       --unconfined          Keep the process's rights (seccomp, Landlock, limits): for debuggers, tracers and coverage
   -h, --help                Print help
@@ -25,16 +28,15 @@ Options:
 
 /// What the command line asks for.
 enum Request {
-    Serve(PathBuf, Options),
+    Serve(PathBuf, Options, Option<PathBuf>),
     Help,
     Version,
 }
 
 fn main() -> ExitCode {
-    log_rate::install();
     quiet_applications();
-    let (socket, options) = match parse() {
-        Ok(Request::Serve(socket, options)) => (socket, options),
+    let (socket, options, trace) = match parse() {
+        Ok(Request::Serve(socket, options, trace)) => (socket, options, trace),
         Ok(Request::Help) => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -48,6 +50,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    match trace.as_deref().map(trace::File::open).transpose() {
+        Ok(trace) => log_rate::install(trace),
+        Err(error) => {
+            eprintln!("pinbed-device: --trace: {error}");
+            return ExitCode::from(2);
+        }
+    }
     match serve(&socket, options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -59,7 +68,7 @@ fn main() -> ExitCode {
 
 fn parse() -> Result<Request, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
-    let mut socket = None;
+    let (mut socket, mut trace) = (None, None);
     let mut options = Options {
         confined: true,
         ..Options::default()
@@ -68,6 +77,7 @@ fn parse() -> Result<Request, lexopt::Error> {
         match argument {
             Short('s') | Long("socket-path") => socket = Some(parser.value()?.into()),
             Long("inspect") => options.inspect = Some(parser.value()?.into()),
+            Long("trace") => trace = Some(parser.value()?.into()),
             Long("allow-sabotage") => options.allow_sabotage = true,
             Long("unconfined") => options.confined = false,
             Short('h') | Long("help") => return Ok(Request::Help),
@@ -76,7 +86,7 @@ fn parse() -> Result<Request, lexopt::Error> {
         }
     }
     let missing = || lexopt::Error::Custom("--socket-path is missing".into());
-    let serve = |socket| Request::Serve(socket, options);
+    let serve = |socket| Request::Serve(socket, options, trace);
     socket.map(serve).ok_or_else(missing)
 }
 

@@ -398,6 +398,7 @@ impl Table {
         self.check_all(memory, agent, range, extents, access, Destination::Any)?;
         let (mut at, mut secret) = (0, false);
         self.each_piece(range, extents, access, |piece| {
+            log::trace!("read {:x} {:x}", piece.address, piece.length);
             let start = at;
             for_each_slice(memory, piece, Permissions::Read, |slice| {
                 at += slice.copy_to(&mut to[at..]);
@@ -427,6 +428,7 @@ impl Table {
         self.each_piece(range, extents, access, |piece| {
             let (now, later) = left.split_at(left.len().min(piece.length as usize));
             left = later;
+            log::trace!("write {:x} {:x}", piece.address, piece.length);
             if self.protected.touches(piece) {
                 self.write_encrypted(memory, piece, now)
             } else {

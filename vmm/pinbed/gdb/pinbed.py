@@ -488,17 +488,24 @@ class HoldBegins(gdb.Breakpoint):
 STARTS = ["vb2_core_qbuf", "tee_shm_register_user_buf", "tee_shm_register", "tee_shm_alloc_user_buf"]
 
 
+FOLLOWERS = []
+
+
+def follow_modules():
+    """From now on the driver's symbols are loaded when its module is; breakpoints in it may wait for that."""
+    gdb.execute("set breakpoint pending on")
+    ModuleLoads(lambda: [then() for then in FOLLOWERS])
+
+
 def start(places):
     """Boots the guest up to the first of these places: those of --break, or where a test gives memory to the kernel."""
     points = []
     if places:
-        gdb.execute("set breakpoint pending on")
         for place in places:
             gdb.execute(f"break {place}", to_string=True)
-        ModuleLoads(lambda: None)
     else:
         points = [gdb.Breakpoint(name, internal=True) for name in STARTS if symbol(name) is not None]
-        ModuleLoads(lambda: points.append(HoldBegins("pinbed_hold_begin", internal=True)))
+        FOLLOWERS.append(lambda: points.append(HoldBegins("pinbed_hold_begin", internal=True)))
     gdb.execute("continue")
     for point in points:
         if point.is_valid():

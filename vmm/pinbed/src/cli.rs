@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::machine::environments::Definition;
 use crate::report::kcidb;
 use crate::run::suite::Shard;
 
@@ -83,6 +84,12 @@ pub enum Command {
     Man(ManArgs),
     /// Print what each kernel does with each kind of memory, from the tests and the baselines: docs/pin-matrix.md
     Matrix(MatrixArgs),
+    /// Run tests, and write one timeline of what kernel, driver and device did meanwhile, for https://ui.perfetto.dev
+    ///
+    /// It has system calls, the functions of a pin's path, pins and unpins with their stacks, the driver's events and the device's
+    /// accesses to memory, on one clock. The same as `run --trace FILE` with a FILE of its own: pinbed.pftrace here, unless --trace says
+    /// otherwise. Exit codes are those of `run`.
+    Trace(Box<RunArgs>),
     /// Run the tests on a kernel with each of many built-in defects, to see that they find it
     ///
     /// Exit codes are those of `run`; 1 if a defect goes unnoticed.
@@ -99,7 +106,7 @@ pub enum Command {
     /// Run the device alone, for any vhost-user front end
     Device(DeviceArgs),
     /// Provide all that a run needs (packages, QEMU, kernel, driver, guest programs), and show it
-    Setup(SetupArgs),
+    Setup(Box<SetupArgs>),
     /// Show, check and clear what is kept between runs, or carry it to another machine
     Cache {
         /// What to do with it.
@@ -136,7 +143,7 @@ pub enum CacheCommand {
 }
 
 /// Arguments of `pinbed run`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Only tests whose name contains this, or matches it where it has one of *?[ (several: any of them)
     #[arg(value_name = "FILTER")]
@@ -182,12 +189,28 @@ pub struct RunArgs {
     /// Keep the directory with the console log, the guest's report and QEMU's command line
     #[arg(long)]
     pub keep: bool,
+    /// Trace the tests, and write one timeline of what kernel, driver and device did to this file, for https://ui.perfetto.dev. A kernel
+    /// that is built here is built with the fragment "trace"
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// After the run take the first test that failed: run it again in a debugger, as `pinbed debug` does, or with a trace, GROUP-TEST.pftrace
+    #[arg(long, value_name = "WHAT", conflicts_with = "trace")]
+    pub on_fail: Option<OnFail>,
     #[command(flatten)]
     pub reports: ReportArgs,
 }
 
+/// `--on-fail`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnFail {
+    /// `pinbed debug`
+    Debug,
+    /// `pinbed trace`
+    Trace,
+}
+
 /// What is reported of a run, and where.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Reports")]
 pub struct ReportArgs {
     /// Print KTAP version 1 on standard output, and nothing else there
@@ -370,8 +393,9 @@ pub struct ExtrasArgs {
     /// Share this directory of the host: the guest reads and writes it at /host, or at PLACE; with :ro it only reads (may be repeated)
     #[arg(long = "share", value_name = "DIR[:/PLACE][:ro]")]
     pub shares: Vec<String>,
-    /// Take this directory, or the file system in this image, as the guest's root; what the guest writes there stays in its memory
-    #[arg(long, value_name = "DIR|IMAGE")]
+    /// Take this directory, or the file system in this image, as the guest's root; what the guest writes there stays in its memory. "debian" is
+    /// a Debian with gdb, strace, perf, bpftrace, trace-cmd, v4l-utils and GStreamer, which mmdebstrap makes once
+    #[arg(long, value_name = "DIR|IMAGE|debian")]
     pub rootfs: Option<PathBuf>,
     /// Add this disk, raw or qcow2, as /dev/vda and so on; with :ro the guest only reads it (may be repeated)
     #[arg(long = "disk", value_name = "FILE[:ro]")]
@@ -509,6 +533,13 @@ pub struct VmArgs {
         allow_hyphen_values = true
     )]
     pub append: String,
+    /// Run the tests in an environment of guest-kernel-config/environments.toml, or in all of them; "stock" is the machine without one (may
+    /// be repeated)
+    #[arg(long = "env", value_name = "NAME")]
+    pub environments: Vec<String>,
+    /// The environment that these arguments have the form of.
+    #[arg(skip)]
+    pub environment: Option<Definition>,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CPUS, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub cpus: u8,

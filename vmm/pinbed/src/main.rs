@@ -16,6 +16,7 @@ mod provision;
 mod report;
 mod run;
 mod settings;
+mod trace;
 
 use std::io;
 use std::process::{ExitCode, Termination};

@@ -59,6 +59,15 @@ fn parse(zoneinfo: &str) -> Vec<Zone> {
     zones
 }
 
+/// The node whose memory is in ZONE_MOVABLE whole, or [`Error::Absent`].
+pub fn movable_node() -> Result<Zone, Error> {
+    let zone = movable()?.into_iter().find(|zone| zone.node != 0);
+    zone.ok_or_else(|| Error::Absent {
+        what: "a node of ZONE_MOVABLE only".into(),
+        remedy: "boot with a memory device on a second node".into(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,8 +23,9 @@ use crate::interrupt;
 use crate::judge::verdict::Verdict;
 use crate::machine::watch::End;
 use crate::provision::cache::{Fingerprint, Locked};
-use crate::provision::{self, Context};
+use crate::provision::{self, Context, workspace};
 use crate::report::record::Run;
+use crate::run::environments;
 use crate::run::setup::{Host, Setup};
 
 /// A source tree and a build of it.
@@ -287,7 +288,7 @@ impl<'a> Bisection<'a> {
             context.cache.require_free(SPACE)?;
         }
         borrow(tree, &checkout)?;
-        let mut vm = args.vm.clone();
+        let mut vm = environments::one(&args.vm, &workspace()?)?;
         vm.kernel_src = Some(checkout.clone());
         let question = args
             .tests

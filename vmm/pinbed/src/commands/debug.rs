@@ -22,7 +22,8 @@ use crate::machine::events::{self, Happening};
 use crate::machine::process::wait_without_reaping;
 use crate::machine::qmp::Monitor;
 use crate::machine::vm::{self, Files};
-use crate::provision::{cache::Cache, packages, programs};
+use crate::provision::{cache::Cache, packages, programs, workspace};
+use crate::run::environments;
 use crate::run::extras::{self, Extras};
 use crate::run::setup::{Directory, Host, Setup};
 use crate::run::suite::{self, Selection};
@@ -33,6 +34,8 @@ const FRAGMENT: &str = "dwarf";
 const WITH_DWARF: [&str; 2] = [FRAGMENT, "debug"];
 /// gdb's commands that know pinbed.
 const COMMANDS: &str = include_str!("../../gdb/pinbed.py");
+/// What an editor sources.
+const EDITOR_SCRIPT: &str = "editor.gdb";
 /// Seconds that a test may take in a guest that stands still most of the time.
 const NO_LIMIT: u64 = 86_400;
 
@@ -59,9 +62,8 @@ pub enum Error {
 /// # Errors
 /// When the test, gdb or the guest cannot be had.
 pub fn debug(args: &DebugArgs) -> Result<Exit> {
-    let gdb = which::which(&args.gdb)
-        .map_err(|_| packages::missing(&format!("the debugger {}", args.gdb.display()), "gdb"))?;
-    let mut vm_args = args.vm.clone();
+    let gdb = debugger(&args.gdb)?;
+    let mut vm_args = environments::one(&args.vm, &workspace()?)?;
     add_dwarf(&mut vm_args);
     let host = Host::new(&vm_args)?;
     let test = one_test(&programs::list(&host.programs)?, &args.test)?;
@@ -123,6 +125,15 @@ pub fn debug(args: &DebugArgs) -> Result<Exit> {
     };
     drop(vm);
     Ok(exit)
+}
+
+/// Finds the debugger.
+///
+/// # Errors
+/// When it is not there.
+pub fn debugger(gdb: &Path) -> Result<PathBuf> {
+    let missing = |_| packages::missing(&format!("the debugger {}", gdb.display()), "gdb");
+    Ok(which::which(gdb).map_err(missing)?)
 }
 
 /// Has a kernel that we build come with DWARF.
@@ -199,7 +210,8 @@ impl Target {
     }
 }
 
-/// Writes what gdb is to do, and the commands that it gets. Returns the script's path.
+/// Writes what gdb is to do, and the commands that it gets: all but to connect into a script for editors, which do that themselves, and the rest
+/// into one that begins with it. Returns the path of the latter.
 fn write_script(
     args: &DebugArgs,
     setup: &Setup,
@@ -235,10 +247,7 @@ fn write_script(
          add-auto-load-safe-path {objects}\n\
          add-auto-load-safe-path {source}\n\
          file {symbols}\n\
-         source {commands}\n\
-         target remote {target}\n\
-         python start([{places}])\n\
-         set confirm on\n",
+         source {commands}\n",
         index = index.display(),
         module = quoted(setup.driver()),
         inspect = quoted(&files.inspect()),
@@ -247,8 +256,15 @@ fn write_script(
         source = setup.source().display(),
         symbols = symbols.display(),
         commands = commands.display(),
-        target = target.name(),
-        places = places.join(", "),
+    );
+    let for_editors = directory.join(EDITOR_SCRIPT);
+    let text = text + "python follow_modules()\n";
+    fs::write(&for_editors, text).context("cannot write to the run's directory")?;
+    let text = format!(
+        "source {}\ntarget remote {}\npython start([{}])\nset confirm on\n",
+        for_editors.display(),
+        target.name(),
+        places.join(", "),
     );
     let script = directory.join("pinbed.gdb");
     fs::write(&script, text).context("cannot write to the run's directory")?;
@@ -262,7 +278,7 @@ fn tell_how_to_attach(gdb: &Path, script: &Path, target: &Target, symbols: &Path
         "pinbed: or in an editor: server {}, program {}, and source {} at the start (docs/debug.md has a launch.json)",
         target.name(),
         symbols.display(),
-        script.with_file_name("pinbed.py").display()
+        script.with_file_name(EDITOR_SCRIPT).display()
     );
 }
 

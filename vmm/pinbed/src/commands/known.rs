@@ -63,6 +63,7 @@ pub fn known(args: &KnownArgs) -> Result<Exit> {
             let (word, reference) = match &known.expected {
                 Expected::Xfail { reference, .. } => ("xfail", reference.clone()),
                 Expected::Skip => ("skip", String::new()),
+                Expected::Pass => continue,
             };
             let text = match reference.is_empty() {
                 true => known.reason.clone(),

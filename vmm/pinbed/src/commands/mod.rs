@@ -14,12 +14,14 @@ pub mod man;
 pub mod matrix;
 pub mod merge;
 pub mod mutants;
+mod on_fail;
 pub mod plan;
 pub mod report;
 pub mod run;
 pub mod runs;
 pub mod setup;
 pub mod shell;
+pub mod trace;
 
 use std::process::{ExitCode, Termination};
 
@@ -30,7 +32,7 @@ use crate::exit::Exit;
 use crate::judge::{self, baseline};
 use crate::provision::{self, programs};
 use crate::report as reports;
-use crate::run::{additions, extras, suite};
+use crate::run::{additions, environments, extras, suite};
 use crate::settings;
 
 /// Carries out a subcommand.
@@ -48,6 +50,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         // What runs in the guest decides.
         Command::Shell(args) => return shell::shell(args),
         Command::Run(args) => run::run(args),
+        Command::Trace(args) => trace::trace(args),
         Command::List(args) => list::list(args),
         Command::Known(args) => known::known(args),
         Command::Runs => runs::runs(),
@@ -73,6 +76,8 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(error) = error.downcast_ref::<provision::Error>() {
         error.exit()
+    } else if let Some(extras::Error::Provision(error)) = error.downcast_ref() {
+        error.exit()
     } else if error.is::<suite::Error>()
         || error.is::<baseline::Error>()
         || error.is::<judge::mutants::Error>()
@@ -80,6 +85,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         || error.is::<shell::SeveralKernels>()
         || error.is::<debug::Error>()
         || error.is::<extras::Error>()
+        || error.is::<environments::Error>()
         || error.is::<run::SharedStdout>()
         || error.is::<merge::Unfit>()
         || error.is::<bisect::Error>()

@@ -21,6 +21,7 @@ use crate::machine::vm::Start;
 use crate::provision::{programs, workspace};
 use crate::report::file::{self, Target, Whole};
 use crate::report::{self, Reporter, Reporters};
+use crate::run::environments;
 use crate::run::plan::Plan;
 use crate::run::session::{Options, Session};
 use crate::run::setup::{Host, Setup};
@@ -85,7 +86,7 @@ fn kernel(args: &MutantsArgs) -> Result<&str> {
 fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> Result<Exit> {
     let vm = VmArgs {
         kernels: vec![format!("{}+{PATCH}", kernel(args)?)],
-        ..args.vm.clone()
+        ..environments::one(&args.vm, &workspace()?)?
     };
     let host = Host::new(&vm)?;
     let all = programs::list(&host.programs)?;
@@ -120,7 +121,14 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
             setup.guest(&vm, &plan, Start::Cold, false)
         };
         let plan = Plan::new(tests.clone(), 1, BTreeMap::new());
-        Session::new(number, plan, setup.baseline(&baselines), options, reporters).run(
+        Session::new(
+            number,
+            plan,
+            setup.baseline(&vm, &baselines),
+            options,
+            reporters,
+        )
+        .run(
             setup.environment(&vm, request),
             tests.clone(),
             &guests,

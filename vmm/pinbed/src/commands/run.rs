@@ -13,9 +13,10 @@ use pinbed_abi::report::{Plan as GuestPlan, TestInfo};
 
 use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, ReportArgs, RunArgs, VmArgs};
 use crate::commands::exit_of;
+use crate::commands::on_fail::{self, Witness};
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
-use crate::kernel::Request;
+use crate::kernel::{self, Request};
 use crate::machine::vm::Start;
 use crate::machine::watch::Limits;
 use crate::provision::{programs, workspace};
@@ -26,12 +27,14 @@ use crate::report::record::{Environment, FORMAT, StartedBy};
 use crate::report::recorder::{self, Kept, Recorder};
 use crate::report::table::Table;
 use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, html, junit, kcidb};
+use crate::run::environments;
 use crate::run::plan::Plan;
 use crate::run::revision;
 use crate::run::session::{Options, Session};
-use crate::run::setup::{Host, Setup};
+use crate::run::setup::{Host, Setup, session_name};
 use crate::run::suite::{self, Selection};
 use crate::run::warm;
+use crate::trace::{self, Collector, Written};
 
 /// Runs the tests on each kernel, one after the other.
 ///
@@ -42,21 +45,72 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     if args.save_start {
         return save_start(args);
     }
-    let mut reporters = Reporters::new(all_reporters(args)?, began);
+    args.on_fail.map(on_fail::check).transpose()?;
+    let witness = Witness::default();
+    let mut all = all_reporters(args)?;
+    all.push(Box::new(witness.clone()));
+    let mut reporters = Reporters::new(all, began);
     let mut started = false;
-    let result = on_all(args, &mut reporters, &mut started);
+    let collector = Collector::default();
+    let traced = match &args.trace {
+        Some(_) => &with_tracing(args),
+        None => args,
+    };
+    let mut result = on_all(traced, &collector, &mut reporters, &mut started);
+    if let (Some(path), true) = (&args.trace, started) {
+        match collector.write(path) {
+            Ok(written) => tell_of_trace(&written),
+            Err(error) => result = result.and(Err(Unwritable::new("--trace", path, error).into())),
+        }
+    }
     if !started {
         begin(&mut reporters, Vec::new());
     }
-    end(reporters, result)
+    let exit = end(reporters, result)?;
+    if let (Some(what), Some(failure)) = (args.on_fail, witness.failure())
+        && !matches!(exit, Exit::Interrupted | Exit::ClosedPipe)
+    {
+        on_fail::follow(what, &failure, args, run)?;
+    }
+    Ok(exit)
+}
+
+/// The arguments with a kernel that can trace, where it is one that we build.
+fn with_tracing(args: &RunArgs) -> RunArgs {
+    let mut args = args.clone();
+    // A saved guest traces nothing.
+    args.cold = true;
+    let vm = &mut args.vm;
+    let image = vm.kernel_image.as_deref();
+    kernel::with_fragment(&vm.kernels, image, &mut vm.fragments, trace::FRAGMENT);
+    args
+}
+
+fn tell_of_trace(written: &Written) {
+    say!(
+        "pinbed: {} has {} events ({} KiB); open it at https://ui.perfetto.dev",
+        written.path.display(),
+        written.events,
+        written.bytes.div_ceil(1024)
+    );
+    if written.lost {
+        say!("pinbed: its beginning is missing: a test did more than the guest's buffers hold");
+    }
+    match written.uncertainty_ns {
+        Some(ns) => log::info!("the device's clock is known to {ns} ns"),
+        None => say!("pinbed: it has nothing of the device, which had no request"),
+    }
+    for note in &written.notes {
+        log::info!("not traced: {note}");
+    }
 }
 
 /// Saves the start of the run that the other arguments describe.
 fn save_start(args: &RunArgs) -> Result<Exit> {
     let host = Host::new(&args.vm)?;
-    for kernel in &host.requests {
-        let setup = Setup::new(&host, &args.vm, kernel)?;
-        warm::Place::of(&setup, &args.vm)?.save(&setup, &args.vm)?;
+    for (vm, kernel) in places(&host, &environments::each(&args.vm, &workspace()?)?) {
+        let setup = Setup::new(&host, vm, &kernel)?;
+        warm::Place::of(&setup, vm)?.save(&setup, vm)?;
     }
     Ok(Exit::Green)
 }
@@ -95,11 +149,28 @@ pub fn begin(reporters: &mut Reporters, kernels: Vec<String>) {
     });
 }
 
+/// Each kernel in each environment: the arguments in its form, and the kernel with its fragments.
+fn places<'a>(host: &Host, forms: &'a [VmArgs]) -> Vec<(&'a VmArgs, Request)> {
+    let mut places = Vec::new();
+    for kernel in &host.requests {
+        for form in forms {
+            places.push((form, kernel.with_fragments(&form.fragments)));
+        }
+    }
+    places
+}
+
 /// Runs all sessions; says by `started` whether it has told of the run's beginning.
-fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Result<Exit> {
-    let host = Host::new(&args.vm)?;
-    let kernels = host.requests.clone();
+fn on_all(
+    args: &RunArgs,
+    collector: &Collector,
+    reporters: &mut Reporters,
+    started: &mut bool,
+) -> Result<Exit> {
     let top = workspace()?;
+    let forms = environments::each(&args.vm, &top)?;
+    let host = Host::new(&args.vm)?;
+    let places = places(&host, &forms);
     let all = programs::list(&host.programs)?;
     ensure!(!all.is_empty(), "the guest has no tests");
     let kept = recorder::directory().map_or_else(Vec::new, |place| Kept::all(&place));
@@ -118,13 +189,19 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
         say!("pinbed: shard {shard} has no test: there are fewer tests than shards");
     }
     let baselines = Baselines::of_checkout(&top, &Names::of_checkout(&top, &host.manifest, &all))?;
-    begin(reporters, kernels.iter().map(name).collect());
+    begin(
+        reporters,
+        places
+            .iter()
+            .map(|(vm, kernel)| session_name(vm, kernel))
+            .collect(),
+    );
     *started = true;
 
     let mut worst = Exit::Green;
-    for (session, kernel) in kernels.iter().enumerate() {
-        let setup = match Setup::new(&host, &args.vm, kernel) {
-            Err(error) if kernels.len() > 1 && exit_of(&error) == Exit::Provisioning => Err(error),
+    for (session, (vm, kernel)) in places.iter().enumerate() {
+        let setup = match Setup::new(&host, vm, kernel) {
+            Err(error) if places.len() > 1 && exit_of(&error) == Exit::Provisioning => Err(error),
             setup => Ok(setup?),
         };
         let repetitions = match (args.until_fail, args.repeat) {
@@ -134,7 +211,7 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
         // One machine runs all of them anyway.
         let durations = match args.jobs {
             1 => BTreeMap::new(),
-            _ => durations(&kept, &name(kernel)),
+            _ => durations(&kept, &session_name(vm, kernel)),
         };
         let plan = Plan::new(chosen.clone(), repetitions, durations);
         let options = Options {
@@ -152,13 +229,16 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
             .flat_map(|_| chosen.iter().cloned())
             .collect();
         let exit = match setup {
-            Ok(setup) => {
-                let mut environment = setup.environment(&args.vm, kernel);
+            Ok(mut setup) => {
+                if args.trace.is_some() {
+                    setup.trace(collector.clone());
+                }
+                let mut environment = setup.environment(vm, kernel);
                 environment.shuffle = selection.shuffle;
                 environment.shard = selection.shard.map(|shard| shard.to_string());
-                let baseline = setup.baseline(&baselines);
+                let baseline = setup.baseline(vm, &baselines);
                 let place = match !args.cold && setup.allows_warm(&chosen) {
-                    true => Some(warm::Place::of(&setup, &args.vm)?),
+                    true => Some(warm::Place::of(&setup, vm)?),
                     false => None,
                 };
                 let saved = place.as_ref().and_then(warm::Place::saved);
@@ -175,7 +255,7 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
                         Some(saved) => Start::Warm(saved, plan.clone()),
                         None => Start::Cold,
                     };
-                    setup.guest(&args.vm, &plan, start, args.keep)
+                    setup.guest(vm, &plan, start, args.keep)
                 };
                 let limits = limits(timeout_s, &chosen);
                 let exit = Session::new(session, plan, baseline, options, reporters).run(
@@ -192,7 +272,7 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
             Err(error) => Session::new(session, plan, None, options, reporters).without_kernel(
                 Environment {
                     shard: selection.shard.map(|shard| shard.to_string()),
-                    ..host.environment(&args.vm, kernel)
+                    ..host.environment(vm, kernel)
                 },
                 shown,
                 format!("{error:#}"),
@@ -206,16 +286,17 @@ fn on_all(args: &RunArgs, reporters: &mut Reporters, started: &mut bool) -> Resu
     Ok(worst)
 }
 
-/// What a kernel is called in reports.
-fn name(kernel: &Request) -> String {
-    kernel
-        .path()
-        .map_or_else(|| kernel.name(), |tree| tree.display().to_string())
-}
-
 /// Everybody who is to hear of the run.
 fn all_reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
     let mut all = reporters(&args.reports, rerun_command(args))?;
+    if let Some(path) = &args.trace {
+        let target = Target::from(path.clone());
+        let checked = match target {
+            Target::Stdout => Err(io::Error::other("it is no text, and the table is there")),
+            Target::Path(_) => target.check(),
+        };
+        checked.map_err(|why| Unwritable::new("--trace", path, why))?;
+    }
     if let Some(place) = recorder::directory() {
         all.insert(0, Box::new(Recorder::new(place)));
     }
@@ -416,10 +497,14 @@ fn rerun_command(args: &RunArgs) -> Rerun {
     let options = guest_options(&args.vm);
     // Fails only for a NUL, which no argument can have.
     let options = shlex::try_join(options.iter().map(String::as_str)).unwrap_or_default();
-    Rc::new(move |kernel, test| {
+    Rc::new(move |session, test| {
+        let (kernel, environment) = match session.rsplit_once(',') {
+            Some((kernel, environment)) => (kernel, format!(" --env {environment}")),
+            None => (session, String::new()),
+        };
         let kernel = match named {
-            true => format!(" --kernel {kernel}"),
-            false => String::new(),
+            true => format!(" --kernel {kernel}{environment}"),
+            false => environment,
         };
         format!("{program} run {test}{kernel} {options}")
             .trim_end()

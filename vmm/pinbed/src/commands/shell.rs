@@ -24,8 +24,10 @@ use crate::machine::process::time_without_cpu;
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::vm::{self, Files, Vm};
 use crate::machine::watch::{describe, is_trouble, without_timestamp};
+use crate::provision::workspace;
 use crate::report::recorder;
 use crate::run::additions;
+use crate::run::environments;
 use crate::run::extras::{self, Extras};
 use crate::run::setup::{Directory, Host, Setup};
 
@@ -58,7 +60,7 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
     if keeps_history {
         additions.extend(history());
     }
-    let mut vm_args = args.vm.clone();
+    let mut vm_args = environments::one(&args.vm, &workspace()?)?;
     if args.extras.network {
         let image = vm_args.kernel_image.as_deref();
         kernel::with_fragment(&vm_args.kernels, image, &mut vm_args.fragments, NETWORK);

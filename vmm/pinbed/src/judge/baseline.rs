@@ -15,6 +15,7 @@ use toml::Spanned;
 
 use crate::judge::closest;
 use crate::kernel::{self, Config, Manifest, Patch};
+use crate::machine::environments::{self, Common, Definition};
 
 /// What is known of all kernels.
 #[derive(Debug, Default)]
@@ -30,6 +31,10 @@ pub struct Baseline {
     known: BTreeMap<String, Known>,
     /// Its configuration, which may lack what a test needs.
     config: Config,
+    /// Parts of the reasons for skips that the environment explains.
+    lacks: Vec<String>,
+    /// Findings that many tests have in the environment.
+    common: Vec<Common>,
 }
 
 /// What is known of a test on a kernel.
@@ -59,6 +64,8 @@ pub enum Expected {
     },
     /// It cannot run.
     Skip,
+    /// It passes in an environment, though not elsewhere.
+    Pass,
 }
 
 /// What a known finding looks like.
@@ -107,6 +114,8 @@ struct Entry {
     fixed_by: Vec<String>,
     #[serde(default)]
     seen_with: Vec<String>,
+    #[serde(default)]
+    environments: Vec<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -114,6 +123,7 @@ struct Entry {
 enum Word {
     Xfail,
     Skip,
+    Pass,
 }
 
 /// Why the baselines cannot be used.
@@ -156,6 +166,8 @@ pub struct Names {
     pub kernels: Vec<String>,
     /// All patches that fix something, with the kernel that they are for: "tee-longterm-6.12".
     pub fixes: Vec<String>,
+    /// All environments.
+    pub environments: Vec<String>,
 }
 
 impl Names {
@@ -169,10 +181,14 @@ impl Names {
                 .map(|name| format!("{name}-{kernel}"))
                 .collect::<Vec<_>>()
         };
+        // Where their file cannot be read, who asks for one is told so.
+        let environments = environments::read(workspace).unwrap_or_default();
+        let environments = environments.into_iter().map(|it| it.name).collect();
         Names {
             tests: tests.iter().map(|test| test.name.clone()).collect(),
             fixes: kernels.iter().flat_map(of_kernel).collect(),
             kernels,
+            environments,
         }
     }
 }
@@ -229,7 +245,14 @@ impl Baselines {
             let entry = entry.into_inner();
             let tests = entry.tests(&group, &names.tests).map_err(nonsense)?;
             let known = entry.known(names).map_err(nonsense)?;
-            for kernel in entry.kernels {
+            let places = entry.kernels.iter().flat_map(|kernel| {
+                let of = |environment: &String| place(kernel, Some(environment));
+                match entry.environments.as_slice() {
+                    [] => vec![place(kernel, None)],
+                    environments => environments.iter().map(of).collect(),
+                }
+            });
+            for kernel in places {
                 let of_kernel = self.known.entry(kernel.clone()).or_default();
                 for test in &tests {
                     if of_kernel
@@ -246,12 +269,44 @@ impl Baselines {
         Ok(())
     }
 
+    /// Adds a file of this name and text, of these tests.
+    #[cfg(test)]
+    pub fn add_for_tests(&mut self, file: &str, text: &str, tests: &[&str]) {
+        self.add(Path::new(file), text, &tests::names(tests))
+            .unwrap();
+    }
+
     /// What is known of a kernel.
     pub fn of(&self, kernel: &str) -> Baseline {
         Baseline {
             known: self.known.get(kernel).cloned().unwrap_or_default(),
-            config: Config::default(),
+            ..Baseline::default()
         }
+    }
+
+    /// What is known of a kernel in an environment, where what is said of that counts more.
+    pub fn of_environment(&self, kernel: &str, environment: &Definition) -> Baseline {
+        let mut baseline = self.of(kernel);
+        let own = self.known.get(&place(kernel, Some(&environment.name)));
+        for (test, known) in own.into_iter().flatten() {
+            match known.expected {
+                Expected::Pass => baseline.known.remove(test),
+                _ => baseline.known.insert(test.clone(), known.clone()),
+            };
+        }
+        baseline.lacks = environment.lacks.clone();
+        let common = environment.known.iter();
+        let of_kernel = |common: &&Common| common.kernels.iter().any(|name| name == kernel);
+        baseline.common = common.filter(of_kernel).cloned().collect();
+        baseline
+    }
+}
+
+/// The name of what is known of a kernel: in an environment, or in all that say nothing else.
+fn place(kernel: &str, environment: Option<&str>) -> String {
+    match environment {
+        Some(environment) => format!("{kernel},{environment}"),
+        None => kernel.to_owned(),
     }
 }
 
@@ -322,12 +377,20 @@ impl Entry {
                 names.fixes.join(", ")
             ));
         }
+        let is_unknown = |name: &&String| !names.environments.contains(name);
+        if let Some(unknown) = self.environments.iter().find(is_unknown) {
+            return Err(format!(
+                "names the environment {unknown}, and environments.toml has only {}",
+                names.environments.join(", ")
+            ));
+        }
         if self.reason.trim().is_empty() {
             return Err("has an empty reason".to_owned());
         }
         let expected = match self.verdict {
             Word::Xfail => self.xfail()?,
             Word::Skip => self.skip()?,
+            Word::Pass => self.pass()?,
         };
         Ok(Known {
             reason: self.reason.clone(),
@@ -367,6 +430,16 @@ impl Entry {
             ),
         }
     }
+
+    fn pass(&self) -> Result<Expected, String> {
+        match (self.environments.is_empty(), self.skip()) {
+            (false, Ok(_)) => Ok(Expected::Pass),
+            _ => Err(
+                "is of a pass, which is said of environments only, without reference or findings"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 impl LookText {
@@ -402,7 +475,22 @@ impl Baseline {
 
     /// Whether the kernel's configuration is the reason for a skip, as the guest says.
     pub fn explains_skip(&self, reason: &str) -> bool {
-        self.config.confirms(reason)
+        self.config.confirms(reason) || self.lacks.iter().any(|part| reason.contains(part))
+    }
+
+    /// Takes out those findings that many tests have here for one cause; returns that, if there is one.
+    pub fn without_common(&self, findings: &mut Vec<Finding>) -> Option<&Common> {
+        let mut cause = None;
+        findings.retain(|finding| {
+            let is_it = |common: &&Common| {
+                let texts = &mut common.texts.iter();
+                finding.eye == Eye::Aftermath && texts.any(|text| finding.text.contains(text))
+            };
+            let found = self.common.iter().find(is_it);
+            cause = cause.or(found);
+            found.is_none()
+        });
+        cause
     }
 
     /// What is known of the same kernel with this configuration: failures that only an option shows are not seen without it.
@@ -452,12 +540,13 @@ pub mod tests {
         "heap::import_works",
     ];
 
-    fn names(tests: &[&str]) -> Names {
+    pub fn names(tests: &[&str]) -> Names {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Names {
             tests: owned(tests),
             kernels: owned(&["5.10", "6.12"]),
             fixes: owned(&["one-6.12", "two-6.12", "three-5.10"]),
+            environments: owned(&["swiotlb"]),
         }
     }
 

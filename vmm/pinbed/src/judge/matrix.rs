@@ -231,6 +231,7 @@ fn cell(entry: &Entry, known: Option<&Known>, notes: &mut Vec<String>) -> String
     };
     let (mark, note) = match &known.expected {
         Expected::Skip => ("–".to_owned(), known.reason.clone()),
+        Expected::Pass => return "✓".to_owned(),
         Expected::Xfail {
             reference,
             findings,

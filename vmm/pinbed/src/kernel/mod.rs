@@ -16,6 +16,8 @@ mod source;
 pub mod symbols;
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use config::Config;
@@ -37,7 +39,7 @@ pub const FIXES: &str = "patches/fixes";
 pub const MUTANTS: &str = "patches/mutants";
 
 /// Fragments that change how every file is compiled.
-const EVERY_FILE: [&str; 2] = ["debug", "dwarf"];
+const EVERY_FILE: [&str; 3] = ["debug", "dwarf", "trace"];
 
 /// What the command line says of kernels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -190,6 +192,17 @@ impl Request {
         }
     }
 
+    /// The same with more fragments; what is not built here stays as it is.
+    pub fn with_fragments(&self, fragments: &[String]) -> Self {
+        let mut request = self.clone();
+        if let Request::Source(build) = &mut request {
+            let is_new = |name: &&String| !build.fragments.contains(name);
+            let new: Vec<_> = fragments.iter().filter(is_new).cloned().collect();
+            build.fragments.extend(new);
+        }
+        request
+    }
+
     /// A user's own tree or image, if it is made of one.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -217,6 +230,13 @@ impl Kernel {
     /// Its version and patches, as baselines name them.
     pub fn baseline_name(&self) -> String {
         named(&self.baseline, &self.patches)
+    }
+
+    /// Whether what is booted names its functions, as a vmlinux does.
+    pub fn image_has_symbols(&self) -> bool {
+        let mut magic = [0; 4];
+        let read = File::open(&self.image).and_then(|mut file| file.read_exact(&mut magic));
+        read.is_ok() && magic == *b"\x7fELF"
     }
 
     /// The object directory, or the headers, that modules for it are built against.

@@ -40,10 +40,11 @@ impl Accel {
     /// For QEMU's `-accel`. Under TCG all of the guest's CPUs take turns on one thread: CPUs that wait for each other do not burn the time
     /// that a busy host should give to the other one, and no atomic needs a host's. Measured on a host with 2 cores: as fast at rest, and
     /// several times as fast where others keep it busy. The price: two CPUs never run at the very same moment, as they do with KVM.
-    pub fn qemu_accel(self) -> &'static str {
-        match self {
-            Accel::Kvm => "kvm",
-            Accel::Tcg => "tcg,thread=single",
+    pub fn qemu_accel(self, parallel: bool) -> &'static str {
+        match (self, parallel) {
+            (Accel::Kvm, _) => "kvm",
+            (Accel::Tcg, false) => "tcg,thread=single",
+            (Accel::Tcg, true) => "tcg,thread=multi",
         }
     }
 

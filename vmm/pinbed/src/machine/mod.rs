@@ -3,6 +3,7 @@
 
 pub mod accel;
 pub mod boot;
+pub mod environments;
 pub mod events;
 pub mod initramfs;
 pub mod memory;

@@ -93,7 +93,7 @@ impl Slot {
         monitor: &mut Monitor,
     ) -> Result<()> {
         self.count += 1;
-        let new = vm::start_device(&machine.device, files, self.count)?;
+        let new = vm::start_device(machine, files, self.count)?;
         self.former.push(std::mem::replace(process, new));
         let chardev = vm::chardev(self.count);
         // If it fails, QEMU has just died, and we shall hear of that.

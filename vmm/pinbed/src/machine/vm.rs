@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pinbed_abi::report::Plan;
-use pinbed_abi::{report, shell, wire};
+use pinbed_abi::{report, shell, trace, wire};
 use serde_json::{Value, json};
 
 use crate::kernel::symbols::{self, Symbols};
@@ -31,11 +31,13 @@ const DEVICE_START: Duration = Duration::from_secs(10);
 
 /// What the kernel is told, whoever it is. With earlycon a panic is seen however early it is; `quiet` keeps both consoles from being
 /// slow. The second line is there because start-up under emulation is slow: one serial port to probe
-/// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them). In the third, swiotlb is
-/// off because the kernel would set 64 MiB aside for it when memory can be added above 4 GiB, and no device here needs it.
+/// instead of four, no legacy pseudo-terminals, and fewer DMA-API debug entries to begin with (the kernel adds more when it needs them).
 const KERNEL: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1 cma=64M \
                       8250.nr_uarts=1 pty.legacy_count=0 dma_debug_entries=8192 \
-                      secretmem.enable=1 memhp_default_state=online_movable swiotlb=noforce";
+                      secretmem.enable=1 memhp_default_state=online_movable";
+/// The kernel would set 64 MiB aside for bounce buffers when memory can be added above 4 GiB, and no device here needs them. It counts even
+/// where a later word asks for them.
+const NO_BOUNCE: &str = "swiotlb=noforce";
 
 /// Memory in MiB of a NUMA node of its own that the guest puts in ZONE_MOVABLE whole and may take offline: one memory block of x86.
 /// Nothing is allocated there unless it asks for that node, or the first one is full.
@@ -74,6 +76,8 @@ pub struct Machine {
     pub memory: u64,
     /// The guest's CPUs.
     pub cpus: u8,
+    /// Whether they run at the same time under TCG, too.
+    pub parallel: bool,
     /// What is added to the kernel's command line.
     pub append: String,
     /// How its guest comes up.
@@ -82,6 +86,10 @@ pub struct Machine {
     pub hotplug: bool,
     /// Whether it has the port of `pinbed shell`.
     pub shell: bool,
+    /// Whether guest and device write traces.
+    pub trace: bool,
+    /// What `uname -r` says.
+    pub release: String,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
 }
@@ -157,6 +165,14 @@ impl Files {
     pub fn qemu_log(&self) -> PathBuf {
         self.directory.join("qemu.log")
     }
+    /// What the guest traced.
+    pub fn trace(&self) -> PathBuf {
+        self.directory.join("trace.guest")
+    }
+    /// What the device traced.
+    pub fn device_trace(&self) -> PathBuf {
+        self.directory.join("trace.device")
+    }
     /// What the device wrote to standard error.
     pub fn device_log(&self) -> PathBuf {
         self.directory.join("device.log")
@@ -177,7 +193,7 @@ pub struct Vm {
 /// # Errors
 /// When one of them cannot be started, the device does not come to listen, or the memory of a warm start is damaged.
 pub fn start(machine: &Machine, qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
-    let device = start_device(&machine.device, files, 1)?;
+    let device = start_device(machine, files, 1)?;
     let started = start_qemu(machine, qemu, files)?;
     let mut console_log = create(&files.console())?;
     // While QEMU starts.
@@ -271,13 +287,17 @@ pub fn start_qemu(machine: &Machine, mut qemu: Command, files: &Files) -> Result
 ///
 /// # Errors
 /// When it cannot be started, or does not come to listen.
-pub fn start_device(program: &Path, files: &Files, device: u32) -> Result<Process> {
+pub fn start_device(machine: &Machine, files: &Files, device: u32) -> Result<Process> {
+    let program = &machine.device;
     let socket = files.socket(device);
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(&socket);
     // Tests delay jobs, fail them, and have the device die.
     command.arg("--allow-sabotage");
     command.arg("--inspect").arg(files.inspect());
+    if machine.trace {
+        command.arg("--trace").arg(files.device_trace());
+    }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -362,7 +382,10 @@ fn arguments(
     option("numa", "node,nodeid=1".to_owned());
     option("device", "pc-dimm,memdev=movable,node=1".to_owned());
     option("smp", cpus.to_string());
-    option("accel", machine.accel.qemu_accel().to_owned());
+    option(
+        "accel",
+        machine.accel.qemu_accel(machine.parallel).to_owned(),
+    );
     option("cpu", machine.accel.qemu_cpu().to_owned());
     option("kernel", machine.kernel.display().to_string());
     option("initrd", machine.initramfs.display().to_string());
@@ -370,7 +393,11 @@ fn arguments(
     option(
         "append",
         format!(
-            "{KERNEL}{}{}{} quiet {}",
+            "{KERNEL} {}{}{}{} quiet {}",
+            match machine.append.contains("swiotlb=") {
+                true => "",
+                false => NO_BOUNCE,
+            },
             machine.accel.kernel_arguments(),
             frequency.unwrap_or_default(),
             reserved(memory),
@@ -410,6 +437,15 @@ fn arguments(
         option(
             "device",
             format!("virtserialport,chardev=shell,name={port}"),
+        );
+    }
+    if machine.trace {
+        let (port, path) = (trace::PORT_NAME, files.trace().display().to_string());
+        let path = path.replace(',', ",,");
+        option("chardev", format!("file,id=trace,path={path}"));
+        option(
+            "device",
+            format!("virtserialport,chardev=trace,name={port}"),
         );
     }
     option("qmp", "chardev:qmp".to_owned());

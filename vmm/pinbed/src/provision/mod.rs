@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod cache;
 pub mod child;
 pub mod compliance;
+pub mod debian;
 pub mod disk;
 pub mod error;
 pub mod inventory;

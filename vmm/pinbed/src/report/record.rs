@@ -196,6 +196,9 @@ pub struct Environment {
     pub regions: Vec<Region>,
     /// The kernel's name for pinbed: one of its own, a Debian package, or the path of a tree or an image.
     pub kernel: String,
+    /// The environment of environments.toml that the tests ran in, if it is one: `kernel` then has its name, too, after a comma.
+    #[serde(default)]
+    pub env: Option<String>,
     /// What tells the kernel from others of its name: a hash of all that went into it, such as source, patches, configuration and compiler.
     pub fingerprint: Option<String>,
     /// The revision of a user's tree, as `git describe --always --dirty` has it ("-dirty" at the end: with changes that no commit has).

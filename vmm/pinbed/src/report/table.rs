@@ -126,6 +126,9 @@ impl<W: Write> Table<W> {
         }
         self.head("kernel", &kernel)?;
         self.head("machine", &machine)?;
+        if let Some(name) = &environment.env {
+            self.head("env", name)?;
+        }
         if let Some(why) = &environment.accel_reason {
             self.head("not KVM", why)?;
         }

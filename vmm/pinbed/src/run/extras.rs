@@ -9,6 +9,7 @@ use pinbed_abi::shell::{Root, SHARE_PLACE, Session, Share};
 
 use crate::cli::ExtrasArgs;
 use crate::machine::initramfs::Content;
+use crate::provision::{self, debian};
 
 /// Why something cannot be added.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,9 @@ pub enum Error {
         option: &'static str,
         symbol: &'static str,
     },
+    /// A root cannot be made.
+    #[error(transparent)]
+    Provision(#[from] provision::Error),
     /// It does not fit into the guest's memory.
     #[error(
         "what --add names takes {size} MiB, and a guest with {memory} MiB of memory has no room for it: give --memory {enough}M, or --share DIR, which copies nothing"
@@ -67,8 +71,13 @@ impl Extras {
             extras.share(text)?;
         }
         // The guest names disks by their order.
-        if let Some(root) = &args.rootfs {
-            extras.root(root)?;
+        match &args.rootfs {
+            Some(name) if name.as_os_str() == debian::NAME => {
+                let image = debian::provide(&provision::Context::of_user()?)?;
+                extras.root(&image)?;
+            }
+            Some(root) => extras.root(root)?,
+            None => {}
         }
         for text in &args.disks {
             let (path, writable) = match text.strip_suffix(":ro") {

@@ -2,6 +2,7 @@
 //! From a plan of tests to a record of verdicts: what is set up, booted, heard and judged.
 
 pub mod additions;
+pub mod environments;
 pub mod extras;
 pub mod plan;
 pub mod revision;

@@ -414,7 +414,7 @@ impl<'a> Session<'a> {
                 return Err(error);
             }
         };
-        running.guest.tell();
+        running.guest.over();
         if let (End::Stopped, Some(reason)) = (&ended.end, running.unexpected.take()) {
             ended.end = End::Unexpected { reason };
         }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{
     COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUP, MODULES_PATH, PLAN_PATH, Plan, TestInfo,
 };
+use pinbed_abi::trace::WANTED_PATH;
 
 use crate::cli::{AccelArg, VmArgs};
 use crate::interrupt;
@@ -28,6 +29,7 @@ use crate::provision::{self, answers, compliance, disk, packages};
 use crate::report::record::{Environment, StartedBy};
 use crate::run::extras::{self, Extras};
 use crate::run::{revision, warm};
+use crate::trace;
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
@@ -99,9 +101,8 @@ impl Host {
             release: None,
             version: None,
             regions: Vec::new(),
-            kernel: request
-                .path()
-                .map_or_else(|| request.name(), |path| path.display().to_string()),
+            kernel: session_name(args, request),
+            env: args.environment.as_ref().map(|it| it.name.clone()),
             fingerprint: None,
             tree_revision: request.path().and_then(revision::of),
             fragments: args.fragments.clone(),
@@ -116,6 +117,16 @@ impl Host {
             shard: None,
             start: None,
         }
+    }
+}
+
+/// What a session is called in reports: by its kernel, and the environment after a comma.
+pub fn session_name(args: &VmArgs, request: &Request) -> String {
+    let path = request.path().map(|path| path.display().to_string());
+    let kernel = path.unwrap_or_else(|| request.name());
+    match &args.environment {
+        Some(environment) => format!("{kernel},{}", environment.name),
+        None => kernel,
     }
 }
 
@@ -144,6 +155,8 @@ pub struct Setup<'a> {
     accel_reason: Option<String>,
     /// More arguments for QEMU.
     arguments: Vec<String>,
+    /// Who takes in what guests trace, if they do.
+    trace: Option<trace::Collector>,
 }
 
 impl<'a> Setup<'a> {
@@ -179,6 +192,7 @@ impl<'a> Setup<'a> {
             },
             accel_reason: None,
             arguments: Vec::new(),
+            trace: None,
         };
         if args.accel == AccelArg::Auto
             && let Kvm::Fails(why) =
@@ -211,6 +225,11 @@ impl<'a> Setup<'a> {
         }
         self.arguments.extend(extras.arguments.iter().cloned());
         Ok(())
+    }
+
+    /// Has guests trace their tests from now on, and tell this one.
+    pub fn trace(&mut self, collector: trace::Collector) {
+        self.trace = Some(collector);
     }
 
     /// Where the kernel's vmlinux is, if it is there.
@@ -266,6 +285,7 @@ impl<'a> Setup<'a> {
             machine,
             qemu: self.host.qemu.clone(),
             directory,
+            trace: self.trace.clone(),
         })
     }
 
@@ -325,7 +345,7 @@ impl<'a> Setup<'a> {
 
     /// What is known of this kernel, if it is one of those that baselines name. (The recipe of a user's own tree is the nearest one, and
     /// what is known of another version says nothing.)
-    pub fn baseline(&self, baselines: &Baselines) -> Option<Baseline> {
+    pub fn baseline(&self, args: &VmArgs, baselines: &Baselines) -> Option<Baseline> {
         let patches: Vec<_> = self
             .kernel
             .patches
@@ -333,8 +353,12 @@ impl<'a> Setup<'a> {
             .map(|patch| patch.name.clone())
             .collect();
         self.is_known().then(|| {
-            baselines
-                .of(&self.kernel.baseline)
+            let kernel = &self.kernel.baseline;
+            let baseline = match &args.environment {
+                Some(it) => baselines.of_environment(kernel, it),
+                None => baselines.of(kernel),
+            };
+            baseline
                 .patched(&patches)
                 .configured(self.kernel.config.clone())
         })
@@ -408,6 +432,11 @@ impl<'a> Setup<'a> {
         entries.extend(self.loaded());
         entries.extend(additions);
         entries.extend(compliance_for(plan)?);
+        if self.trace.is_some() {
+            let path = WANTED_PATH.trim_start_matches('/').to_owned();
+            let wanted = trace::wanted(self.kernel.image_has_symbols());
+            entries.push((path, Content::Bytes(serde_json::to_vec(&wanted)?)));
+        }
         Ok(entries)
     }
 
@@ -461,10 +490,13 @@ impl<'a> Setup<'a> {
             accel: self.accel,
             memory: args.memory,
             cpus: args.cpus,
+            parallel: args.environment.as_ref().is_some_and(|it| it.parallel),
             append: args.append.clone(),
             start,
             hotplug,
             shell: matches!(plan, Plan::Shell(_)),
+            trace: self.trace.is_some(),
+            release: self.kernel.release.clone(),
             arguments: self.arguments.clone(),
         }
     }
@@ -562,6 +594,7 @@ pub struct Guest {
     machine: Machine,
     qemu: Qemu,
     directory: Directory,
+    trace: Option<trace::Collector>,
 }
 
 impl Guest {
@@ -589,8 +622,11 @@ impl Guest {
         }
     }
 
-    /// Says where its files are, if they are kept.
-    pub fn tell(&self) {
+    /// After its end: has its trace taken in, and says where its files are, if they are kept.
+    pub fn over(&self) {
+        if let Some(collector) = &self.trace {
+            collector.add(&self.machine, self.directory.files());
+        }
         self.directory.tell();
     }
 }

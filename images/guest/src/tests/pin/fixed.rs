@@ -12,7 +12,7 @@ use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::numa;
 use pinbed_guest::observe::extent::PAGE;
-use pinbed_guest::observe::movable;
+use pinbed_guest::observe::{movable, zones};
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -42,7 +42,7 @@ pub fn register(ring: &IoUring, memory: &Mapping) -> Result<(), Errno> {
 
 fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     const LENGTH: usize = 8 * PAGE;
-    numa::need_both()?;
+    zones::movable_node()?;
     let ring = ring()?;
     let memory = Mapping::anon(LENGTH)?;
     memory.bind(numa::MOVABLE)?;

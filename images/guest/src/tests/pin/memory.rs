@@ -588,7 +588,7 @@ fn in_zone_movable(
     mapping: Mapping,
     make: impl FnOnce(Mapping) -> TestResult<Area>,
 ) -> TestResult<Sample> {
-    let zone = movable()?;
+    let zone = zones::movable_node()?;
     mapping.bind(zone.node)?;
     let sample = filled(t, make(mapping)?)?;
     let at = pagemap::extents(sample.area.address(), sample.area.len())?;
@@ -600,14 +600,6 @@ fn in_zone_movable(
             format!("not all pages came from node {}'s ZONE_MOVABLE", zone.node),
         )),
     }
-}
-
-fn movable() -> TestResult<zones::Zone> {
-    let zone = zones::movable()?.into_iter().find(|zone| zone.node != 0);
-    Ok(zone.ok_or_else(|| Error::Absent {
-        what: "a node of ZONE_MOVABLE only".into(),
-        remedy: "boot with a memory device on a second node".into(),
-    })?)
 }
 
 pub fn anon_in_zone_movable(t: &mut Ctx, image: Image) -> TestResult<Sample> {
@@ -631,7 +623,7 @@ pub fn thp_in_zone_movable(t: &mut Ctx, image: Image) -> TestResult<Sample> {
 
 pub fn hugetlb_in_zone_movable(t: &mut Ctx, image: Image) -> TestResult<Sample> {
     // One to begin with, and one to move to.
-    let pools = (Pool::on(movable()?.node, 1)?, Pool::of(1)?);
+    let pools = (Pool::on(zones::movable_node()?.node, 1)?, Pool::of(1)?);
     let start = 3 * PAGE;
     let make = |mapping| Ok(Area::user(mapping, start..start + image.size()));
     Ok(in_zone_movable(t, Mapping::hugetlb(HUGE)?, make)?.keeping(pools))

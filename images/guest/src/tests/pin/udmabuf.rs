@@ -25,7 +25,7 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::PAGE;
-use pinbed_guest::observe::movable;
+use pinbed_guest::observe::{movable, zones};
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaSg, Vmalloc};
@@ -71,7 +71,7 @@ fn in_movable_places(mapping: &Mapping) -> TestResult<usize> {
 
 fn leaves_zone_movable(t: &mut Ctx) -> TestResult {
     const LENGTH: usize = 8 * PAGE;
-    numa::need_both()?;
+    zones::movable_node()?;
     let file = dmabuf::memfd(LENGTH)?;
     let mapping = Mapping::shared(&file, LENGTH, READ_WRITE)?;
     mapping.bind(numa::MOVABLE)?;
