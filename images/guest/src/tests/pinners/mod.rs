@@ -17,7 +17,7 @@ use pinbed_guest::harness::privilege::limit_locked_memory;
 use pinbed_guest::memory::numa;
 use pinbed_guest::observe::audit::Audit;
 use pinbed_guest::observe::extent::PAGE;
-use pinbed_guest::observe::movable;
+use pinbed_guest::observe::{movable, zones};
 
 /// The tests of one that keeps pages for as long as user space likes.
 macro_rules! long {
@@ -118,7 +118,7 @@ fn says(t: &mut Ctx, pinner: Pinner, by: &str) -> TestResult {
 }
 
 fn leaves_zone_movable(t: &mut Ctx, pinner: Pinner) -> TestResult {
-    numa::need_both()?;
+    zones::movable_node()?;
     let memory = pinner.memory()?;
     memory.bind(numa::MOVABLE)?;
     let bytes = t.random(PAGE);
