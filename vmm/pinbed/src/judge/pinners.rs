@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use pinbed_abi::report::TestInfo;
 
-use crate::judge::baseline::{Baselines, Expected};
+use crate::judge::baseline::{Baseline, Baselines, Expected};
 
 /// How the page is made again.
 const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test pages";
@@ -37,24 +37,21 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
             Some((who, test))
         })
     };
-    // On which kernels all tests of this beginning pass.
-    let passes = |prefix: &str, whole: bool| {
-        let asked: Vec<_> = tests
-            .iter()
-            .filter(|test| match whole {
-                true => test.name == prefix,
-                false => test.name.starts_with(prefix),
-            })
-            .collect();
-        let fails = |kernel: &str, test: &TestInfo| {
-            let baseline = baselines.of(kernel);
+    let known: Vec<_> = kernels
+        .iter()
+        .map(|name| (name.as_str(), baselines.of(name)))
+        .collect();
+    // On which kernels all of these tests pass.
+    let passes = |is_asked: &dyn Fn(&str) -> bool| {
+        let asked: Vec<_> = tests.iter().filter(|test| is_asked(&test.name)).collect();
+        let fails = |baseline: &Baseline, test: &TestInfo| {
             let known = baseline.get(&test.name);
             known.is_some_and(|known| matches!(known.expected, Expected::Xfail { .. }))
         };
-        let good: Vec<_> = kernels
+        let good: Vec<_> = known
             .iter()
-            .filter(|kernel| !asked.iter().any(|test| fails(kernel, test)))
-            .map(String::as_str)
+            .filter(|(_, baseline)| !asked.iter().any(|test| fails(baseline, test)))
+            .map(|(name, _)| *name)
             .collect();
         match good.len() {
             _ if asked.is_empty() => "–".to_owned(),
@@ -65,12 +62,15 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
     };
     let mut long = String::new();
     for (who, test) in named(LONG) {
-        let mut cells = vec![passes(&test.name, true)];
+        let mut cells = vec![passes(&|name| name == test.name)];
         for (end, _) in QUESTIONS {
-            cells.push(passes(&format!("pinners::{who}{end}"), true));
+            let other = format!("pinners::{who}{end}");
+            cells.push(passes(&|name| name == other));
         }
         let dirty = DIRTY.iter().find(|(name, _)| *name == who);
-        cells.push(dirty.map_or("–".to_owned(), |(_, prefix)| passes(prefix, false)));
+        cells.push(passes(&|name| {
+            dirty.is_some_and(|(_, prefix)| name.starts_with(prefix))
+        }));
         let subject = subject(test, " pins the page");
         let _ = writeln!(
             long,
