@@ -212,12 +212,13 @@ impl Backend {
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         match self.engine.delivery() {
             Delivery::Never => return Ok(()),
-            Delivery::Late => {
+            // One answer is held at a time: that of the job after it brings it along.
+            Delivery::Late if late.as_ref().is_none_or(|held| held.life != answer.life) => {
                 *late = Some(answer);
                 return Ok(());
             }
             Delivery::Twice => answer.send(ring, &self.memory)?,
-            Delivery::Once => (),
+            Delivery::Once | Delivery::Late => (),
         }
         answer.send(ring, &self.memory)?;
         match late.take() {

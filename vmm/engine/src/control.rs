@@ -104,14 +104,14 @@ pub(crate) fn serve<S: GuestAddressSpace>(
 /// As INJECT_STALE asks for: writes to memory that is not attached any more.
 fn write_stale<S: GuestAddressSpace>(engine: &Engine, space: &S) {
     let (pieces, fill) = engine.injector.stale();
-    for piece in pieces {
-        let bytes = vec![fill; piece.length.min(1 << 20) as usize];
-        log::debug!("writes to {:#x}, which was detached", piece.address);
-        // What is not memory cannot be damaged.
-        let _ = space
-            .memory()
-            .write_slice(&bytes, GuestAddress(piece.address));
-    }
+    engine.access(space, |_, memory| {
+        for piece in pieces {
+            let bytes = vec![fill; piece.length.min(1 << 20) as usize];
+            log::debug!("writes to {:#x}, which was detached", piece.address);
+            // What is not memory cannot be damaged.
+            let _ = memory.write_slice(&bytes, GuestAddress(piece.address));
+        }
+    });
 }
 
 fn report(engine: &Engine) -> wire::StatusResponse {
