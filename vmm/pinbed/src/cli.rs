@@ -174,9 +174,10 @@ pub struct RunArgs {
     /// Try a test that differs from the baseline again, this many times; one that then passes is reported as flaky
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100), conflicts_with = "until_fail")]
     pub retries: u32,
-    /// Run this many guests at the same time, which share the tests
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_jobs)]
-    pub jobs: usize,
+    /// Run this many guests at the same time, which share the tests [default: one for each 100 tests, at most one for each CPU of the
+    /// host; one with --shuffle]
+    #[arg(short, long, value_name = "N", value_parser = parse_jobs)]
+    pub jobs: Option<usize>,
     /// Boot a fresh guest for each test
     #[arg(long)]
     pub isolate: bool,
@@ -448,9 +449,9 @@ pub struct MutantsArgs {
     /// Go on to the next mutant after the first test that finds one
     #[arg(long)]
     pub first: bool,
-    /// Run this many guests at the same time, which share the tests
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = parse_jobs)]
-    pub jobs: usize,
+    /// Run this many guests at the same time, which share the tests [default: as for `pinbed run`]
+    #[arg(short, long, value_name = "N", value_parser = parse_jobs)]
+    pub jobs: Option<usize>,
     /// Write all results as JSON to this file
     #[arg(short = 'o', long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -286,16 +286,16 @@ mod tests {
         let first = "memory = \"1G\"\nkernel = \"6.1\"\nverbose = true\n";
         let second = "memory = \"2G\"\njobs = 2\nfragment = [\"debug\", \"CONFIG_KASAN=y\"]\n";
         let args = run_with(&[first, second], &["pinbed", "run"]);
-        assert_eq!((args.vm.memory, args.jobs), (1024, 2));
+        assert_eq!((args.vm.memory, args.jobs), (1024, Some(2)));
         assert_eq!(args.vm.kernels, ["6.1"]);
         assert_eq!(args.vm.fragments, ["debug", "CONFIG_KASAN=y"]);
         assert!(args.reports.verbose);
         let words = ["pinbed", "run", "--memory", "3G", "--kernel=5.10", "-j1"];
         let args = run_with(&[first, second], &words);
-        assert_eq!((args.vm.memory, args.jobs), (3072, 1));
+        assert_eq!((args.vm.memory, args.jobs), (3072, Some(1)));
         assert_eq!(args.vm.kernels, ["5.10"], "one does not add to the other");
         let args = run_with(&[], &["pinbed", "run"]);
-        assert_eq!((args.vm.memory, args.jobs), (cli::DEFAULT_MEMORY, 1));
+        assert_eq!((args.vm.memory, args.jobs), (cli::DEFAULT_MEMORY, None));
     }
 
     #[test]

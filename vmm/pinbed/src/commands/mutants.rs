@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use pinbed_abi::report::Plan as GuestPlan;
 
 use crate::cli::{MutantsArgs, VmArgs};
-use crate::commands::run::{begin, end, limits};
+use crate::commands::run::{begin, end, guests_for, limits};
 use crate::commands::shell::SeveralKernels;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
@@ -103,7 +103,7 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
     let setup = Setup::new(&host, &vm, request)?;
     begin(reporters, vec![request.name(); mutants.len() + 1]);
     let options = Options {
-        jobs: args.jobs,
+        jobs: args.jobs.unwrap_or_else(|| guests_for(&tests, None)),
         retries: 0,
         isolate: false,
         until_fail: args.first,

@@ -126,7 +126,7 @@ pub fn follow(
                 repeat: None,
                 until_fail: false,
                 retries: 0,
-                jobs: 1,
+                jobs: Some(1),
                 trace: Some(PathBuf::from(format!(
                     "{}.pftrace",
                     failure.test.replace("::", "-")

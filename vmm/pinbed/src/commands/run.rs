@@ -208,14 +208,17 @@ fn on_all(
             (true, None) => u32::MAX,
             (_, repeat) => repeat.unwrap_or(1),
         };
+        let jobs = args
+            .jobs
+            .unwrap_or_else(|| guests_for(&chosen, selection.shuffle));
         // One machine runs all of them anyway.
-        let durations = match args.jobs {
+        let durations = match jobs {
             1 => BTreeMap::new(),
             _ => durations(&kept, &session_name(vm, kernel)),
         };
         let plan = Plan::new(chosen.clone(), repetitions, durations);
         let options = Options {
-            jobs: args.jobs,
+            jobs,
             retries: args.retries,
             isolate: args.isolate,
             until_fail: args.until_fail,
@@ -428,6 +431,17 @@ fn durations(kept: &[Kept], kernel: &str) -> BTreeMap<String, Duration> {
         }
     }
     durations
+}
+
+/// How many guests share the tests unless the user says: a boot takes as long as a hundred tests or so, and an order that was asked for is
+/// that of one guest.
+pub fn guests_for(tests: &[TestInfo], shuffle: Option<u64>) -> usize {
+    const TESTS_WORTH_A_BOOT: usize = 100;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    match shuffle {
+        Some(_) => 1,
+        None => (tests.len() / TESTS_WORTH_A_BOOT).clamp(1, cpus),
+    }
 }
 
 /// How long things may take, where a test may take `timeout` seconds. A loaded host is slow: these bounds are there to end a run that is
