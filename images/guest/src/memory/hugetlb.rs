@@ -34,6 +34,16 @@ impl Pool {
     }
 }
 
+/// Huge pages of all nodes that are reserved: promised to mappings and files, and not yet allocated.
+pub fn reserved() -> Result<u64, Error> {
+    const WHERE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages";
+    let text = fs::read_to_string(WHERE).map_err(Error::io(format!("reading {WHERE}")))?;
+    text.trim().parse().map_err(|_| Error::Format {
+        source_name: WHERE.into(),
+        text: text.trim().into(),
+    })
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         // Nothing depends on it: a pool that stays is only memory that others do not have.

@@ -21,9 +21,7 @@ pub struct Zone {
 
 /// Every zone that has pages.
 pub fn all() -> Result<Vec<Zone>, Error> {
-    Ok(parse(
-        &fs::read_to_string("/proc/zoneinfo").map_err(Error::io("reading /proc/zoneinfo"))?,
-    ))
+    Ok(parse(&zoneinfo()?))
 }
 
 /// ZONE_MOVABLE of each node that has one; empty where the machine was booted without one.
@@ -31,6 +29,29 @@ pub fn movable() -> Result<Vec<Zone>, Error> {
     let mut zones = all()?;
     zones.retain(|zone| zone.name == MOVABLE);
     Ok(zones)
+}
+
+/// Free pages that wait in the lists of the CPUs: `nr_free_pages` does not count them.
+pub fn waiting() -> Result<i64, Error> {
+    Ok(count_waiting(&zoneinfo()?))
+}
+
+fn zoneinfo() -> Result<String, Error> {
+    fs::read_to_string("/proc/zoneinfo").map_err(Error::io("reading /proc/zoneinfo"))
+}
+
+/// The sum of "count:", which each pageset has (mm/vmstat.c, zoneinfo_show_print()).
+fn count_waiting(zoneinfo: &str) -> i64 {
+    zoneinfo
+        .lines()
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("count:")?
+                .trim()
+                .parse::<i64>()
+                .ok()
+        })
+        .sum()
 }
 
 fn parse(zoneinfo: &str) -> Vec<Zone> {
@@ -92,5 +113,11 @@ mod tests {
                 zone("Movable", 131_072..131_584)
             ]
         );
+    }
+    #[test]
+    fn free_pages_wait_in_the_list_of_each_cpu() {
+        let text = "Node 0, zone    DMA32\n  pages free     5\n  pagesets\n    cpu: 0\n              count:    252\n              high:     500\n\
+                    \x20   cpu: 1\n              count: 7\n  start_pfn:           4096\nNode 1, zone  Movable\n    cpu: 0\n              count: 1\n";
+        assert_eq!(count_waiting(text), 260);
     }
 }

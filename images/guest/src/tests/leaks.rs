@@ -14,10 +14,9 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::until;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
-use pinbed_guest::observe::cma;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::mm::{Charges, charges};
-use pinbed_guest::observe::{slab, vmstat};
+use pinbed_guest::observe::{slab, vmstat, zones};
 use pinbed_guest::tee::client::Tee;
 use pinbed_guest::video::m2m::{M2m, describe};
 use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
@@ -91,10 +90,6 @@ struct Use {
 
 impl Use {
     fn look() -> Result<Self, Error> {
-        // An allocation in CMA empties the lists of free pages that each CPU has.
-        if let Ok(region) = cma::largest() {
-            let _ = region.take(1);
-        }
         let counter = vmstat::all()?;
         let pages = [
             "nr_free_pages",
@@ -112,7 +107,8 @@ impl Use {
             pages: pages
                 .iter()
                 .map(|name| counter(name))
-                .sum::<Result<i64, _>>()?,
+                .sum::<Result<i64, _>>()?
+                + zones::waiting()?,
             charges: charges()?,
         })
     }
