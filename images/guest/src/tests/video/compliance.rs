@@ -120,7 +120,8 @@ fn run(node: &str, pace: u32) -> TestResult<Output> {
     command.args(["--color", "never", "--no-progress"]);
     command.arg("--device").arg(find_named(node)?);
     command.args(["--streaming", FRAMES, "--stream-all-io"]);
-    // What this node exports is contiguous, and so can be imported by all; but it has one plane.
+    // What this node exports is contiguous, and so can be imported by all; but it has one plane. v4l2-compliance takes buffers of
+    // several planes from a capture-only node alone, and there is none: the group mplane imports such dma-bufs.
     if node != mplane::NAME {
         command
             .arg("--expbuf-device")
