@@ -428,8 +428,9 @@ pub struct DebugArgs {
     /// More arguments for gdb, such as -batch -ex bt
     #[arg(value_name = "GDB_ARGUMENT", last = true)]
     pub gdb_arguments: Vec<String>,
-    #[command(flatten)]
-    pub extras: ExtrasArgs,
+    /// Give QEMU this argument, too (may be repeated): --qemu-arg=-device --qemu-arg=virtio-rng-pci
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_arguments: Vec<String>,
     #[command(flatten)]
     pub vm: VmArgs,
 }

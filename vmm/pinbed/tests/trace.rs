@@ -86,14 +86,17 @@ struct Seen {
     name: String,
 }
 
-#[test]
-fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
+/// The image of a kernel of pinbed's own, as the tests use it.
+fn image() -> String {
     let output = pinbed(&["setup", "--accel", "tcg", "--kernel", "6.12"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let image = said.lines().find(|line| line.ends_with("/vmlinux"));
-    let image = image
-        .unwrap_or_else(|| panic!("no vmlinux in {said}"))
-        .trim();
+    let image = image.unwrap_or_else(|| panic!("no vmlinux in {said}"));
+    image.trim().to_owned()
+}
+
+#[test]
+fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("test.pftrace");
     let path = file.to_str().unwrap();
@@ -103,7 +106,7 @@ fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
         "--accel",
         "tcg",
         "--kernel-image",
-        image,
+        &image(),
         "--trace",
         path,
     ]);
@@ -189,4 +192,40 @@ fn a_trace_that_cannot_be_written_is_refused_before_anything_runs() {
         said.contains("--trace /nonexistent/x.pftrace: cannot be written"),
         "{said}"
     );
+}
+
+#[test]
+fn the_trace_of_a_failure_leaves_the_results_of_its_run_alone() {
+    // It waits for an answer for longer than it may take here.
+    const FAILS: &str = "fault::contig_lost_completion_gives_the_device_up";
+    let directory = tempfile::tempdir().unwrap();
+    let results = directory.path().join("state");
+    let image = image();
+    let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
+        .args(["run", TEST, FAILS, "--accel", "tcg", "--timeout", "1"])
+        .args(["--kernel-image", &image, "--on-fail", "trace"])
+        .args(["--json", "run.json", "--events", "run.events", "--ktap"])
+        .current_dir(directory.path())
+        .env(
+            "PINBED_WORKSPACE",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../.."),
+        )
+        .env("XDG_STATE_HOME", &results)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let trace = "fault-contig_lost_completion_gives_the_device_up.pftrace";
+    assert!(said.contains(&format!("pinbed: {trace} has ")), "{said}");
+    assert!(directory.path().join(trace).exists());
+    // The run of both tests is the one that was told of everywhere, and the one that is kept.
+    for told in ["run.json", "run.events"] {
+        let text = fs::read_to_string(directory.path().join(told)).unwrap();
+        assert!(text.contains(TEST), "{told}: {text}");
+    }
+    let ktap = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(ktap.matches("KTAP version 1").count(), 1, "{ktap}");
+    let kept: Vec<_> = fs::read_dir(results.join("pinbed/runs")).unwrap().collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }

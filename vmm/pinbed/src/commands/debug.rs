@@ -77,10 +77,11 @@ pub fn debug(args: &DebugArgs) -> Result<Exit> {
     })?;
     let directory = Directory::new(false)?;
     let files = directory.files();
-    let mut extras = Extras::new(&args.extras)?;
     let target = Target::new(args.attach, files)?;
-    extras.arguments.extend(target.arguments());
-    setup.equip(&extras)?;
+    setup.equip(&Extras {
+        arguments: [target.arguments(), args.qemu_arguments.clone()].concat(),
+        ..Extras::default()
+    })?;
     let plan = Plan::Tests {
         names: vec![test.name.clone()],
         timeout_s: NO_LIMIT,

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::cli::{DebugArgs, ExtrasArgs, OnFail, RunArgs};
+use crate::cli::{DebugArgs, OnFail, RunArgs};
 use crate::commands::debug;
 use crate::exit::Exit;
 use crate::judge::verdict::Verdict;
@@ -85,7 +85,8 @@ pub fn check(what: OnFail) -> Result<()> {
     }
 }
 
-/// Runs the test again in a debugger, or with a trace. `run` runs tests. The exit code is that of the run before.
+/// Runs the test again in a debugger, or with a trace. `run` runs tests and shows them to a person: it writes none of the reports that `args`
+/// ask for and keeps no run, since those are of the run before, as is the exit code.
 ///
 /// # Errors
 /// Those of what follows.
@@ -110,7 +111,7 @@ pub fn follow(
                 attach: false,
                 gdb: GDB.into(),
                 gdb_arguments: Vec::new(),
-                extras: ExtrasArgs::default(),
+                qemu_arguments: Vec::new(),
                 vm,
             })?;
         }

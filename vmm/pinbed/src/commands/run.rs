@@ -49,7 +49,20 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     let witness = Witness::default();
     let mut all = all_reporters(args)?;
     all.push(Box::new(witness.clone()));
-    let mut reporters = Reporters::new(all, began);
+    let exit = told_to(args, Reporters::new(all, began))?;
+    if let (Some(what), Some(failure)) = (args.on_fail, witness.failure())
+        && !matches!(exit, Exit::Interrupted | Exit::ClosedPipe)
+    {
+        on_fail::follow(what, &failure, args, |again| {
+            let table = Table::new(io::stderr(), &Term::stderr(), false, rerun_command(again));
+            told_to(again, Reporters::new(vec![Box::new(table)], Instant::now()))
+        })?;
+    }
+    Ok(exit)
+}
+
+/// Runs the tests, tells these reporters, and writes the trace that is asked for.
+fn told_to(args: &RunArgs, mut reporters: Reporters) -> Result<Exit> {
     let mut started = false;
     let collector = Collector::default();
     let traced = match &args.trace {
@@ -66,13 +79,7 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
     if !started {
         begin(&mut reporters, Vec::new());
     }
-    let exit = end(reporters, result)?;
-    if let (Some(what), Some(failure)) = (args.on_fail, witness.failure())
-        && !matches!(exit, Exit::Interrupted | Exit::ClosedPipe)
-    {
-        on_fail::follow(what, &failure, args, run)?;
-    }
-    Ok(exit)
+    end(reporters, result)
 }
 
 /// The arguments with a kernel that can trace, where it is one that we build.
