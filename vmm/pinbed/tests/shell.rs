@@ -40,15 +40,14 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Opens a shell on a terminal of 33 lines and 101 columns, types a line at its prompt, and waits for the end. When the guest has shown
-/// that size, the terminal becomes another. Returns the exit code and what the terminal showed.
-fn typed(line: &str) -> (Option<i32>, String) {
-    let state = tempfile::tempdir().unwrap();
+/// that size, the terminal becomes another. `state` is where the history is kept. Returns the exit code and what the terminal showed.
+fn typed(state: &Path, options: &str, line: &str) -> (Option<i32>, String) {
     let command = format!(
-        "stty rows 33 cols 101; echo host=$(tty)=; {PINBED} shell --kernel 6.12 --accel tcg"
+        "stty rows 33 cols 101; echo host=$(tty)=; {PINBED} shell --kernel 6.12 --accel tcg {options}"
     );
     let mut script = Command::new("script")
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-        .env("XDG_STATE_HOME", state.path())
+        .env("XDG_STATE_HOME", state)
         .env("TERM", "xterm-256color")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -85,7 +84,8 @@ fn typed(line: &str) -> (Option<i32>, String) {
 #[test]
 fn a_shell_on_a_terminal_has_its_size_and_its_exit_code() {
     let line = "tty; echo $TERM; stty size; for i in $(seq 100); do stty size | grep -q '^44 99' && break; sleep 0.2; done; stty size; exit 7\n";
-    let (code, shown) = typed(line);
+    let state = tempfile::tempdir().unwrap();
+    let (code, shown) = typed(state.path(), "", line);
     assert_eq!(code, Some(7), "{shown}");
     for expected in ["/dev/pts/0", "xterm-256color", "33 101\r\n", "44 99\r\n"] {
         assert!(shown.contains(expected), "{expected}: {shown}");
@@ -94,9 +94,24 @@ fn a_shell_on_a_terminal_has_its_size_and_its_exit_code() {
 
 #[test]
 fn a_shell_whose_kernel_panics_ends_with_its_last_words() {
-    let (code, shown) = typed("echo c > /proc/sysrq-trigger\n");
+    let state = tempfile::tempdir().unwrap();
+    let (code, shown) = typed(state.path(), "", "echo c > /proc/sysrq-trigger\n");
     assert_eq!(code, Some(5), "{shown}");
     assert!(shown.contains("Kernel panic - not syncing"), "{shown}");
+}
+
+#[test]
+fn bash_goes_on_with_the_history_of_the_shell_before() {
+    let state = tempfile::tempdir().unwrap();
+    let kept = state.path().join("pinbed/shell_history");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::write(&kept, "echo of-before\n").unwrap();
+    // Every host of these tests has a bash.
+    let (code, shown) = typed(state.path(), "--rootfs /", "history; exit 3\n");
+    assert_eq!(code, Some(3), "{shown}");
+    assert!(shown.contains("1  echo of-before"), "{shown}");
+    let kept = fs::read_to_string(kept).unwrap();
+    assert_eq!(kept, "echo of-before\nhistory; exit 3\n");
 }
 
 #[test]

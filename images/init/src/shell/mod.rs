@@ -44,6 +44,8 @@ pub fn run(session: &Session, warnings: &[String]) -> Result<(), Broken> {
         warn(warning)?;
     }
     let root = root::prepare(session)?;
+    // It is in bash's prompt.
+    let _ = fs::write("/proc/sys/kernel/hostname", "pinbed");
     if session.network
         && let Err(error) = network::configure(root.as_deref().unwrap_or(Path::new("/")))
     {

@@ -116,6 +116,9 @@ fn other(root: &Root) -> Result<PathBuf, Broken> {
     fs::create_dir_all(&run)?;
     mount_at("tmpfs", &run, "tmpfs", MsFlags::empty(), "mode=755")?;
     fs::create_dir_all(merged.join("root"))?;
+    // The root's own history is no business of this shell's.
+    let history = fs::read(HISTORY_PATH).unwrap_or_default();
+    fs::write(inside(Some(&merged), HISTORY_PATH), history)?;
     for file in OURS {
         let place = inside(Some(&merged), file);
         if let Some(directory) = place.parent() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Names of what a trace has as numbers: functions, system calls, ioctls, flags of pins, the device's operations.
 
-use pinbed_abi::wire;
+use pinbed_abi::{uapi, wire};
 
 use crate::kernel::symbols::Symbols;
 use crate::machine::vm::Machine;
@@ -145,7 +145,15 @@ fn ioctl(request: u32) -> String {
         (b'u', 0x42) => "UDMABUF_CREATE",
         (b'u', 0x43) => "UDMABUF_CREATE_LIST",
         (b'b', 0) => "DMA_BUF_IOCTL_SYNC",
-        _ => return format!("{request:#x}"),
+        _ => match (u32::from(kind) == uapi::IOC_MAGIC, u32::from(number)) {
+            (true, uapi::NR_EXEC) => "PINBED_EXEC",
+            (true, uapi::NR_BALLAST) => "PINBED_BALLAST",
+            (true, uapi::NR_EXPORT) => "PINBED_EXPORT",
+            (true, uapi::NR_MOVE) => "PINBED_MOVE",
+            (true, uapi::NR_IMPORT) => "PINBED_IMPORT",
+            (false, uapi::NR_BUFFER) if kind == b'V' => "PINBED_BUFFER",
+            _ => return format!("{request:#x}"),
+        },
     };
     name.to_owned()
 }
@@ -188,6 +196,8 @@ mod tests {
     #[test]
     fn numbers_have_the_kernels_names() {
         assert_eq!(system_call(16, &[3, 0xc058_560f]), "ioctl VIDIOC_QBUF");
+        assert_eq!(system_call(16, &[3, 0xc030_56c0]), "ioctl PINBED_BUFFER");
+        assert_eq!(system_call(16, &[3, 0xc030_b700]), "ioctl PINBED_EXEC");
         assert_eq!(system_call(16, &[3, 0x1234]), "ioctl 0x1234");
         assert_eq!(system_call(9, &[]), "mmap");
         assert_eq!(system_call(100_000, &[]), "system call 100000");

@@ -17,8 +17,8 @@ use crate::trace::names::{self, Names};
 const SOME_KHZ: u64 = 2_500_000;
 /// Between two boots whose order alone is known, in nanoseconds.
 const GAP: u64 = 1_000_000;
-/// Numbers of processes that stand for no process of the guest's, out of the way of those that do.
-const OTHERS: i32 = 1 << 24;
+/// Between the process numbers of two boots.
+const BOOT: i32 = 1 << 24;
 
 /// A part of the timeline that is shown in a line of its own.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ pub fn add_boot(tracks: &mut Tracks, guest: &Recording, device: &[Line], names: 
     tracks.lost |= guest.lost;
     tracks.boots += 1;
     let mut boot = Boot {
-        base: OTHERS * (tracks.boots - 1),
+        base: BOOT * (tracks.boots - 1),
         label: match tracks.boots {
             1 => String::new(),
             boot => format!(" (boot {boot})"),
@@ -176,6 +176,7 @@ pub fn add_boot(tracks: &mut Tracks, guest: &Recording, device: &[Line], names: 
         guest,
         tests: None,
         pins: None,
+        all_interrupts: None,
         interrupts: BTreeMap::new(),
         tasks: BTreeMap::new(),
         processes: BTreeMap::new(),
@@ -247,6 +248,7 @@ struct Boot<'a> {
     guest: &'a Recording,
     tests: Option<usize>,
     pins: Option<usize>,
+    all_interrupts: Option<usize>,
     interrupts: BTreeMap<u32, Task>,
     tasks: BTreeMap<i32, Task>,
     processes: BTreeMap<i32, usize>,
@@ -256,19 +258,12 @@ struct Boot<'a> {
 impl Boot<'_> {
     fn add_guest(&mut self) {
         let guest = self.guest;
-        let process = self.tracks.add(
-            format!("guest{}", self.label),
-            TrackKind::Process {
-                pid: self.base + OTHERS - 1,
-            },
-            None,
-        );
-        self.tests = Some(self.tracks.add("tests", TrackKind::Plain, Some(process)));
+        // They are no process's, so that a reader sees them first, and at once.
+        let tests = format!("tests{}", self.label);
+        self.tests = Some(self.tracks.add(tests, TrackKind::Plain, None));
+        let pins = format!("pages pinned by these tests{}", self.label);
         let unit = TrackKind::Counter { unit: "pages" };
-        self.pins = Some(
-            self.tracks
-                .add("pages pinned by these tests", unit, Some(process)),
-        );
+        self.pins = Some(self.tracks.add(pins, unit, None));
         // An event's stack follows it in the same CPU's buffer.
         let mut stacks: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         let mut last: BTreeMap<u32, usize> = BTreeMap::new();
@@ -500,14 +495,14 @@ impl Boot<'_> {
             track,
             open: Vec::new(),
         };
-        let interrupts = self.base + OTHERS - 1;
         if event.in_interrupt() {
+            let (all, label) = (&mut self.all_interrupts, &self.label);
             return self.interrupts.entry(event.cpu).or_insert_with(|| {
-                let kind = TrackKind::Thread {
-                    pid: interrupts,
-                    tid: interrupts - 1 - event.cpu.cast_signed(),
-                };
-                new(tracks.add(format!("interrupts of CPU {}", event.cpu), kind, None))
+                let all = all.get_or_insert_with(|| {
+                    tracks.add(format!("interrupts{label}"), TrackKind::Plain, None)
+                });
+                let name = format!("CPU {}", event.cpu);
+                new(tracks.add(name, TrackKind::Plain, Some(*all)))
             });
         }
         let (guest, base, label) = (self.guest, self.base, &self.label);
@@ -537,13 +532,12 @@ impl Boot<'_> {
         let (Some(uncertainty), false) = (uncertainty_ns, lines.is_empty()) else {
             return;
         };
-        let pid = self.base + OTHERS - 100;
         let name = format!(
             "pinbed-device{} (its clock is known to {:.1} µs)",
             self.label,
             uncertainty as f64 / 1000.0
         );
-        self.tracks.add(name, TrackKind::Process { pid }, None);
+        let group = self.tracks.add(name, TrackKind::Plain, None);
         let mut threads: BTreeMap<u32, (usize, Vec<u64>)> = BTreeMap::new();
         // Tests that were not traced are not wanted.
         let (mut since, mut until) = (u64::MAX, 0);
@@ -562,13 +556,12 @@ impl Boot<'_> {
                 continue;
             }
             let (track, open) = threads.entry(line.thread).or_insert_with(|| {
-                let tid = pid - 1 - line.thread.cast_signed();
                 let name = match &line.said {
                     Said::Begin { queue, .. } => format!("{} queue", names::queue(*queue)),
                     _ => format!("thread {}", line.thread),
                 };
                 (
-                    self.tracks.add(name, TrackKind::Thread { pid, tid }, None),
+                    self.tracks.add(name, TrackKind::Plain, Some(group)),
                     Vec::new(),
                 )
             });
