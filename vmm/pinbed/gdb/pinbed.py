@@ -52,7 +52,13 @@ def entries(head, kind, member):
 
 
 def has(value, member):
-    return any(field.name == member for field in value.type.strip_typedefs().fields())
+    """Whether a structure has a member, be it in an anonymous union of its own."""
+    return has_field(value.type, member)
+
+
+def has_field(kind, member):
+    fields = kind.strip_typedefs().fields()
+    return any(field.name == member or (not field.name and has_field(field.type, member)) for field in fields)
 
 
 class Memory:
@@ -227,6 +233,24 @@ def cma_of(frame):
     return None
 
 
+def head_of(page):
+    """The first page of the folio that a page belongs to: _compound_head() in include/linux/page-flags.h."""
+    info = int(page["compound_info" if has(page.dereference(), "compound_info") else "compound_head"])
+    if not info & 1:
+        return page
+    head = info - 1
+    # On newer kernels it may be a mask for the page's own address: ones and then zeros, which no pointer to a struct page is.
+    below = (1 << 64) - 1 - head
+    if below & (below + 1) == 0:
+        head &= int(page)
+    return gdb.Value(head).cast(page.type)
+
+
+def flag_bits(flags):
+    """Flags of a page or folio, which are a structure (memdesc_flags_t) on newer kernels."""
+    return int(flags["f"] if flags.type.strip_typedefs().code == gdb.TYPE_CODE_STRUCT else flags)
+
+
 class Page:
     """What the kernel knows of a page."""
 
@@ -234,12 +258,11 @@ class Page:
         self.frame = frame
         page = memory.page_of(frame)
         self.page = page
-        head = int(page["compound_head"])
-        self.head = gdb.Value(head - 1).cast(page.type) if head & 1 else page
+        self.head = head_of(page)
         self.order = self.compound_order()
         self.references = int(self.head["_refcount"]["counter"])
         self.mapcount = int(page["_mapcount"]["counter"]) + 1
-        flags = int(self.head["flags"]["f"] if self.head["flags"].type.code == gdb.TYPE_CODE_STRUCT else self.head["flags"])
+        flags = flag_bits(self.head["flags"])
         names = symbol("(enum pageflags)0")
         self.flags = []
         if names is not None:
@@ -255,13 +278,12 @@ class Page:
             return int(tail["compound_order"])
         try:
             folio = self.head.cast(gdb.lookup_type("struct folio").pointer())
-            return int(folio["_flags_1"]["f"] if folio["_flags_1"].type.code == gdb.TYPE_CODE_STRUCT else folio["_flags_1"]) & 0xFF
+            return flag_bits(folio["_flags_1"]) & 0xFF
         except gdb.error:
             return 0
 
     def is_head(self):
-        flags = self.head["flags"]
-        bits = int(flags["f"] if flags.type.code == gdb.TYPE_CODE_STRUCT else flags)
+        bits = flag_bits(self.head["flags"])
         head = symbol("(int)PG_head")
         return head is not None and bool(bits >> int(head) & 1)
 

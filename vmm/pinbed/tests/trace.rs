@@ -116,6 +116,7 @@ fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
 
     let trace = fs::read(&file).unwrap();
     let (mut seen, mut tracks) = (Vec::new(), BTreeMap::new());
+    let mut stacks = Vec::new();
     for (tag, packet) in fields(&trace) {
         let (1, Field::Bytes(packet)) = (tag, packet) else {
             panic!("field {tag} of a trace")
@@ -132,6 +133,15 @@ fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
         }
         if let Some(event) = bytes(&packet, 11) {
             let event = fields(event);
+            for (tag, field) in &event {
+                let (4, Field::Bytes(annotation)) = (tag, field) else {
+                    continue;
+                };
+                let annotation = fields(annotation);
+                if text(&annotation, 10) == "stack" {
+                    stacks.push(text(&annotation, 6));
+                }
+            }
             seen.push(Seen {
                 time: number(&packet, 8).unwrap(),
                 track: number(&event, 11).unwrap(),
@@ -156,6 +166,14 @@ fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
     assert!(open.values().all(|(depth, _)| *depth == 0));
 
     assert!(seen.iter().any(|event| event.name == TEST));
+    // A pin's stack goes from the function to the system call.
+    assert!(
+        stacks.iter().any(|stack| {
+            let place = |name| stack.find(name);
+            place("pin_user_pages_fast").is_some() && place("vb2_qbuf") < place("do_syscall_64")
+        }),
+        "{stacks:?}"
+    );
     // The device's times are known to some microseconds only, but not their order against the requests.
     seen.sort_by_key(|event| event.time);
     let mut rest = seen.iter();

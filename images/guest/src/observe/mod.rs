@@ -3,6 +3,7 @@
 //!
 //! - [`pagemap`], [`smaps`]: the pages behind an address; [`physical`]: the bytes at a physical address;
 //! - [`cma`], [`zones`], [`movable`]: regions that long-term pins must stay out of;
+//! - [`frame`]: what a page frame is used for now;
 //! - [`vmstat`]: counts of pinned and of available pages; [`dma`]: of DMA mappings;
 //! - [`slab`]: objects of each slab cache; [`mm`]: what a process is charged for;
 //! - [`device`]: the engine, through /dev/pinbed;
@@ -13,6 +14,7 @@ pub mod cma;
 pub mod device;
 pub mod dma;
 pub mod extent;
+pub mod frame;
 pub mod mm;
 pub mod movable;
 pub mod pagemap;

@@ -7,6 +7,7 @@ use crate::memory::area::{Area, Share};
 use crate::memory::mapping::{Mapping, READ_WRITE};
 use crate::observe::device::{Device, direction_name};
 use crate::observe::extent::{Extent, PAGE, frames, merged};
+use crate::observe::frame;
 use crate::observe::movable;
 use crate::video::image::Image;
 use crate::video::v4l2::{self, FLAG_ERROR, Memop, Memory, Node, Queue};
@@ -260,7 +261,10 @@ impl M2m {
                     here == held
                 };
                 t.check(Eye::Placement, good, || {
-                    format!("{what}: the device holds {held:?}, the process has {here:?}")
+                    match bounce {
+                        true => format!("{what}: the device holds {held:?}, which is not apart from the process's {here:?}"),
+                        false => format!("{what}: {}", frame::difference(&held, &here)),
+                    }
                 });
                 if here != held {
                     t.sight(&name, Moment::Process, frames(&here));

@@ -109,6 +109,9 @@ pub struct Event {
     data: Vec<u8>,
 }
 
+/// The field with a stack's addresses.
+pub const STACK: &str = "caller";
+
 impl Event {
     /// The task that it happened in, or that was interrupted.
     pub fn pid(&self) -> i32 {
@@ -148,9 +151,11 @@ impl Event {
 
     fn of(&self, field: &Field) -> Option<Value> {
         let rest = self.data.get(field.offset..)?;
-        let mut bytes = match field.size {
-            0 => rest,
-            size => rest.get(..size)?,
+        let mut bytes = match (field.size, field.name.as_str()) {
+            (0, _) => rest,
+            // A stack's format says 8 entries, whatever it has (kernel/trace/trace_entries.h, __stack_array).
+            (_, STACK) => rest.get(..8 * self.number("size") as usize).unwrap_or(rest),
+            (size, _) => rest.get(..size)?,
         };
         if field.elsewhere {
             let place = unsigned(bytes)? as usize;
@@ -389,6 +394,29 @@ mod tests {
         assert_eq!(second.value("args"), Some(Value::Words(vec![1, 2])));
         assert_eq!(second.values().count(), 2);
         assert!(!recording.lost);
+    }
+
+    #[test]
+    fn a_stack_has_as_many_entries_as_it_says() {
+        let format = "name: kernel_stack\nID: 4\nformat:\n\
+            \tfield:int size;\toffset:8;\tsize:4;\tsigned:1;\n\
+            \tfield:unsigned long caller[2];\toffset:16;\tsize:16;\tsigned:0;\n";
+        let event = |size: u32| {
+            let words = (1..=5_u64).flat_map(u64::to_le_bytes);
+            let head = [4, u64::from(size)].into_iter().flat_map(u64::to_le_bytes);
+            Event {
+                time: 0,
+                cpu: 0,
+                format: Rc::new(Format::parse(format).unwrap()),
+                data: head.chain(words).collect(),
+            }
+        };
+        assert_eq!(event(3).value(STACK), Some(Value::Words(vec![1, 2, 3])));
+        // Never more than there is.
+        assert_eq!(
+            event(9).value(STACK),
+            Some(Value::Words(vec![1, 2, 3, 4, 5]))
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use pinbed_abi::wire;
 use crate::machine::tsc;
 use crate::trace::clock::{self, Journey};
 use crate::trace::device::{Line, Said};
-use crate::trace::ftrace::{Event, Recording, Value};
+use crate::trace::ftrace::{self, Event, Recording, Value};
 use crate::trace::names::{self, Names};
 
 /// Ticks in a millisecond where the host's frequency is not known: a guess that keeps the order.
@@ -271,7 +271,7 @@ impl Boot<'_> {
             match event.format.name.as_str() {
                 "kernel_stack" => {
                     if let (Some(of), Some(Value::Words(words))) =
-                        (last.get(&event.cpu), event.value("caller"))
+                        (last.get(&event.cpu), event.value(ftrace::STACK))
                     {
                         stacks.insert(*of, words);
                     }

@@ -9,6 +9,7 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, copy};
 use pinbed_guest::observe::extent::{Extent, merged};
+use pinbed_guest::observe::frame;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,9 +136,7 @@ impl Stage {
                 if let Some(Ok(here)) = area.extents()?
                     && here != *held
                 {
-                    return Ok(Some(format!(
-                        "the device holds {held:?}, the process has {here:?}"
-                    )));
+                    return Ok(Some(frame::difference(held, &here)));
                 }
             }
             Ok(None)

@@ -12,6 +12,7 @@ use pinbed_guest::memory::area::{Area, Share};
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::device::{Device, Held};
 use pinbed_guest::observe::extent::{PAGE, merged};
+use pinbed_guest::observe::frame;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::video::mplane::{Node, PLANES, Plane};
 use pinbed_guest::video::v4l2::FLAG_ERROR;
@@ -176,7 +177,8 @@ impl Stage {
             if let Some(Ok(here)) = area.extents()? {
                 t.check(Eye::Placement, here == held, || {
                     format!(
-                        "plane {plane} of {queue:?}: the device holds {held:?}, the process has {here:?}"
+                        "plane {plane} of {queue:?}: {}",
+                        frame::difference(&held, &here)
                     )
                 });
             }
