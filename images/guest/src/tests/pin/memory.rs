@@ -530,15 +530,43 @@ pub fn ext4_shared_then_anon(t: &mut Ctx, image: Image) -> TestResult<Sample> {
     filled(t, area)
 }
 
-/// Its end is protected.
+/// All but its first page is protected. A page that is copied for the device is no neighbour of the first one either: the frame next to
+/// that is taken.
 fn ending(t: &mut Ctx, image: Image, protection: ProtFlags) -> TestResult<Sample> {
-    let sample = scattered(t, image)?;
-    let mapping = &sample.area.mapping;
-    mapping.protect(PAGE..mapping.len(), protection)?;
-    Ok(Sample {
-        writer: Writer::Nobody,
-        ..sample
-    })
+    const PAGES: usize = 64;
+    let length = (ACROSS + image.size()).next_multiple_of(PAGE);
+    for descending in [true, false] {
+        let space = Mapping::anon(PAGES * PAGE)?;
+        for page in 0..PAGES {
+            let page = if descending { PAGES - 1 - page } else { page };
+            space.write(page * PAGE, &[1]);
+        }
+        let frames: Vec<_> = pagemap::entries(space.address(), space.len())?
+            .iter()
+            .map(|entry| entry.frame())
+            .collect();
+        let fits = |first: &usize| {
+            let next = frames[*first].map(|frame| frame + 1);
+            next != frames[first + 1] && next.is_some() && frames.contains(&next)
+        };
+        let Some(first) = (0..=PAGES - length / PAGE).find(fits) else {
+            continue;
+        };
+        let (before, rest) = space.split(first * PAGE);
+        let (mapping, after) = rest.split(length);
+        let sample = filled(t, Area::user(mapping, ACROSS..ACROSS + image.size()))?;
+        let mapping = &sample.area.mapping;
+        mapping.protect(PAGE..mapping.len(), protection)?;
+        let sample = Sample {
+            writer: Writer::Nobody,
+            ..sample
+        };
+        return Ok(sample.keeping(before).keeping(after));
+    }
+    Err(Stop::finding(
+        Eye::Harness,
+        "each page's neighbour in physical memory is its next page, or another's",
+    ))
 }
 
 pub fn anon_then_read_only(t: &mut Ctx, image: Image) -> TestResult<Sample> {
