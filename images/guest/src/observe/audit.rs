@@ -3,6 +3,7 @@
 
 use crate::harness::error::Error;
 use crate::observe::extent::PAGE;
+use crate::observe::release::release;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -90,20 +91,10 @@ impl Taking {
 
 /// FOLL_LONGTERM, which 6.3 gave another value.
 fn longterm() -> Result<u32, Error> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_err(Error::io("reading the kernel's release"))?;
-    let numbers: Vec<u32> = release
-        .split(['.', '-'])
-        .map_while(|part| part.trim().parse().ok())
-        .collect();
-    match numbers.as_slice() {
-        [major, minor, ..] if (*major, *minor) >= (6, 3) => Ok(1 << 8),
-        [_, _, ..] => Ok(0x10000),
-        _ => Err(Error::Format {
-            source_name: "/proc/sys/kernel/osrelease".into(),
-            text: release,
-        }),
-    }
+    Ok(match release()? >= (6, 3) {
+        true => 1 << 8,
+        false => 0x10000,
+    })
 }
 
 /// Watches from its making on.

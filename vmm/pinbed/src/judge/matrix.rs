@@ -7,10 +7,8 @@ use std::fmt::Write as _;
 
 use pinbed_abi::report::{Eye, TestInfo};
 
+use crate::judge::BLESS;
 use crate::judge::baseline::{Baseline, Baselines, Expected, Known};
-
-/// How the page is made again.
-const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test pages";
 
 /// The page, in Markdown.
 pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> String {

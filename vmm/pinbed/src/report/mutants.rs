@@ -13,11 +13,9 @@ use pinbed_abi::report::Finding;
 use super::event::{Event, What};
 use super::record::{Collector, Run, Session};
 use super::{Error, Reporter};
+use crate::judge::few;
 use crate::judge::mutants::{Mutant, shows};
 use crate::machine::watch::End;
-
-/// How many of the tests that find a mutant are named.
-const NAMED: usize = 4;
 
 /// A mutant, and what was found of it.
 struct Found<'a> {
@@ -191,15 +189,7 @@ pub fn page(mutants: &[Mutant], first: bool, run: &Run) -> Result<Vec<u8>, Strin
     );
     let escape = |text: &str| text.replace('|', "\\|");
     for found in &found {
-        let mut tests: Vec<_> = found
-            .tests
-            .iter()
-            .take(NAMED)
-            .map(|test| format!("`{test}`"))
-            .collect();
-        if found.tests.len() > NAMED {
-            tests.push(format!("{} more", found.tests.len() - NAMED));
-        }
+        let mut tests = few(found.tests.iter().map(|test| &**test));
         if let Some(end) = found.end {
             tests.push(escape(end));
         }

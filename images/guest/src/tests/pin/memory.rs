@@ -6,7 +6,6 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::mman::ProtFlags;
 use nix::sys::stat::{Mode, SFlag, mknod};
-use nix::sys::utsname::uname;
 use nix::unistd::ftruncate;
 use pinbed_abi::report::Eye;
 use pinbed_abi::uapi;
@@ -20,6 +19,7 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::observe::pagemap;
+use pinbed_guest::observe::release::release;
 use pinbed_guest::observe::zones;
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
@@ -410,20 +410,6 @@ pub fn special_ptes(t: &mut Ctx, image: Image) -> TestResult<Sample> {
         errnos: &[Errno::EFAULT, Errno::EEXIST],
         ..sample
     })
-}
-
-/// The kernel's major and minor version.
-fn release() -> TestResult<(u32, u32)> {
-    let name = uname().map_err(Error::call("uname"))?;
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(Stop::finding(
-            Eye::Harness,
-            format!("'{release}' is no kernel release"),
-        )),
-    }
 }
 
 pub fn system_heap(t: &mut Ctx, image: Image) -> TestResult<Sample> {

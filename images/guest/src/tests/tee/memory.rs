@@ -9,8 +9,7 @@ use nix::sys::mman::ProtFlags;
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::pin;
 use pinbed_abi::tee::*;
-use pinbed_guest::harness::attempt::attempt;
-use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::attempt::{Attempt, attempt};
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
@@ -641,7 +640,7 @@ fn privilege_lifts_the_limit(t: &mut Ctx) -> TestResult {
         become_nobody().map_err(|_| Errno::ENOTRECOVERABLE)?;
         tee.register(area.address(), area.len()).map(drop)
     })?;
-    let refused = ["refused with ENOMEM", "refused with EPERM"].contains(&&*other.to_string());
+    let refused = matches!(other, Attempt::Returned(Err(Errno::ENOMEM | Errno::EPERM)));
     t.check(Eye::Cpu, refused, || {
         format!("registering 4 times RLIMIT_MEMLOCK without privileges: {other}")
     });
@@ -697,18 +696,14 @@ fn limit_is_for_the_user(t: &mut Ctx) -> TestResult {
     let register = || tee.register(memory.address(), LIMIT);
     let first = register().map_err(Error::call("registering the limit"))?;
     // What is counted for a process is counted from nothing in its child.
-    let errno = Child::fork(|| {
-        let errno = register().map_or_else(|errno| errno as i32, |_| 0);
-        errno.to_le_bytes().to_vec()
-    })?
-    .go()?;
-    let errno: [u8; 4] = errno
-        .as_slice()
-        .try_into()
-        .map_err(|_| Stop::finding(Eye::Harness, "the child said nothing".to_owned()))?;
-    let second = match i32::from_le_bytes(errno) {
-        0 => Ok(LIMIT),
-        errno => Err(Errno::from_raw(errno)),
+    let second = match attempt(|| register().map(drop))? {
+        Attempt::Returned(result) => result,
+        other => {
+            return Err(Stop::finding(
+                Eye::Cpu,
+                format!("registering in a child {other}"),
+            ));
+        }
     };
     t.refused(
         "registering the limit again in a child",
