@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 
 use pinbed_abi::report::TestInfo;
 
+use crate::judge::BLESS;
 use crate::judge::baseline::{Baseline, Baselines, Expected};
-
-/// How the page is made again.
-const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test pages";
 
 /// How the test of one that keeps pages for long ends, and that of one that does not.
 const LONG: &str = "_says_that_it_is_for_long";
@@ -20,6 +18,11 @@ const QUESTIONS: [(&str, &str); 3] = [
     ("_is_limited", "RLIMIT_MEMLOCK bounds a process"),
     ("_is_limited_for_the_user", "and a user"),
 ];
+/// Who needs more than the kernels' ordinary configuration (the fragment pinners), and the kernel of Debian's that a green run of them was on.
+const ELSEWHERE: [&str; 3] = ["xdp", "rdma", "vfio"];
+const DEBIAN: (&str, &str) = ("6.12", "deb:trixie");
+/// Who needs it and was not driven yet.
+const NOWHERE: [&str; 1] = ["iommufd"];
 /// The tests that written pages are marked dirty, by who takes pages.
 const DIRTY: [(&str, &str); 5] = [
     ("vb2_sg", "dirty::sg_"),
@@ -42,38 +45,44 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         .map(|name| (name.as_str(), baselines.of(name)))
         .collect();
     // On which kernels all of these tests pass.
-    let passes = |is_asked: &dyn Fn(&str) -> bool| {
+    let passes = |on: Option<&str>, is_asked: &dyn Fn(&str) -> bool| {
         let asked: Vec<_> = tests.iter().filter(|test| is_asked(&test.name)).collect();
         let fails = |baseline: &Baseline, test: &TestInfo| {
             let known = baseline.get(&test.name);
-            known.is_some_and(|known| matches!(known.expected, Expected::Xfail { .. }))
+            known.is_some_and(|known| known.expected != Expected::Pass)
         };
         let good: Vec<_> = known
             .iter()
+            .filter(|(name, _)| on.is_none_or(|on| on == *name))
             .filter(|(_, baseline)| !asked.iter().any(|test| fails(baseline, test)))
             .map(|(name, _)| *name)
             .collect();
         match good.len() {
             _ if asked.is_empty() => "–".to_owned(),
             0 => "no".to_owned(),
+            _ if on.is_some() => "yes".to_owned(),
             all if all == kernels.len() => "yes".to_owned(),
             _ => good.join(", "),
         }
     };
-    let mut long = String::new();
-    for (who, test) in named(LONG) {
-        let mut cells = vec![passes(&|name| name == test.name)];
+    let (mut long, mut elsewhere) = (String::new(), String::new());
+    for (who, test) in named(LONG).filter(|(who, _)| !NOWHERE.contains(who)) {
+        let (on, table) = match ELSEWHERE.contains(&who) {
+            true => (Some(DEBIAN.0), &mut elsewhere),
+            false => (None, &mut long),
+        };
+        let mut cells = vec![passes(on, &|name| name == test.name)];
         for (end, _) in QUESTIONS {
             let other = format!("pinners::{who}{end}");
-            cells.push(passes(&|name| name == other));
+            cells.push(passes(on, &|name| name == other));
         }
         let dirty = DIRTY.iter().find(|(name, _)| *name == who);
-        cells.push(passes(&|name| {
+        cells.push(passes(on, &|name| {
             dirty.is_some_and(|(_, prefix)| name.starts_with(prefix))
         }));
         let subject = subject(test, " pins the page");
         let _ = writeln!(
-            long,
+            table,
             "| {subject} | {} | {} |",
             test.source,
             cells.join(" | ")
@@ -96,11 +105,23 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          A cell names the kernels on which it is so. A pin of this kind has to say FOLL_LONGTERM, so that pages leave CMA and ZONE_MOVABLE \
          first, and has to count against RLIMIT_MEMLOCK: of the user, since a process can fork, or pass the descriptor on and exit.\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
+         Three more on {}, Debian's {}, which has them as modules; `--env iommu` puts an IOMMU and a PCI device for VFIO into the machine:\n\n\
+         | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{elsewhere}\n\
+         gup_test is the kernel's own test of pins, which only root can use. IOMMU_IOAS_MAP of iommufd has tests, too, which want CONFIG_IOMMUFD_TEST; \
+         they were not run yet.\n\n\
+         ## Beside each other\n\n\
+         Two long pins race for a page in CMA (`pinners::long_pins_race_for_a_page_in_cma`); all of CMA is allocated while O_DIRECT pins pages in it for \
+         moments (`pinners::short_pins_leave_cma_to_be_allocated`); memory goes offline when a page of it is let go, and not before \
+         (`lifecycle::memory_in_use_does_not_go_offline`); a pin races a fork (`pinners::pin_races_a_fork`).\n\n\
          ## For as long as a system call lasts, or without a pin\n\n\
          None of these says FOLL_LONGTERM on any of the kernels, which would move pages for nothing. vmsplice(2) keeps its page until the \
-         pipe is read, with a reference and without a pin.\n\n\
+         pipe is read, and MSG_ZEROCOPY until the packet is consumed, with a reference and without a pin.\n\n\
          | | takes pages by |\n|---|---|\n{short}",
         kernels.join(", "),
+        heads.join(" | "),
+        "---|".repeat(heads.len()),
+        DEBIAN.1,
+        DEBIAN.0,
         heads.join(" | "),
         "---|".repeat(heads.len()),
     )

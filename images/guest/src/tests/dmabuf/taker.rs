@@ -84,13 +84,15 @@ impl Call {
 }
 
 /// Who makes such a call.
-pub trait Taker {
+pub trait Taker: Send {
     /// Takes the page at this address, which must be that of a [`Mapping`]'s page, of which no references exist.
     fn take(&mut self, address: usize) -> Result<(), Errno>;
 
     /// CRC32C of the page as it is at the other end now: of what was copied, or of the page that is still held, even if nothing is at
     /// its address any more. `None` if there is no way to ask, or nothing was taken.
-    fn seen(&mut self) -> TestResult<Option<u32>>;
+    fn seen(&mut self) -> TestResult<Option<u32>> {
+        Ok(None)
+    }
 }
 
 /// Which way the bytes go.

@@ -3,14 +3,20 @@
 //! how long user space keeps the pages: who may keep them for long has to say so, has to move them out of ZONE_MOVABLE, and has to count
 //! them for the user.
 
+mod gup_test;
+mod iommufd;
 mod pinner;
+mod races;
+mod rdma;
+mod sockets;
+mod vfio;
 
 use self::pinner::Pinner;
 use crate::tests::sources::{MLOCK, TEE_LONGTERM};
 use crate::tests::test::{Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::attempt::{Attempt, attempt};
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::limit_locked_memory;
@@ -31,6 +37,43 @@ macro_rules! long {
                 concat!("A process without privileges that may lock no memory (RLIMIT_MEMLOCK) gets no page pinned by ", $who, ".")),
             test(concat!("pinners::", stringify!($name), "_is_limited_for_the_user"), |t| is_limited_for_the_user(t, $pinner), MLOCK,
                 concat!("Once a process has what RLIMIT_MEMLOCK lets it lock pinned by ", $who, ", a child of its gets no more.")),
+        ]
+    };
+}
+
+/// As `long`, of one whose device only one process can have, so that the user is not asked for.
+macro_rules! long_of_a_process {
+    ($name:ident, $pinner:expr, $who:literal, $by:literal) => {
+        &[
+            test(concat!("pinners::", stringify!($name), "_says_that_it_is_for_long"), |t| says(t, $pinner, $by), $by,
+                concat!($who, " pins the page, and says that it is for long (FOLL_LONGTERM).")),
+            test(concat!("pinners::", stringify!($name), "_leaves_zone_movable"), |t| leaves_zone_movable(t, $pinner), TEE_LONGTERM,
+                concat!("The page leaves ZONE_MOVABLE before ", $who, " has it.")),
+            test(concat!("pinners::", stringify!($name), "_is_limited"), |t| is_limited(t, $pinner), MLOCK,
+                concat!("A process without privileges that may lock no memory (RLIMIT_MEMLOCK) gets no page pinned by ", $who, ".")),
+        ]
+    };
+}
+
+/// The tests of one that only root can use, and which counts for nobody.
+macro_rules! long_of_tests {
+    ($name:ident, $pinner:expr, $who:literal, $by:literal) => {
+        &[
+            test(
+                concat!("pinners::", stringify!($name), "_says_that_it_is_for_long"),
+                |t| says(t, $pinner, $by),
+                $by,
+                concat!(
+                    $who,
+                    " pins the page, and says that it is for long (FOLL_LONGTERM)."
+                ),
+            ),
+            test(
+                concat!("pinners::", stringify!($name), "_leaves_zone_movable"),
+                |t| leaves_zone_movable(t, $pinner),
+                TEE_LONGTERM,
+                concat!("The page leaves ZONE_MOVABLE before ", $who, " has it."),
+            ),
         ]
     };
 }
@@ -62,13 +105,21 @@ pub const TESTS: &[&[Test]] = &[
     long!(tee, Pinner::TEE, "TEE_IOC_SHM_REGISTER", "pin_user_pages_fast()"),
     long!(udmabuf, Pinner::Udmabuf, "UDMABUF_CREATE", "memfd_pin_folios(), since 6.11; before, shmem_read_mapping_page(), which pins nothing"),
     long!(io_uring, Pinner::IO_URING, "IORING_REGISTER_BUFFERS", "pin_user_pages(), later pin_user_pages_fast()"),
+    long!(xdp, Pinner::Xdp, "XDP_UMEM_REG of AF_XDP", "pin_user_pages()"),
+    long!(rdma, Pinner::Rdma, "REG_MR of RDMA (rxe)", "pin_user_pages(), later pin_user_pages_fast()"),
+    long!(iommufd, Pinner::Iommufd, "IOMMU_IOAS_MAP of iommufd", "pin_user_pages_fast(), pin_user_pages_remote()"),
+    long_of_a_process!(vfio, Pinner::Vfio, "VFIO_IOMMU_MAP_DMA", "pin_user_pages_remote()"),
+    long_of_tests!(gup_test, Pinner::GupTest(false), "PIN_LONGTERM_TEST_START of gup_test", "pin_user_pages()"),
+    long_of_tests!(gup_test_fast, Pinner::GupTest(true), "PIN_LONGTERM_TEST_START of gup_test, fast,", "pin_user_pages_fast()"),
     short!(direct_read, Pinner::DIRECT_READ, "read(2) with O_DIRECT", "get_user_pages_fast(), later pin_user_pages_fast()"),
     short!(direct_write, Pinner::DIRECT_WRITE, "write(2) with O_DIRECT", "get_user_pages_fast(), later pin_user_pages_fast()"),
     short!(vmsplice, Pinner::VMSPLICE, "vmsplice(2)", "get_user_pages_fast()"),
     short!(process_vm_readv, Pinner::PROCESS_READ, "process_vm_readv(2)", "pin_user_pages_remote()"),
     short!(process_vm_writev, Pinner::PROCESS_WRITE, "process_vm_writev(2)", "pin_user_pages_remote()"),
     short!(proc_mem, Pinner::ProcMem, "write(2) to /proc/PID/mem", "get_user_pages_remote()"),
+    short!(zerocopy, Pinner::ZeroCopy, "send(2) with MSG_ZEROCOPY", "get_user_pages_fast()"),
     short!(futex, Pinner::Futex, "FUTEX_WAIT on shared memory", "get_user_pages_fast()"),
+    races::TESTS,
 ];
 
 /// `by` names the functions that take the pages, on all kernels.
@@ -140,7 +191,6 @@ fn leaves_zone_movable(t: &mut Ctx, pinner: Pinner) -> TestResult {
 
 /// What a ring of io_uring takes by itself before 5.12, and more.
 const ROOM: usize = 64 * PAGE;
-const REFUSED: &[Errno] = &[Errno::ENOMEM, Errno::EPERM];
 
 fn is_limited(t: &mut Ctx, pinner: Pinner) -> TestResult {
     let memory = pinner.memory()?;
@@ -151,7 +201,7 @@ fn is_limited(t: &mut Ctx, pinner: Pinner) -> TestResult {
     t.refused(
         "a page pinned where none may be",
         taker.take(memory.address()),
-        REFUSED,
+        pinner.refusals(),
     );
     Ok(())
 }
@@ -169,24 +219,18 @@ fn is_limited_for_the_user(t: &mut Ctx, pinner: Pinner) -> TestResult {
         .take(memory.address())
         .map_err(Error::call("taking the page"))?;
     // What is counted for a process is counted from nothing in its child.
-    let answer = Child::fork(|| {
-        let errno = match limit_locked_memory(PAGE) {
-            Err(_) => Errno::EIO as i32,
-            Ok(()) => second
-                .take(memory.address())
-                .map_or_else(|errno| errno as i32, |()| 0),
-        };
-        errno.to_le_bytes().to_vec()
-    })?
-    .go()?;
-    let errno: [u8; 4] = answer
-        .as_slice()
-        .try_into()
-        .map_err(|_| Stop::finding(Eye::Harness, "the child said nothing"))?;
-    let again = match i32::from_le_bytes(errno) {
-        0 => Ok(()),
-        errno => Err(Errno::from_raw(errno)),
+    let again = match attempt(|| {
+        limit_locked_memory(PAGE).map_err(|_| Errno::EIO)?;
+        second.take(memory.address())
+    })? {
+        Attempt::Returned(result) => result,
+        other => {
+            return Err(Stop::finding(
+                Eye::Cpu,
+                format!("pinning in a child {other}"),
+            ));
+        }
     };
-    t.refused("a second page pinned in a child", again, REFUSED);
+    t.refused("a second page pinned in a child", again, pinner.refusals());
     Ok(())
 }

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What takes user pages, each with a page of the memory that it can take.
 
+use super::gup_test::GupTest;
+use super::iommufd::Ioas;
+use super::rdma::Domain;
+use super::sockets::{Umem, ZeroCopy};
+use super::vfio::Container;
 use crate::tests::dmabuf::taker::{Call, Taker};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -27,6 +32,18 @@ pub enum Pinner {
     ProcMem,
     /// FUTEX_WAIT: the key of a futex in shared memory is its page's.
     Futex,
+    /// The kernel's own test of pins; whether by pin_user_pages_fast().
+    GupTest(bool),
+    /// XDP_UMEM_REG of AF_XDP.
+    Xdp,
+    /// send(2) with MSG_ZEROCOPY.
+    ZeroCopy,
+    /// A memory region of RDMA.
+    Rdma,
+    /// IOMMU_IOAS_MAP of iommufd.
+    Iommufd,
+    /// VFIO_IOMMU_MAP_DMA.
+    Vfio,
 }
 
 #[rustfmt::skip]
@@ -48,13 +65,27 @@ impl Pinner {
     pub fn is_long(self) -> bool {
         matches!(
             self,
-            Self::Udmabuf | Self::Call(Call::Userptr(..) | Call::TeeRegister | Call::IoUring)
+            Self::Udmabuf
+                | Self::GupTest(_)
+                | Self::Xdp
+                | Self::Rdma
+                | Self::Iommufd
+                | Self::Vfio
+                | Self::Call(Call::Userptr(..) | Call::TeeRegister | Call::IoUring)
         )
     }
 
     /// Whether what it takes counts for the process that made it ready.
     pub fn counts_for_its_maker(self) -> bool {
         self == Self::IO_URING
+    }
+
+    /// How it says that no more may be locked.
+    pub fn refusals(self) -> &'static [Errno] {
+        match self {
+            Self::Xdp => &[Errno::ENOBUFS],
+            _ => &[Errno::ENOMEM, Errno::EPERM],
+        }
     }
 
     /// A page that it can take.
@@ -95,6 +126,12 @@ impl Pinner {
                     .map_err(Error::io("opening /proc/self/mem"))?,
             )),
             Self::Futex => Box::new(Futex),
+            Self::GupTest(fast) => Box::new(GupTest::open(fast)?),
+            Self::Xdp => Box::new(Umem::open()?),
+            Self::ZeroCopy => Box::new(ZeroCopy::open()?),
+            Self::Rdma => Box::new(Domain::open()?),
+            Self::Iommufd => Box::new(Ioas::open()?),
+            Self::Vfio => Box::new(Container::open()?),
         })
     }
 
@@ -151,10 +188,6 @@ impl Taker for Maker {
         self.made = Some(dmabuf::udmabuf_on(&self.device, &self.file, parts)?);
         Ok(())
     }
-
-    fn seen(&mut self) -> TestResult<Option<u32>> {
-        Ok(None)
-    }
 }
 
 /// /proc/self/mem.
@@ -167,10 +200,6 @@ impl Taker for ProcMem {
             Ok(_) => Err(Errno::EIO),
             Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
         }
-    }
-
-    fn seen(&mut self) -> TestResult<Option<u32>> {
-        Ok(None)
     }
 }
 
@@ -195,9 +224,5 @@ impl Taker for Futex {
             Err(errno) => Err(errno),
             Ok(_) => Err(Errno::EIO),
         }
-    }
-
-    fn seen(&mut self) -> TestResult<Option<u32>> {
-        Ok(None)
     }
 }
