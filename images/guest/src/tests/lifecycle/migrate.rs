@@ -71,6 +71,8 @@ fn moved(before: &[Option<u64>], now: &[Option<u64>]) -> usize {
 fn low(length: usize) -> TestResult<(Mapping, [Mapping; 2])> {
     const PIECES: usize = 8;
     let space = Mapping::anon(PIECES * length)?;
+    // Another node's memory would do for the process, too.
+    space.bind(numa::HOME)?;
     for page in (0..space.len()).step_by(PAGE) {
         space.write(page, &[1]);
     }
