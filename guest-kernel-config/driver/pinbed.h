@@ -193,6 +193,9 @@ void pinbed_device_kill(struct pinbed_device *pdev);
 bool pinbed_device_is_late(struct pinbed_device *pdev);
 struct device *pinbed_dma_device_new(struct pinbed_device *pdev,
 				     struct device *parent, const char *name);
+struct device *pinbed_dma_device_new_coherent(struct pinbed_device *pdev,
+					      struct device *parent,
+					      const char *name);
 void pinbed_dma_device_unregister(struct device *dev);
 unsigned int pinbed_max_segment(struct device *dev);
 

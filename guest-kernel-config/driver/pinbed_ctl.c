@@ -239,7 +239,8 @@ int pinbed_ctl_register(struct pinbed_device *pdev)
 {
 	int ret;
 
-	pdev->dma = pinbed_dma_device_new(pdev, &pdev->vdev->dev, "pinbed-ctl");
+	pdev->dma = pinbed_dma_device_new_coherent(pdev, &pdev->vdev->dev,
+						   "pinbed-ctl");
 	if (IS_ERR(pdev->dma)) {
 		ret = PTR_ERR(pdev->dma);
 		pdev->dma = NULL;

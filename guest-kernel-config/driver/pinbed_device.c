@@ -200,6 +200,24 @@ struct device *pinbed_dma_device_new(struct pinbed_device *pdev,
 	return get_device(&platform->dev);
 }
 
+/*
+ * As pinbed_dma_device_new(), for memory that the device and the CPU use at the same
+ * time, where nothing tells the kernel to copy to and from a bounce buffer: not
+ * even swiotlb=force gives it one. (5.10 bounces whatever the device.)
+ */
+struct device *pinbed_dma_device_new_coherent(struct pinbed_device *pdev,
+					      struct device *parent,
+					      const char *name)
+{
+	struct device *dev = pinbed_dma_device_new(pdev, parent, name);
+
+#if defined(PINBED_HAVE_IO_TLB_MEM) && defined(CONFIG_SWIOTLB)
+	if (!IS_ERR(dev) && dev->bus == &platform_bus_type)
+		dev->dma_io_tlb_mem = NULL;
+#endif
+	return dev;
+}
+
 /* The caller keeps its reference. */
 void pinbed_dma_device_unregister(struct device *dev)
 {
@@ -207,7 +225,9 @@ void pinbed_dma_device_unregister(struct device *dev)
 		platform_device_unregister(to_platform_device(dev));
 }
 
+/* What the device takes, and what a bounce buffer holds where there is one. */
 unsigned int pinbed_max_segment(struct device *dev)
 {
-	return dma_get_max_seg_size(dev) & PAGE_MASK;
+	return min_t(size_t, dma_get_max_seg_size(dev),
+		     dma_max_mapping_size(dev)) & PAGE_MASK;
 }

@@ -58,6 +58,12 @@ static dma_addr_t pinbed_object_dma_map(struct device *dev,
 {
 	unsigned long pfn = PHYS_PFN(object->address);
 
+	/*
+	 * A carveout has no kernel address to copy from, so it cannot be bounced,
+	 * and not all kernels say so.
+	 */
+	if (dma_max_mapping_size(dev) != SIZE_MAX)
+		return DMA_MAPPING_ERROR;
 	/* Caches are the business of those who access by CPU. */
 	if (pfn_valid(pfn))
 		return dma_map_page_attrs(dev, pfn_to_page(pfn), 0,

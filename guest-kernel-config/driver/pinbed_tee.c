@@ -464,7 +464,7 @@ static struct pinbed_tee *pinbed_tee_new(struct pinbed_device *pdev)
 		goto free;
 	}
 	/* No child of the virtio device: it may outlive the binding. */
-	tee->dma = pinbed_dma_device_new(pdev, NULL, "pinbed-tee");
+	tee->dma = pinbed_dma_device_new_coherent(pdev, NULL, "pinbed-tee");
 	if (IS_ERR(tee->dma)) {
 		ret = PTR_ERR(tee->dma);
 		goto free_pool;

@@ -3,6 +3,7 @@
 
 use crate::harness::error::Error;
 use crate::observe::extent::Extent;
+use crate::observe::swiotlb;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -44,6 +45,16 @@ pub struct Held {
     pub flags: u32,
     /// Where it is, as it was attached.
     pub segments: Vec<Extent>,
+}
+
+impl Held {
+    /// The device is given bounce buffers in the place of the pages.
+    ///
+    /// # Errors
+    /// When the pool of bounce buffers cannot be found.
+    pub fn is_bounced(&self) -> Result<bool, Error> {
+        swiotlb::holds(&self.segments)
+    }
 }
 
 impl fmt::Display for Held {

@@ -4,8 +4,9 @@
 //! - [`pagemap`], [`smaps`]: the pages behind an address; [`physical`]: the bytes at a physical address;
 //! - [`cma`], [`zones`], [`movable`]: regions that long-term pins must stay out of;
 //! - [`frame`]: what a page frame is used for now;
-//! - [`vmstat`]: counts of pinned and of available pages; [`dma`]: of DMA mappings;
+//! - [`vmstat`]: counts of pinned and of available pages; [`dma`]: of DMA mappings; [`swiotlb`]: bounce buffers;
 //! - [`slab`]: objects of each slab cache; [`mm`]: what a process is charged for;
+//! - [`audit`]: who takes user pages; [`release`]: which kernel it is;
 //! - [`device`]: the engine, through /dev/pinbed;
 //! - [`extent`]: the pieces of physical memory that all of them speak of.
 
@@ -19,7 +20,9 @@ pub mod mm;
 pub mod movable;
 pub mod pagemap;
 pub mod physical;
+pub mod release;
 pub mod slab;
 pub mod smaps;
+pub mod swiotlb;
 pub mod vmstat;
 pub mod zones;

@@ -14,6 +14,7 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::device::{self, Device, header};
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::tee::client::Tee;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::{Memop, Memory, Node, Queue};
@@ -244,6 +245,8 @@ fn exec_bounds_its_lengths(t: &mut Ctx) -> TestResult {
 fn descriptors_and_flags_are_checked(t: &mut Ctx) -> TestResult {
     let file = control()?;
     let device = Device::open()?;
+    // What has no kernel address cannot be bounced.
+    swiotlb::unless_forced()?;
     let (moving, _) = device.export(PAGE, uapi::EXPORT_MOVING)?;
     let (fixed, _) = device.export(PAGE, 0)?;
     let null = File::open("/dev/null").map_err(Error::io("opening /dev/null"))?;
@@ -365,6 +368,8 @@ fn unknown_numbers_are_refused(t: &mut Ctx) -> TestResult {
 
 fn capabilities_are_needed(t: &mut Ctx) -> TestResult {
     let file = control()?;
+    // What has no kernel address cannot be bounced.
+    swiotlb::unless_forced()?;
     let (moving, _) = Device::open()?.export(PAGE, uapi::EXPORT_MOVING)?;
     let fd = moving.as_raw_fd() as u32;
     let status = header(wire::OP_STATUS);

@@ -14,6 +14,7 @@ use pinbed_guest::memory::area::Area;
 use pinbed_guest::module;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::tee::client::Tee;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
@@ -173,6 +174,8 @@ fn reordered(t: &mut Ctx) -> TestResult {
 }
 
 fn astray(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     /// Within the huge page.
     const DISTANCE: usize = 1 << 20;
     let m2m = M2m::copier(FRAME)?;
@@ -210,6 +213,8 @@ fn astray(t: &mut Ctx) -> TestResult {
 }
 
 fn stale(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     const FILL: u8 = 0x5c;
     let m2m = M2m::copier(FRAME)?;
     let mut src = m2m.with(Output, Area::anon(0, FRAME.size())?)?;

@@ -25,6 +25,7 @@ use pinbed_guest::module;
 use pinbed_guest::observe::cma;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::tee::client::{NONE, Reply, Session, Shm, Tee, VALUE_OUT, value_in};
 use pinbed_guest::tee::protected::Protected;
@@ -414,6 +415,8 @@ fn screen(index: u32) -> v4l2::Buffer {
 }
 
 fn video_reads_what_it_is_allowed_to(t: &mut Ctx) -> TestResult {
+    // A bounce buffer is not protected.
+    swiotlb::unless_forced()?;
     t.expect_log(": DMA fault");
     for memop in [Memop::DmaSg, Memop::DmaContig] {
         let m2m = M2m::open_on(memop, MOVIE, SCREEN)?;
@@ -486,6 +489,8 @@ fn cannot_write(t: &mut Ctx, memop: Memop, player: &Player, memory: &Protected) 
 }
 
 fn screen_can_be_protected(t: &mut Ctx) -> TestResult {
+    // A bounce buffer is not protected.
+    swiotlb::unless_forced()?;
     let m2m = M2m::open(MOVIE, SCREEN)?;
     let player = Player::new(t, 1, playback::POLICY_PROTECTED)?;
     let movie = Protected::new(&m2m.device, &player.tee, MOVIE.size())?;
@@ -870,9 +875,13 @@ fn play_under_pressure(
 }
 
 fn clear_clip_plays(t: &mut Ctx) -> TestResult {
+    // A bounce buffer is not protected.
+    swiotlb::unless_forced()?;
     play_under_pressure(t, playback::POLICY_CLEAR, Reel::clear)
 }
 
 fn protected_clip_plays(t: &mut Ctx) -> TestResult {
+    // A bounce buffer is not protected.
+    swiotlb::unless_forced()?;
     play_under_pressure(t, playback::POLICY_PROTECTED, Reel::protected)
 }

@@ -23,6 +23,7 @@ use pinbed_guest::module;
 use pinbed_guest::observe::cma;
 use pinbed_guest::observe::device::{self, Device};
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::tee::client::{NO_PARAMS, NONE, Tee, value_in};
 use pinbed_guest::tee::protected::Protected;
@@ -360,6 +361,8 @@ fn calls(t: &mut Ctx, way: Way) -> TestResult {
 fn imports(t: &mut Ctx, way: Way) -> TestResult {
     needs_moves()?;
     let (exporter, importer) = (Device::open()?, Device::open()?);
+    // What has no kernel address cannot be bounced.
+    swiotlb::unless_forced()?;
     let (moving, _) = exporter.export(PAGE, uapi::EXPORT_MOVING)?;
     importer
         .import(&moving, wire::DIRECTION_BOTH)
@@ -439,6 +442,8 @@ fn hot_unplug_with_everything_open(t: &mut Ctx) -> TestResult {
     let secret = Protected::new(&device, &tee, 64 * PAGE)?;
     let moving = match needs_moves() {
         Ok(()) => {
+            // What has no kernel address cannot be bounced.
+            swiotlb::unless_forced()?;
             let (moving, _) = device.export(PAGE, uapi::EXPORT_MOVING)?;
             other
                 .import(&moving, wire::DIRECTION_BOTH)
@@ -572,6 +577,8 @@ fn use_once(seed: usize) {
             Ok(())
         }),
         2 => Device::open().map_err(Stop::from).and_then(|device| {
+            // What has no kernel address cannot be bounced.
+            swiotlb::unless_forced()?;
             let (moving, _) = device.export(PAGE, uapi::EXPORT_MOVING)?;
             let _ = device.import(&moving, wire::DIRECTION_BOTH);
             let _ = device.relocate(&moving, uapi::MOVE_FENCED);

@@ -204,7 +204,7 @@ impl M2m {
     }
 
     /// The placement eye: the device was given exactly the page frames under the process's addresses, to the byte, in this
-    /// queue's direction; or none of them, where the driver copies. User memory that the kernel holds on to is in no place that
+    /// queue's direction; or none of them, where the driver or the kernel (swiotlb) copies. User memory that the kernel holds on to is in no place that
     /// it should have been moved out of.
     pub fn judge_placement(
         &self,
@@ -227,6 +227,7 @@ impl M2m {
             direction_name(held.direction),
             direction_name(direction),
         );
+        let bounced = held.is_bounced()?;
         let held = merged(held.segments);
         let bytes: u64 = held.iter().map(|piece| piece.length).sum();
         let shared = area.shared_range().len() as u64;
@@ -236,11 +237,11 @@ impl M2m {
             bytes,
             shared,
         );
-        let bounce = self.report(queue, index)?.flags & uapi::BUFFER_BOUNCE != 0;
+        let copies = self.report(queue, index)?.flags & uapi::BUFFER_BOUNCE != 0;
         t.equal(
             Eye::Device,
             &format!("{what}: whether the driver copies"),
-            bounce,
+            copies,
             self.memop == Memop::Vmalloc,
         );
         let name = label(queue as u32, index);
@@ -255,7 +256,8 @@ impl M2m {
                 Ok(())
             }
             Some(Ok(here)) => {
-                let good = if bounce {
+                // What the bytes say is that the bounce buffer is this buffer's; the pages are judged by where they are.
+                let good = if copies || bounced {
                     !frames(&held).any(|frame| frames(&here).any(|other| frame == other))
                 } else {
                     here == held

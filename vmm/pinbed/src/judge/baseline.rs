@@ -290,6 +290,19 @@ impl Baselines {
         }
     }
 
+    /// All that is said of a kernel: what holds everywhere, and what in each of these environments alone, with its name.
+    pub fn parts<'a>(
+        &self,
+        kernel: &str,
+        environments: &'a [String],
+    ) -> Vec<(Option<&'a str>, Baseline)> {
+        let names = environments.iter().map(|name| Some(name.as_str()));
+        std::iter::once(None)
+            .chain(names)
+            .map(|name| (name, self.of(&place(kernel, name))))
+            .collect()
+    }
+
     /// What is known of a kernel in an environment, where what is said of that counts more.
     pub fn of_environment(&self, kernel: &str, environment: &Definition) -> Baseline {
         let mut baseline = self.of(kernel);

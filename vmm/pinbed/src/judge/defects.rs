@@ -11,12 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::judge::baseline::{Baselines, Expected, Names};
+use crate::judge::{BLESS, few};
 
-/// How the page is made again.
-const BLESS: &str = "PINBED_BLESS=1 cargo test -p pinbed --test pages";
-
-/// Tests of a defect that the page names before it says how many more there are, and places in the kernel.
-const NAMED: usize = 4;
+/// Places in the kernel that the page names.
 const PLACES: usize = 3;
 
 /// The file's form.
@@ -100,28 +97,35 @@ pub fn page(workspace: &Path, names: &Names, baselines: &Baselines) -> Result<St
 fn found(names: &Names, baselines: &Baselines) -> Result<BTreeMap<String, Found>> {
     let mut all: BTreeMap<String, Found> = BTreeMap::new();
     for kernel in &names.kernels {
-        let baseline = baselines.of(kernel);
-        for test in &names.tests {
-            let Some(known) = baseline.get(test) else {
-                continue;
-            };
-            let Expected::Xfail { reference, .. } = &known.expected else {
-                continue;
-            };
-            let Some(defect) = &known.defect else {
-                bail!("the baseline of {test} on {kernel} names no defect of images/defects.toml");
-            };
-            let found = all.entry(defect.clone()).or_default();
-            found.kernels.insert(kernel.clone());
-            found.tests.insert(test.clone());
-            found.references.insert(reference.clone());
-            let there = known
-                .fixed_by
-                .iter()
-                .filter(|patch| names.fixes.contains(&format!("{patch}-{kernel}")));
-            found
-                .fixes
-                .extend(there.map(|patch| (patch.clone(), kernel.clone())));
+        for (environment, baseline) in baselines.parts(kernel, &names.environments) {
+            for test in &names.tests {
+                let Some(known) = baseline.get(test) else {
+                    continue;
+                };
+                let Expected::Xfail { reference, .. } = &known.expected else {
+                    continue;
+                };
+                let Some(defect) = &known.defect else {
+                    bail!(
+                        "the baseline of {test} on {kernel} names no defect of images/defects.toml"
+                    );
+                };
+                let found = all.entry(defect.clone()).or_default();
+                found.kernels.insert(kernel.clone());
+                // As `pinbed run` takes it.
+                found.tests.insert(match environment {
+                    Some(environment) => format!("{test} --env {environment}"),
+                    None => test.clone(),
+                });
+                found.references.insert(reference.clone());
+                let there = known
+                    .fixed_by
+                    .iter()
+                    .filter(|patch| names.fixes.contains(&format!("{patch}-{kernel}")));
+                found
+                    .fixes
+                    .extend(there.map(|patch| (patch.clone(), kernel.clone())));
+            }
         }
     }
     Ok(all)
@@ -182,15 +186,7 @@ fn paragraph(defect: &Defect, found: &Found, kernels: &[String]) -> String {
             .push(format!("`{kernel}+{patch}`"));
     }
     let fixes: Vec<_> = fixes.into_values().flatten().collect();
-    let mut tests: Vec<_> = found
-        .tests
-        .iter()
-        .take(NAMED)
-        .map(|test| format!("`{test}`"))
-        .collect();
-    if found.tests.len() > NAMED {
-        tests.push(format!("and {} more", found.tests.len() - NAMED));
-    }
+    let tests = few(found.tests.iter().map(String::as_str));
     let references: Vec<_> = found
         .references
         .iter()

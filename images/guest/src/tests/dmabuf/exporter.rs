@@ -17,6 +17,7 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, copy};
 use pinbed_guest::observe::extent::{Extent, PAGE, merged};
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{DmaContig, DmaSg};
 use pinbed_guest::video::v4l2::Memory;
@@ -65,6 +66,8 @@ pub const LAST: &[Test] = &[test(
 /// A carveout buffer for a FRAME, filled, that V4L2 may import; where it is.
 fn exported(t: &mut Ctx, device: &Device, flags: u32) -> TestResult<(Area, u64)> {
     let pages = FRAME.size().next_multiple_of(PAGE);
+    // What has no kernel address cannot be bounced.
+    swiotlb::unless_forced()?;
     let (fd, address) = device.export(pages, flags | uapi::EXPORT_ANY_IMPORTER)?;
     let mut area = Area::dmabuf(fd, pages, FRAME.size())?;
     area.fill(t)?;
@@ -389,6 +392,8 @@ fn pageless_buffer_is_for_importers_that_can_take_it(t: &mut Ctx) -> TestResult 
     for flags in [0, uapi::EXPORT_MOVING] {
         for memop in [DmaSg, DmaContig] {
             let m2m = M2m::copier_on(memop, FRAME)?;
+            // What has no kernel address cannot be bounced.
+            swiotlb::unless_forced()?;
             let (fd, _) = m2m.device.export(pages, flags)?;
             let area = m2m.with(Output, Area::dmabuf(fd, pages, FRAME.size())?)?;
             let queued = m2m.enqueue(Output, 0, &area);

@@ -11,6 +11,7 @@ use pinbed_guest::harness::kconfig;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, Held, copy};
 use pinbed_guest::observe::extent::{Extent, PAGE, merged};
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memory;
@@ -183,6 +184,8 @@ impl World {
     }
 
     fn export(&mut self, t: &mut Ctx) -> TestResult {
+        // What has no kernel address cannot be bounced.
+        swiotlb::unless_forced()?;
         let (dmabuf, address) = self
             .hub
             .export(SIZE, uapi::EXPORT_MOVING | uapi::EXPORT_ANY_IMPORTER)?;

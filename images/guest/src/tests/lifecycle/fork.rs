@@ -19,6 +19,7 @@ use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::cma;
 use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::observe::pagemap;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::m2m::{M2m, describe};
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 
@@ -190,6 +191,8 @@ fn in_shared_memory(mut act: impl FnMut()) -> TestResult {
 }
 
 fn clone_vm_shares(t: &mut Ctx) -> TestResult {
+    // The CPU writes what the device has been given.
+    swiotlb::unless_forced()?;
     let mut stage = Stage::anon(t)?;
     let childs = t.random(FRAME.size());
     in_shared_memory(|| stage.src.mapping.write(stage.src.window.start, &childs))?;

@@ -15,6 +15,7 @@ use pinbed_guest::memory::reuse::Control;
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::frames;
 use pinbed_guest::observe::pagemap;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
@@ -142,6 +143,8 @@ fn munmap_leaves_the_device_its_bytes(t: &mut Ctx) -> TestResult {
 }
 
 fn mremap_moves_no_page(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     let m2m = M2m::copier(FRAME)?;
     let (src, dst) = queued_source(t, &m2m)?;
     let window = src.window.clone();
@@ -160,6 +163,8 @@ fn mremap_moves_no_page(t: &mut Ctx) -> TestResult {
 }
 
 fn madv_pageout_moves_no_page(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     cpu::stay()?;
     let _swap = Swap::on()?;
     let m2m = M2m::copier(FRAME)?;
@@ -276,6 +281,8 @@ fn fork_child_writes_its_own_copy(t: &mut Ctx) -> TestResult {
 }
 
 fn fork_parent_keeps_the_pinned_page(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     let m2m = M2m::copier(FRAME)?;
     let (mut src, dst) = queued_source(t, &m2m)?;
     let before = src.written().to_vec();

@@ -16,6 +16,7 @@ use pinbed_guest::harness::setting;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::extent::{PAGE, frames};
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 
 const SOFT: &str =
@@ -75,6 +76,8 @@ impl Drop for Deaf {
 }
 
 fn poisoned_page(t: &mut Ctx) -> TestResult {
+    // The CPU writes what the device has been given.
+    swiotlb::unless_forced()?;
     let stage = Stage::anon(t)?;
     let image = stage.src.written().to_vec();
     let held = stage.held(t, Output)?;

@@ -14,6 +14,7 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::userfault::{FEATURE_MOVE, Userfault};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::pagemap;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::v4l2::Queue::Output;
 use std::thread;
 
@@ -115,6 +116,8 @@ fn device_writes_are_soft_dirty(t: &mut Ctx) -> TestResult {
 }
 
 fn userfault_write_protection(t: &mut Ctx) -> TestResult {
+    // The CPU writes what the device has been given.
+    swiotlb::unless_forced()?;
     let mut stage = Stage::anon(t)?;
     let fault = Userfault::open(0)?;
     for area in stage.areas() {

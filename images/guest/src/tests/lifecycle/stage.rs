@@ -10,6 +10,7 @@ use pinbed_guest::memory::area::Area;
 use pinbed_guest::observe::device::{Device, copy};
 use pinbed_guest::observe::extent::{Extent, merged};
 use pinbed_guest::observe::frame;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,6 +125,8 @@ impl Stage {
         touch: bool,
         event: impl FnOnce(&mut Ctx) -> TestResult<T>,
     ) -> TestResult<T> {
+        // The device works on the memory behind videobuf2's back, which would sync it.
+        swiotlb::unless_forced()?;
         let (src, dst) = (self.m2m.handle(Output, 0)?, self.m2m.handle(Capture, 0)?);
         let held = [self.held(t, Output)?, self.held(t, Capture)?];
         let length = self.src.len() as u64;
@@ -206,19 +209,25 @@ impl Stage {
         Ok(result)
     }
 
-    /// Both sides look at the same page frames still; each sees what the other writes; and a job gets done.
+    /// Both sides look at the same page frames still; each sees what the other writes, at once unless there is a bounce buffer between
+    /// them; and a job gets done.
     pub fn judge(&mut self, t: &mut Ctx, after: &str) -> TestResult {
         self.judge_both(t, after)?;
-        self.src.fill(t)?;
-        self.dst.fill(t)?;
-        // What the process writes it must not write to copies.
-        self.judge_both(t, &format!("{after} and a write"))?;
+        if !swiotlb::is_forced()? {
+            self.src.fill(t)?;
+            self.dst.fill(t)?;
+            // What the process writes it must not write to copies.
+            self.judge_both(t, &format!("{after} and a write"))?;
+        }
         self.job(t)
     }
 
     fn judge_both(&self, t: &mut Ctx, after: &str) -> TestResult {
         for (queue, area) in [(Output, &self.src), (Capture, &self.dst)] {
             self.m2m.judge_placement(t, queue, 0, area)?;
+            if swiotlb::is_forced()? {
+                continue;
+            }
             t.equal(
                 Eye::Device,
                 &format!("CRC32C of the {queue:?} buffer after {after}"),

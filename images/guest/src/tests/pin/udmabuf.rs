@@ -25,6 +25,7 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::{movable, zones};
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
@@ -130,6 +131,8 @@ fn leaves_cma(t: &mut Ctx) -> TestResult {
 }
 
 fn migration(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     numa::need_moves()?;
     let length = FRAME.size().next_multiple_of(PAGE);
     let (buffer, file) = dmabuf::udmabuf(length)?;
@@ -249,6 +252,8 @@ fn untouched_huge_pages(t: &mut Ctx) -> TestResult {
 }
 
 fn pageout(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     cpu::stay()?;
     let _swap = Swap::on()?;
     let image = Image::grey(160, 120);

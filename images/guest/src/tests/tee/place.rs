@@ -18,6 +18,7 @@ use pinbed_guest::memory::numa;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::{PAGE, frames, merged};
 use pinbed_guest::observe::movable::MovablePlace;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::tee::client::Tee;
 use pinbed_guest::video::m2m::M2m;
@@ -255,11 +256,15 @@ fn registered_then_queued(t: &mut Ctx, placed: Placed) -> TestResult {
 }
 
 fn queued_in_cma_then_registered(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     let placed = Placed::in_cma(t)?;
     queued_then_registered(t, placed)
 }
 
 fn queued_in_zone_movable_then_registered(t: &mut Ctx) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     let placed = Placed::in_zone_movable(t)?;
     queued_then_registered(t, placed)
 }

@@ -14,6 +14,7 @@ use pinbed_guest::memory::hugetlb::Pool;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::reuse::Control;
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::swiotlb;
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::{M2m, describe, judge_job};
 use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
@@ -119,6 +120,8 @@ fn contig_takes_neighbouring_small_pages(t: &mut Ctx) -> TestResult {
 }
 
 fn contig_refuses_scattered_memory(t: &mut Ctx) -> TestResult {
+    // Bounce buffers are contiguous.
+    swiotlb::unless_forced()?;
     let m2m = M2m::copier_on(DmaContig, FRAME)?;
     let mut area = Area::scattered(FRAME.size())?;
     area.fill(t)?;
@@ -140,6 +143,8 @@ fn contig_imports_the_cma_heap(t: &mut Ctx) -> TestResult {
 }
 
 fn contig_refuses_a_scattered_import(t: &mut Ctx) -> TestResult {
+    // Bounce buffers are contiguous.
+    swiotlb::unless_forced()?;
     let m2m = M2m::copier_on(DmaContig, FRAME)?;
     for queue in [Output, Capture] {
         m2m.request(queue, Memory::Dmabuf, 1)?;

@@ -173,9 +173,10 @@ impl Stage {
                 );
                 continue;
             };
+            let bounced = held.is_bounced()?;
             let held = merged(held.segments);
             if let Some(Ok(here)) = area.extents()? {
-                t.check(Eye::Placement, here == held, || {
+                t.check(Eye::Placement, here == held || bounced, || {
                     format!(
                         "plane {plane} of {queue:?}: {}",
                         frame::difference(&held, &here)
