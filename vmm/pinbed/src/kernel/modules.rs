@@ -66,13 +66,21 @@ const USED: [Use; 15] = [
     module("UIO_PCI_GENERIC", "uio_pci_generic"),
 ];
 
-/// The modules that only some guests need, which ask for them by the symbol.
-const ASKED_FOR: [Use; 5] = [
+/// The modules that only some guests need, which ask for them by the symbol: `pinbed shell`, and environments.
+const ASKED_FOR: [Use; 12] = [
     module("NET_9P_VIRTIO", "9pnet_virtio"),
     module("9P_FS", "9p"),
     module("OVERLAY_FS", "overlay"),
     module("VIRTIO_BLK", "virtio_blk"),
     module("VIRTIO_NET", "virtio_net"),
+    module("DUMMY", "dummy"),
+    module("INFINIBAND_USER_ACCESS", "ib_uverbs"),
+    // rxe asks for it by an alias of the crypto API.
+    module("CRYPTO_CRC32", "crc32_generic"),
+    module("RDMA_RXE", "rdma_rxe"),
+    module("IOMMUFD", "iommufd"),
+    module("VFIO_IOMMU_TYPE1", "vfio_iommu_type1"),
+    module("VFIO_PCI", "vfio_pci"),
 ];
 
 /// A module as it goes into the guest.

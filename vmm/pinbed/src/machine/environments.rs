@@ -25,6 +25,12 @@ pub struct Definition {
     pub parallel: bool,
     #[serde(default)]
     pub fragments: Vec<String>,
+    /// Symbols whose modules the guest loads, where a kernel has them as modules.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// More arguments for QEMU.
+    #[serde(default)]
+    pub qemu: Vec<String>,
     /// Parts of reasons to skip.
     #[serde(default)]
     pub lacks: Vec<String>,

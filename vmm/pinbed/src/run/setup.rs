@@ -179,7 +179,12 @@ impl<'a> Setup<'a> {
             }
             provided => provided,
         }?;
-        let modules = modules(context, &kernel, &driver, &[])?;
+        let environment = args.environment.as_ref();
+        let asked_for: Vec<_> = environment
+            .iter()
+            .flat_map(|it| it.modules.iter().map(String::as_str))
+            .collect();
+        let modules = modules(context, &kernel, &driver, &asked_for)?;
         let mut setup = Setup {
             host,
             kernel,
@@ -191,7 +196,7 @@ impl<'a> Setup<'a> {
                 Accel::Kvm
             },
             accel_reason: None,
-            arguments: Vec::new(),
+            arguments: environment.map_or(Vec::new(), |it| it.qemu.clone()),
             trace: None,
         };
         if args.accel == AccelArg::Auto
