@@ -257,13 +257,14 @@ impl M2m {
             }
             Some(Ok(here)) => {
                 // What the bytes say is that the bounce buffer is this buffer's; the pages are judged by where they are.
-                let good = if copies || bounced {
+                let is_apart = copies || bounced;
+                let good = if is_apart {
                     !frames(&held).any(|frame| frames(&here).any(|other| frame == other))
                 } else {
                     here == held
                 };
                 t.check(Eye::Placement, good, || {
-                    match bounce {
+                    match is_apart {
                         true => format!("{what}: the device holds {held:?}, which is not apart from the process's {here:?}"),
                         false => format!("{what}: {}", frame::difference(&held, &here)),
                     }

@@ -99,6 +99,8 @@ struct Invoke {
     command: Attribute,
 }
 
+/// RDMA_DRIVER_RXE.
+const RXE: u32 = 14;
 /// RDMA_VERBS_IOCTL: _IOWR(0x1b, 1, struct ib_uverbs_ioctl_hdr).
 const VERBS: libc::c_ulong = 0xc018_1b01;
 
@@ -128,7 +130,7 @@ impl Taker for Domain {
             method: 0,
             attributes: 3,
             reserved: 0,
-            driver: 0,
+            driver: RXE,
             reserved2: 0,
             core_in: attribute(0, size_of::<Registration>(), &raw const registration as u64),
             core_out: attribute(1, size_of_val(&answer), answer.as_mut_ptr() as u64),
