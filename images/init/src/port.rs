@@ -3,7 +3,7 @@
 
 use crate::Broken;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pinbed_abi::report::{Message, PORT_NAME};
+use pinbed_abi::report::{Delay, Message, PORT_NAME};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -17,8 +17,8 @@ const APPEARANCE: Duration = Duration::from_secs(10);
 /// How long the host may take to open its end, or to make room. It does both at once, or never.
 const ATTENTION: Duration = Duration::from_secs(3);
 
-/// How long the host may take to send an errand, which it does at once, or never. No time passes in a guest whose state is saved.
-const ERRAND: Duration = Duration::from_secs(60);
+/// How long the host may take to answer or to send an errand, which it does at once, or never. No time passes in a guest whose state is saved.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// The open report port. It never blocks: a host that does not listen must not keep the guest from its work.
 pub struct Port {
@@ -63,10 +63,10 @@ impl Port {
                 Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
                 // Nothing, also where the host's end is not open.
                 Ok(_) | Err(_) => {
-                    if start.elapsed() > ERRAND {
+                    if start.elapsed() > ANSWER {
                         return Err(Broken(format!(
-                            "the host sent no errand within {} s",
-                            ERRAND.as_secs()
+                            "the host sent nothing within {} s",
+                            ANSWER.as_secs()
                         )));
                     }
                     self.wait(PollFlags::POLLIN)?;
@@ -75,6 +75,15 @@ impl Port {
         }
         line.pop();
         Ok(String::from_utf8(line)?)
+    }
+
+    /// How long the host has kept the guest from running since the last message, now that a limit is over.
+    pub fn delay(&mut self) -> Result<Duration, Broken> {
+        self.send(&Message::Late);
+        let line = self.receive()?;
+        let delay: Delay = serde_json::from_str(&line)
+            .map_err(|error| Broken(format!("the host sent no delay but '{line}': {error}")))?;
+        Ok(Duration::from_millis(delay.ms))
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! Runs tests one after the other, each in a process of its own, and says what each came to.
 
 use crate::aftermath::{self, Witness};
+use crate::bounded::Allowance;
 use crate::kmsg::{Log, News};
 use crate::port::Port;
 use crate::trace::Trace;
@@ -61,9 +62,12 @@ pub fn run_all(
             break;
         }
         let before;
-        (witness, before) = bounded::run("looking at the system before a test", PREPARE, || {
-            witness.before_test().map(|before| (witness, before))
-        })??;
+        (witness, before) = bounded::run_with(
+            "looking at the system before a test",
+            PREPARE,
+            || port.delay(),
+            || witness.before_test().map(|before| (witness, before)),
+        )??;
         port.send(&Message::Start { name: name.clone() });
         let start = Instant::now();
         let mut case = Case::default();
@@ -77,10 +81,12 @@ pub fn run_all(
             trace.stop();
         }
         let (leaks, after);
-        (witness, (leaks, after)) =
-            bounded::run("looking at the system after a test", LOOK, || {
-                witness.after_test().map(|seen| (witness, seen))
-            })??;
+        (witness, (leaks, after)) = bounded::run_with(
+            "looking at the system after a test",
+            LOOK,
+            || port.delay(),
+            || witness.after_test().map(|seen| (witness, seen)),
+        )??;
         case.findings.extend(leaks);
         log.read(&mut news);
         news.excuse(&case.expected);
@@ -257,12 +263,13 @@ fn run_one(
 ) -> Result<(), Broken> {
     let signals = child_signals()?;
     case.timeout = timeout;
-    let start = Instant::now();
+    let mut allowance = Allowance::of(timeout);
     let (pid, mut ears) = spawn(name)?;
     let mut status = None;
     while status.is_none() {
-        let left = case.timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
+        allowance.limit = case.timeout;
+        let left = allowance.left();
+        if left.is_zero() && !allowance.grows(&mut || port.delay())? {
             case.harness(format!("timed out after {} s", case.timeout.as_secs()));
             case.notes.extend(processes::stuck_notes(&fresh(stuck)));
             break;

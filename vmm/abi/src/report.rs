@@ -2,7 +2,8 @@
 //! What the runner asks of the guest, and what the guest reports.
 //!
 //! The runner puts a [`Plan`] as JSON into the initramfs at [`PLAN_PATH`]. The guest writes one [`Message`] a line, as JSON, to the
-//! virtio-serial port [`PORT_NAME`]. A guest whose state is saved ([`Plan::Await`]) is told by an [`Errand`] over the same port.
+//! virtio-serial port [`PORT_NAME`]. A guest whose state is saved ([`Plan::Await`]) is told by an [`Errand`] over the same port, and
+//! [`Message::Late`] is answered there.
 
 use crate::shell::Session;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,23 @@ impl Plan {
         };
         let of_group = |name: &str| name.split_once("::").is_some_and(|it| it.0 == group);
         names.iter().any(|name| of_group(name))
+    }
+}
+
+/// The answer to [`Message::Late`]: one line of JSON on the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// Milliseconds that the host kept the guest or its device from running, since the last message that was another one.
+    pub ms: u64,
+}
+
+impl Delay {
+    /// The answer as one line, with its newline.
+    pub fn to_line(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self).map(|mut line| {
+            line.push('\n');
+            line
+        })
     }
 }
 
@@ -317,6 +335,8 @@ pub enum Message {
         /// Whether the pinbed device is to be there: a new one in the place of one that went.
         plugged: bool,
     },
+    /// By the guest's clock a limit is over. The host answers with a [`Delay`].
+    Late,
     /// A test ended.
     End {
         /// Its name.

@@ -81,19 +81,22 @@ impl Run {
         }
     }
 
-    /// Waits until the second of TESTS has begun, as the runner's log of the report has it. It says so once the runner knows.
+    /// Waits until the second of TESTS has begun.
     fn wait_for_the_second(&mut self) {
         self.wait_for(FIRST);
-        let start = Message::Start {
-            name: TESTS[1].into(),
-        };
+        self.wait_for_start(TESTS[1]);
+    }
+
+    /// Waits until a test has begun, as the runner's log of the report has it. It says so once the runner knows.
+    fn wait_for_start(&mut self, test: &str) {
+        let start = Message::Start { name: test.into() };
         let start = start.to_line().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while !fs::read_dir(self.temporary.path()).unwrap().any(|run| {
             fs::read_to_string(run.unwrap().path().join("report.jsonl"))
                 .is_ok_and(|report| report.contains(&start))
         }) {
-            assert!(Instant::now() < deadline, "{} never began", TESTS[1]);
+            assert!(Instant::now() < deadline, "{test} never began");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -274,6 +277,20 @@ fn a_qemu_that_is_killed_is_reported_at_once() {
         ],
     );
     assert!(ended.took < AT_ONCE, "{:?}", ended.took);
+}
+
+#[test]
+fn time_in_which_qemu_is_stopped_counts_against_no_limit() {
+    // PID 1 ends a test after 8 s of the guest's clock, which goes on. (After 20 s the kernel's own watchdogs complain.)
+    const LIMITED: &str = "leaks::registered_memory";
+    let mut run = Run::start(&[LIMITED, "--timeout", "8"]);
+    run.wait_for_start(LIMITED);
+    let ended = run.end(|run| {
+        kill(run.qemu(), Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_secs(10));
+        kill(run.qemu(), Signal::SIGCONT).unwrap();
+    });
+    ended.check(0, &["1 passed, 0 failed"]);
 }
 
 #[test]

@@ -20,8 +20,8 @@ use crate::kernel;
 use crate::machine::events::{self, Happening};
 use crate::machine::initramfs::Content;
 use crate::machine::person::{self, Raw};
-use crate::machine::process::time_without_cpu;
 use crate::machine::qmp::{Monitor, Said};
+use crate::machine::stall::{Stall, TICK};
 use crate::machine::vm::{self, Files, Vm};
 use crate::machine::watch::{describe, is_trouble, without_timestamp};
 use crate::provision::workspace;
@@ -170,23 +170,23 @@ impl Watch {
     fn until_left(&mut self) -> Result<Left> {
         let mut reset = false;
         let mut boots = Some(Instant::now() + BOOT);
-        let mut waited = Duration::ZERO;
+        let mut stall = Stall::new();
         loop {
-            let happening = match boots {
+            let happening = match &mut boots {
                 None => self.happenings.recv().map_err(RecvTimeoutError::from),
-                Some(deadline) => self
-                    .happenings
-                    .recv_timeout(deadline.saturating_duration_since(Instant::now())),
+                Some(deadline) => {
+                    let before = stall.total();
+                    stall.look(&[self.vm.qemu.pid()]);
+                    *deadline += stall.total() - before;
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.happenings.recv_timeout(left.min(TICK))
+                }
             };
             let happening = match happening {
                 Ok(happening) => happening,
                 Err(RecvTimeoutError::Disconnected) => return Ok(Left::Quietly(Exit::Internal)),
                 Err(RecvTimeoutError::Timeout) => {
-                    let now = time_without_cpu(self.vm.qemu.pid());
-                    let more = now.saturating_sub(waited);
-                    if more > Duration::from_secs(1) {
-                        waited = now;
-                        boots = Some(Instant::now() + more);
+                    if boots.is_some_and(|deadline| Instant::now() < deadline) {
                         continue;
                     }
                     let why = format!("the guest did not report in within {} s", BOOT.as_secs());

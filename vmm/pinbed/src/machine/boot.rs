@@ -11,15 +11,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinbed_abi::report::Message;
+use pinbed_abi::report::{Delay, Message};
 
 use crate::interrupt;
 use crate::kernel::symbols::Symbols;
 use crate::machine::events::{self, Happening};
-use crate::machine::process::time_without_cpu;
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::saved;
 use crate::machine::slot::Slot;
+use crate::machine::stall::{Stall, TICK};
 use crate::machine::unwind;
 use crate::machine::vm::{self, Files, Machine, Start, Vm};
 use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
@@ -38,8 +38,6 @@ const SYSRQ: [(u8, Duration); 3] = [
     (b'l', Duration::from_millis(500)),
     (b'w', Duration::from_millis(1000)),
 ];
-/// A guest that is over its time is given what it waited for a CPU, if it is more than this.
-const LITTLE: Duration = Duration::from_secs(1);
 /// How long a saved guest may take until it reports in.
 const WARM: Duration = Duration::from_secs(20);
 /// How long a serial break takes to arrive.
@@ -78,11 +76,13 @@ struct Boot<'a> {
     to: Sender<Happening>,
     happenings: Receiver<Happening>,
     hear: &'a mut dyn FnMut(Heard),
-    /// The report port, for the errand of a saved guest.
+    /// The report port, for the errand of a saved guest and for answers.
     port: UnixStream,
     console: VecDeque<String>,
-    /// How long QEMU had waited for a CPU when the watch last set a deadline.
-    waited: Duration,
+    /// Time that the host took from the guest.
+    stall: Stall,
+    /// How much of it there was when the guest last said something that is not [`Message::Late`].
+    stalled: Duration,
     /// Lines of `console` that came before the test that runs, or more than all of them.
     before_test: usize,
 }
@@ -134,7 +134,8 @@ pub fn run(
         hear,
         port,
         console: VecDeque::new(),
-        waited: Duration::ZERO,
+        stall: Stall::new(),
+        stalled: Duration::ZERO,
         before_test: 0,
     };
     let end = boot.watch(&mut vm, &mut monitor)?;
@@ -166,11 +167,15 @@ pub fn run(
 impl Boot<'_> {
     fn watch(&mut self, vm: &mut Vm, monitor: &mut Option<Monitor>) -> Result<End> {
         loop {
+            // No verdict may depend on what else the host has to do.
+            if self.stall.due() <= Instant::now() {
+                self.look_for_stalls(vm);
+            }
             let left = self
                 .watch
                 .deadline()
                 .saturating_duration_since(Instant::now());
-            let event = match self.happenings.recv_timeout(left) {
+            let event = match self.happenings.recv_timeout(left.min(TICK)) {
                 Ok(Happening::Report(Ok(message))) => Event::Report(message),
                 Ok(Happening::Report(Err(why))) => Event::Garbled(why),
                 Ok(Happening::Console(line)) => {
@@ -219,17 +224,14 @@ impl Boot<'_> {
                 Ok(Happening::Stop) => Event::Stop,
                 // Only a shell's boot has one, and it is not watched here.
                 Ok(Happening::Person(_)) => continue,
-                Err(RecvTimeoutError::Timeout) => {
-                    // No verdict may depend on what else the host has to do.
-                    let waited = time_without_cpu(vm.qemu.pid());
-                    let more = waited.saturating_sub(self.waited);
-                    if more < LITTLE {
+                Err(RecvTimeoutError::Timeout) if self.watch.deadline() <= Instant::now() => {
+                    self.look_for_stalls(vm);
+                    if self.watch.deadline() <= Instant::now() {
                         return Ok(self.watch.expired());
                     }
-                    self.waited = waited;
-                    self.watch.grant(more);
                     continue;
                 }
+                Err(RecvTimeoutError::Timeout) => continue,
                 // We hold a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => {
                     return Ok(End::Unexpected {
@@ -242,17 +244,34 @@ impl Boot<'_> {
             }
             if let Event::Report(Message::Hotplug { plugged }) = event {
                 self.ask_for_device(plugged, vm, monitor)?;
+            } else if let Event::Report(Message::Late) = event {
+                self.look_for_stalls(vm);
+                let stalled = self.stall.total() - self.stalled;
+                // If it fails, QEMU has just died, and we shall hear of that.
+                let _ = Delay {
+                    ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+                }
+                .to_line()
+                .map_err(io::Error::other)
+                .and_then(|line| self.port.write_all(line.as_bytes()));
             } else if let Event::Report(mut message) = event {
                 if let Message::Start { .. } = message {
                     self.before_test = self.console.len();
                 }
-                self.waited = time_without_cpu(vm.qemu.pid());
+                self.stalled = self.stall.total();
                 if let Message::End { dmesg, .. } = &mut message {
                     self.machine.decode(dmesg);
                 }
                 (self.hear)(Heard::Report(message));
             }
         }
+    }
+
+    /// Adds what the guest could not run in to the watch's deadline.
+    fn look_for_stalls(&mut self, vm: &Vm) {
+        let before = self.stall.total();
+        self.stall.look(&[vm.qemu.pid(), vm.device.pid()]);
+        self.watch.grant(self.stall.total() - before);
     }
 
     /// The saved state is in place: the device comes in, and the guest goes on with its errand.

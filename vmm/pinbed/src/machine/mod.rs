@@ -12,6 +12,7 @@ pub mod process;
 pub mod qmp;
 pub mod saved;
 pub mod slot;
+pub mod stall;
 pub mod tsc;
 pub mod unwind;
 pub mod vm;

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Child processes that do not outlive us, whatever ends us.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -80,19 +78,6 @@ impl Drop for Process {
     }
 }
 
-/// How long a process has waited for a CPU: of its threads, the one that waited longest. A kernel without that figure says zero.
-pub fn time_without_cpu(pid: Pid) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten();
-    // Nanoseconds on a CPU, then waiting for one (Documentation/scheduler/sched-stats.rst).
-    let waited = threads.flatten().filter_map(|thread| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split_whitespace().nth(1)?.parse().ok()
-    });
-    Duration::from_nanos(waited.max().unwrap_or(0))
-}
-
 /// Waits until a child ends, but leaves it to be reaped, so that its id stays its own.
 pub fn wait_without_reaping(pid: Pid) -> nix::Result<()> {
     loop {
@@ -100,28 +85,5 @@ pub fn wait_without_reaping(pid: Pid) -> nix::Result<()> {
             Err(Errno::EINTR) => {}
             other => return other.map(drop),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn threads_that_share_a_cpu_wait_for_it() {
-        // As many as cannot all have one.
-        let count = 2 + std::thread::available_parallelism().map_or(1, usize::from);
-        let spin = || {
-            let begin = std::time::Instant::now();
-            while begin.elapsed() < Duration::from_millis(300) {}
-        };
-        let before = time_without_cpu(nix::unistd::getpid());
-        std::thread::scope(|scope| {
-            let all: Vec<_> = (0..count).map(|_| scope.spawn(spin)).collect();
-            std::thread::sleep(Duration::from_millis(250));
-            assert!(time_without_cpu(nix::unistd::getpid()) > before);
-            drop(all);
-        });
-        assert_eq!(time_without_cpu(Pid::from_raw(i32::MAX)), Duration::ZERO);
     }
 }

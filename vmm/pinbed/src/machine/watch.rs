@@ -332,6 +332,7 @@ impl Watch {
             }
             // It takes no more time for that.
             (Phase::Testing(_), Message::Hotplug { .. }) => return None,
+            (Phase::Testing(_) | Phase::Between, Message::Late) => return None,
             (Phase::Between, Message::Done) => (Phase::Finished, self.limits.power_off),
             (_, message) => {
                 return Some(End::Unexpected {
@@ -475,6 +476,7 @@ fn kind(message: &Message) -> String {
         Message::Start { name } => format!("the start of {name}"),
         Message::End { name, .. } => format!("the end of {name}"),
         Message::Hotplug { .. } => "a wish for a device".to_owned(),
+        Message::Late => "that a limit is over".to_owned(),
         Message::Done => "Done".to_owned(),
     }
 }

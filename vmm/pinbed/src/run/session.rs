@@ -345,6 +345,7 @@ impl<'a> Session<'a> {
             }
             Message::Ready
             | Message::Hotplug { .. }
+            | Message::Late
             | Message::End { .. }
             | Message::Done
             | Message::Broken { .. } => {}
