@@ -8,7 +8,7 @@ use std::process::Command;
 
 use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
-use object::{Endianness, Object, ObjectSection, ObjectSymbol, SymbolKind};
+use object::{Endianness, Object, ObjectKind, ObjectSection, ObjectSymbol, SymbolKind};
 
 /// A function.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +32,14 @@ impl Symbols {
     pub fn of(file: &Path) -> Option<Self> {
         let bytes = fs::read(file).ok()?;
         let elf = ElfFile::<FileHeader64<Endianness>>::parse(&*bytes).ok()?;
+        // In a module an address counts from its section's beginning, so functions of other sections would lie among those of .text.
+        let only = match elf.kind() {
+            ObjectKind::Relocatable => Some(elf.section_by_name(".text")?.index()),
+            _ => None,
+        };
         let of_text = |symbol: &object::read::elf::ElfSymbol<'_, '_, FileHeader64<Endianness>>| {
-            symbol.kind() == SymbolKind::Text && symbol.size() > 0
+            let is_here = only.is_none() || symbol.section_index() == only;
+            symbol.kind() == SymbolKind::Text && symbol.size() > 0 && is_here
         };
         let mut functions: Vec<_> = elf
             .symbols()
@@ -214,5 +220,31 @@ mod tests {
         assert!(lines[0].contains("a.c:6)"), "{}", lines[0]);
         assert_eq!(lines[1], "no place");
         assert!(Symbols::of(&source).is_none());
+    }
+
+    /// As pinbed.ko is: the kernel's __init and __exit functions lie in sections of their own.
+    #[test]
+    fn functions_of_a_modules_other_sections_do_not_lie_among_those_of_its_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, object) = (dir.path().join("a.c"), dir.path().join("a.ko"));
+        fs::write(
+            &source,
+            "__attribute__((section(\".init.text\"))) int setup(int a)\n{\n\treturn a * 3;\n}\n\
+             int work(int a)\n{\n\treturn a + 1;\n}\n",
+        )
+        .unwrap();
+        let compiled = Command::new("gcc")
+            .args(["-g", "-O0", "-c", "-o"])
+            .args([&object, &source])
+            .status();
+        assert!(compiled.unwrap().success());
+        let symbols = Symbols::of(&object).unwrap();
+        let names: Vec<_> = symbols
+            .functions
+            .iter()
+            .map(|it| it.name.as_str())
+            .collect();
+        assert_eq!(names, ["work"]);
+        assert!(symbols.name(2).unwrap().starts_with("work+0x2/"));
     }
 }
