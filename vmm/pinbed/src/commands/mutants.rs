@@ -16,7 +16,7 @@ use crate::commands::shell::SeveralKernels;
 use crate::exit::Exit;
 use crate::judge::baseline::{Baselines, Names};
 use crate::judge::mutants::{self, Mutant, PATCH};
-use crate::kernel::{MUTANTS, Patch, Request};
+use crate::kernel::{MUTANTS, Patch};
 use crate::machine::vm::Start;
 use crate::provision::{programs, workspace};
 use crate::report::file::{self, Target, Whole};
@@ -24,7 +24,7 @@ use crate::report::{self, Reporter, Reporters};
 use crate::run::environments;
 use crate::run::plan::Plan;
 use crate::run::session::{Options, Session};
-use crate::run::setup::{Host, Setup};
+use crate::run::setup::{Host, Setup, session_name};
 use crate::run::suite::{self, Selection};
 
 /// The kernel that mutants are built into, unless another is asked for.
@@ -101,14 +101,18 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
         bail!("one kernel at a time");
     };
     let setup = Setup::new(&host, &vm, request)?;
-    begin(reporters, vec![request.name(); mutants.len() + 1]);
+    begin(
+        reporters,
+        vec![session_name(&vm, request); mutants.len() + 1],
+    );
     let options = Options {
         jobs: args.jobs.unwrap_or_else(|| guests_for(&tests, None)),
         retries: 0,
         isolate: false,
         until_fail: args.first,
     };
-    let mut session = |number: usize, append: String, request: &Request| {
+    let timeout = setup.timeout(TIMEOUT);
+    let mut session = |number: usize, append: String| {
         let vm = VmArgs {
             append,
             ..vm.clone()
@@ -116,7 +120,7 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
         let guests = |names: &[String], _| {
             let plan = GuestPlan::Tests {
                 names: names.to_vec(),
-                timeout_s: TIMEOUT,
+                timeout_s: timeout,
             };
             setup.guest(&vm, &plan, Start::Cold, false)
         };
@@ -132,17 +136,17 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
             setup.environment(&vm, request),
             tests.clone(),
             &guests,
-            &limits(TIMEOUT, &tests),
+            &limits(timeout, &tests),
         )
     };
-    match session(0, vm.append.clone(), request)? {
+    match session(0, vm.append.clone())? {
         Exit::Green => {}
         stopped @ (Exit::Interrupted | Exit::ClosedPipe) => return Ok(stopped),
         _ => bail!(NotGreen(request.name())),
     }
     for (number, mutant) in mutants.iter().enumerate() {
         let append = format!("{} mutant={}", vm.append, mutant.name);
-        let exit = session(number + 1, append.trim().to_owned(), request)?;
+        let exit = session(number + 1, append.trim().to_owned())?;
         if matches!(exit, Exit::Interrupted | Exit::ClosedPipe) {
             return Ok(exit);
         }
