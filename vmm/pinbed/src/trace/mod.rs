@@ -76,7 +76,7 @@ const PROBES: [(&str, &str); 9] = [
         "address=$arg2:x64 pages=$arg3:s64 flags=$arg4:x32",
     ),
     ("memfd_pin_folios", "address=$arg2:x64"),
-    ("unpin_user_page", "pages=1"),
+    ("unpin_user_page", ""),
     ("unpin_user_pages", "pages=$arg2:s64"),
     (
         "unpin_user_pages_dirty_lock",
@@ -94,13 +94,11 @@ pub fn wanted(has_symbols: bool) -> Wanted {
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect();
     let mut probes = Vec::new();
     for (function, arguments) in PROBES {
-        // "pages=1" is not a thing that a probe can fetch.
-        let arguments = if arguments == "pages=1" {
-            ""
-        } else {
-            arguments
-        };
-        probes.push(format!("p:pins/{function} {function} {arguments}"));
+        probes.push(
+            format!("p:pins/{function} {function} {arguments}")
+                .trim_end()
+                .to_owned(),
+        );
         if function.starts_with("pin_") {
             probes.push(format!(
                 "r:pins/{function}_returns {function} pinned=$retval:s64"

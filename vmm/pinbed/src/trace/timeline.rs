@@ -569,7 +569,7 @@ impl Boot<'_> {
             match &line.said {
                 Said::Begin { op, cookie, .. } => {
                     open.push(*cookie);
-                    event.flow = Some(*cookie | u64::from(self.base.unsigned_abs()) << 32);
+                    event.flow = Some(self.flow(*cookie));
                     event.what = What::Begin {
                         name: names::operation(*op),
                         category: "device",
