@@ -2,12 +2,12 @@
 //! A person's side of a command in the guest: their terminal or pipes, and the frames that carry them.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use console::Term;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use pinbed_abi::shell::{self, Frame, PAYLOAD_MAX, Size};
 use signal_hook::consts::SIGWINCH;
@@ -29,8 +29,6 @@ pub enum Said {
     /// The guest sent what is no frame.
     Garbled(String),
 }
-
-nix::ioctl_read_bad!(get_window_size, libc::TIOCGWINSZ, libc::winsize);
 
 /// Carries standard input, output and error until the command ends. `terminal` says that keys come from a terminal in raw mode.
 ///
@@ -162,24 +160,8 @@ pub fn terminal() -> shell::Terminal {
 
 /// The terminal's size. One that does not know its size has that of a VT100.
 fn size() -> Size {
-    let mut found = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: the structure is whole, and the ioctl writes nothing else.
-    let asked = unsafe { get_window_size(io::stdout().as_raw_fd(), &mut found) };
-    match asked {
-        Ok(_) if found.ws_row > 0 && found.ws_col > 0 => Size {
-            rows: found.ws_row,
-            columns: found.ws_col,
-        },
-        _ => Size {
-            rows: 24,
-            columns: 80,
-        },
-    }
+    let (rows, columns) = Term::stdout().size();
+    Size { rows, columns }
 }
 
 /// The terminal in raw mode; as it was when this is dropped.
