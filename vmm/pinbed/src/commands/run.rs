@@ -518,10 +518,18 @@ fn rerun_command(args: &RunArgs) -> Rerun {
     let options = guest_options(&args.vm);
     // Fails only for a NUL, which no argument can have.
     let options = shlex::try_join(options.iter().map(String::as_str)).unwrap_or_default();
+    // A path may have a comma, too.
+    let asked_for = args.vm.environments.clone();
+    let is_environment = move |name: &str| {
+        let mut asked = asked_for.iter();
+        asked.any(|it| it == name || it == environments::ALL)
+    };
     Rc::new(move |session, test| {
         let (kernel, environment) = match session.rsplit_once(',') {
-            Some((kernel, environment)) => (kernel, format!(" --env {environment}")),
-            None => (session, String::new()),
+            Some((kernel, environment)) if is_environment(environment) => {
+                (kernel, format!(" --env {environment}"))
+            }
+            _ => (session, String::new()),
         };
         let kernel = match named {
             true => format!(" --kernel {kernel}{environment}"),

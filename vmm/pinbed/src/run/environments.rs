@@ -10,7 +10,7 @@ use crate::machine::environments::{self, Definition};
 /// The machine that is none of the file's.
 pub const STOCK: &str = "stock";
 /// All of the file's.
-const ALL: &str = "all";
+pub const ALL: &str = "all";
 
 /// Why the environments that are asked for cannot be had.
 #[derive(Debug, thiserror::Error)]
