@@ -24,7 +24,7 @@ use crate::machine::qmp::Monitor;
 use crate::machine::vm::{self, Files};
 use crate::provision::{cache::Cache, packages, programs, workspace};
 use crate::run::environments;
-use crate::run::extras::{self, Extras};
+use crate::run::extras::Extras;
 use crate::run::setup::{Directory, Host, Setup};
 use crate::run::suite::{self, Selection};
 
@@ -190,7 +190,7 @@ impl Target {
     fn arguments(&self) -> Vec<String> {
         let stub = match self {
             Target::Socket(path) => {
-                let path = extras::doubled(path);
+                let path = vm::doubled(path);
                 format!("socket,id=gdb,path={path},server=on,wait=off")
             }
             Target::Port(port) => {

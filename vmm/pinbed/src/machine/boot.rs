@@ -14,7 +14,6 @@ use anyhow::{Context, Result};
 use pinbed_abi::report::{Delay, Message};
 
 use crate::interrupt;
-use crate::kernel::symbols::Symbols;
 use crate::machine::events::{self, Happening};
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::saved;
@@ -113,10 +112,6 @@ pub fn run(
     let mut limits = limits;
     if let Start::Warm(saved, _) = &machine.start {
         limits.boot = limits.boot.min(WARM);
-        for line in events::lines(&saved.console()?) {
-            // We hold the other end.
-            let _ = to.send(Happening::Console(line));
-        }
         // As above.
         let _ = monitor
             .as_mut()
@@ -350,9 +345,10 @@ impl Boot<'_> {
 
     /// Where each CPU is, with names as far as the kernel's symbols go.
     fn backtraces(&mut self, monitor: &mut Monitor, registers: &str) -> io::Result<Vec<String>> {
-        let symbols = Symbols::of(&self.machine.kernel);
+        let machine = self.machine;
+        let symbols = machine.kernel_symbols();
         let name = |address: u64| {
-            let known = symbols.as_ref().and_then(|symbols| symbols.name(address));
+            let known = symbols.and_then(|symbols| symbols.name(address));
             known.unwrap_or_else(|| format!("{address:#x}"))
         };
         let mut lines = Vec::new();

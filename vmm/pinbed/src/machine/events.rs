@@ -48,6 +48,8 @@ pub struct Sources {
     pub report_log: File,
     /// The console.
     pub console: UnixStream,
+    /// What it showed before a saved guest's state was saved; empty in a boot.
+    pub console_before: Vec<u8>,
     /// Where a copy of what it shows goes.
     pub console_log: File,
     /// The port of `pinbed shell`, if there is one; who wants it takes it.
@@ -67,6 +69,10 @@ pub fn stream() -> (Sender<Happening>, Receiver<Happening>) {
 
 /// Starts a thread for each source. They end when QEMU and the device have ended.
 pub fn listen(sources: Sources, to: &Sender<Happening>) {
+    for line in lines(&sources.console_before) {
+        // Who made the channel may be gone.
+        let _ = to.send(Happening::Console(line));
+    }
     let through_qemu = vec![
         each_line(sources.report, Some(sources.report_log), to, |line| {
             let message = Message::from_line(line).map_err(|error| format!("{error} in {line:?}"));

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Once;
+use std::sync::{Arc, Once, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// The driver's module.
     pub driver: PathBuf,
+    /// The symbols of both, as far as they have been read.
+    pub symbols: Arc<Known>,
     /// Whether kernel and driver are built with DWARF.
     pub has_dwarf: bool,
     /// The guest's root.
@@ -110,10 +112,24 @@ impl Machine {
     pub fn decode(&self, lines: &mut [String]) {
         let is_place = |line: &String| line.contains("+0x");
         if self.has_dwarf && lines.iter().any(is_place) {
-            let (kernel, driver) = (Symbols::of(&self.kernel), Symbols::of(&self.driver));
-            symbols::decode(lines, kernel.as_ref(), driver.as_ref());
+            let driver = &self.symbols.driver;
+            let driver = driver.get_or_init(|| Symbols::of(&self.driver));
+            symbols::decode(lines, self.kernel_symbols(), driver.as_ref());
         }
     }
+
+    /// The kernel's symbols, if its file has any.
+    pub fn kernel_symbols(&self) -> Option<&Symbols> {
+        let kernel = &self.symbols.kernel;
+        kernel.get_or_init(|| Symbols::of(&self.kernel)).as_ref()
+    }
+}
+
+/// Symbols of a machine's programs, read once, when they are first asked for.
+#[derive(Debug, Default)]
+pub struct Known {
+    kernel: OnceLock<Option<Symbols>>,
+    driver: OnceLock<Option<Symbols>>,
 }
 
 /// A run's directory.
@@ -196,18 +212,20 @@ pub fn start(machine: &Machine, qemu: Command, files: &Files) -> Result<(Vm, Sou
     let device = start_device(machine, files, 1)?;
     let started = start_qemu(machine, qemu, files)?;
     let mut console_log = create(&files.console())?;
+    let mut console_before = Vec::new();
     // While QEMU starts.
     if let Start::Warm(saved, _) = &machine.start {
         saved
             .fill(&started.memory)
             .context("cannot put the saved memory in place")?;
-        let console = saved.console().context("cannot read the saved console")?;
-        console_log.write_all(&console)?;
+        console_before = saved.console().context("cannot read the saved console")?;
+        console_log.write_all(&console_before)?;
     }
     let sources = Sources {
         report: started.report,
         report_log: create(&files.report())?,
         console: started.console,
+        console_before,
         console_log,
         shell: started.shell,
         qmp: started.qmp,
@@ -407,7 +425,7 @@ fn arguments(
     let socket = format!(
         "socket,id={},path={}",
         chardev(1),
-        files.socket(1).display().to_string().replace(',', ",,")
+        doubled(&files.socket(1))
     );
     let first = match machine.hotplug {
         true => {
@@ -440,8 +458,7 @@ fn arguments(
         );
     }
     if machine.trace {
-        let (port, path) = (trace::PORT_NAME, files.trace().display().to_string());
-        let path = path.replace(',', ",,");
+        let (port, path) = (trace::PORT_NAME, doubled(&files.trace()));
         option("chardev", format!("file,id=trace,path={path}"));
         option(
             "device",
@@ -493,6 +510,11 @@ pub fn device_in_slot(chardev: &str) -> Value {
     let mut device = device(chardev);
     device["bus"] = SLOT.into();
     device
+}
+
+/// A path in an option of QEMU's, which has commas between its parts.
+pub fn doubled(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 fn append(path: &Path) -> Result<File> {

@@ -9,6 +9,7 @@ use pinbed_abi::shell::{Root, SHARE_PLACE, Session, Share};
 
 use crate::cli::ExtrasArgs;
 use crate::machine::initramfs::Content;
+use crate::machine::vm::doubled;
 use crate::provision::{self, debian};
 
 /// Why something cannot be added.
@@ -206,11 +207,6 @@ fn unreadable(option: &'static str, path: &Path) -> impl Fn(io::Error) -> Error 
         path: path.clone(),
         source,
     }
-}
-
-/// A path in an option of QEMU's, which has commas between its parts.
-pub fn doubled(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
 }
 
 /// Memory in MiB of a guest that no initramfs may take: the kernel, CMA, what the driver exports, and some for programs.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -490,6 +491,7 @@ impl<'a> Setup<'a> {
             device: self.host.programs.device.clone(),
             kernel: self.kernel.image.clone(),
             driver: self.driver.module.clone(),
+            symbols: Arc::default(),
             has_dwarf: self.kernel.config.has("DEBUG_INFO"),
             initramfs: files.initramfs(),
             accel: self.accel,
