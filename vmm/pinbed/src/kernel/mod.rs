@@ -7,6 +7,7 @@ mod config;
 mod deb;
 mod given;
 mod image;
+mod make;
 mod manifest;
 mod module;
 mod modules;

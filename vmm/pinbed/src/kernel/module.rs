@@ -11,7 +11,7 @@ use std::thread::available_parallelism;
 use serde::{Deserialize, Serialize};
 
 use super::Kernel;
-use super::build::{is_error, make, prefixed};
+use super::make::{is_error, make, prefixed};
 use super::patch::Held;
 use super::source::Source;
 use crate::provision::cache::{Entry, Fingerprint, Locked};

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
 use super::error::Error;
-use super::inventory::{self, Check, Depth};
+use super::inventory::{self, Check, Depth, hex};
 use crate::interrupt;
 use crate::provision::progress::Progress;
 use crate::text::printable;
@@ -485,11 +485,6 @@ impl Fingerprint {
         text.truncate(16);
         text
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -8,8 +8,6 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use super::cache::hex;
-
 /// Its name in an entry.
 pub const NAME: &str = "files.list";
 
@@ -135,6 +133,11 @@ pub fn sum(path: &Path) -> io::Result<(u64, String)> {
             }
         }
     }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 use nix::unistd::{AccessFlags, access};
 use sha2::{Digest, Sha256};
 
-use super::cache::{Cache, hex};
+use super::cache::Cache;
 use super::error::Error;
+use super::inventory::hex;
 
 /// Files that a checkout has.
 const MARKS: [&str; 2] = ["guest-kernel-config/kernels.toml", "vmm/pinbed/Cargo.toml"];

@@ -228,7 +228,10 @@ fn test(
 /// A name for what is told apart by this text.
 fn id(origin: &str, of: &str) -> String {
     let digest = Sha256::digest(of.as_bytes());
-    format!("{origin}:{}", &crate::provision::cache::hex(&digest)[..32])
+    format!(
+        "{origin}:{}",
+        &crate::provision::inventory::hex(&digest)[..32]
+    )
 }
 
 fn host() -> String {
