@@ -42,6 +42,8 @@ struct Found {
     kernels: BTreeSet<String>,
     tests: BTreeSet<String>,
     references: BTreeSet<String>,
+    /// Whether it shows without an environment, in which every kernel is run.
+    is_ordinary: bool,
     /// Patches with the kernel that they are for.
     fixes: BTreeSet<(String, String)>,
 }
@@ -87,7 +89,7 @@ pub fn page(workspace: &Path, names: &Names, baselines: &Baselines) -> Result<St
          <!-- Made by `pinbed known --page` from images/defects.toml and the baselines: {BLESS} -->\n\
          # Defects of kernels\n\n\
          What the tests have found, or confirmed, in the kernels that pinbed knows. ✗ is a kernel that has the defect, ✓ one on which the \
-         same tests pass. `pinbed run TEST` shows it; `pinbed run --kernel 6.12+FIX TEST` shows it mended. The patches of the fixes are in \
+         same tests pass, ? one that was not looked at: the defect shows in an environment only. `pinbed run TEST` shows it; `pinbed run --kernel 6.12+FIX TEST` shows it mended. The patches of the fixes are in \
          [guest-kernel-config/patches/fixes](../guest-kernel-config/patches/fixes/README.md).\n\n{table}\n{}\n",
         paragraphs.trim_end()
     ))
@@ -112,6 +114,7 @@ fn found(names: &Names, baselines: &Baselines) -> Result<BTreeMap<String, Found>
                 };
                 let found = all.entry(defect.clone()).or_default();
                 found.kernels.insert(kernel.clone());
+                found.is_ordinary |= environment.is_none();
                 // As `pinbed run` takes it.
                 found.tests.insert(match environment {
                     Some(environment) => format!("{test} --env {environment}"),
@@ -144,7 +147,8 @@ fn row(defect: &Defect, found: &Found, kernels: &[String]) -> String {
         .iter()
         .map(|kernel| match found.kernels.contains(kernel) {
             true => "✗",
-            false => "✓",
+            false if found.is_ordinary => "✓",
+            false => "?",
         })
         .collect();
     let fixes: BTreeSet<_> = found
