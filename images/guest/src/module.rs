@@ -153,19 +153,33 @@ pub fn unbind() -> Result<(), Error> {
 
 /// Binds the driver to the device, unless it is bound.
 pub fn bind() -> Result<(), Error> {
-    match device_name() {
-        Some(name) if bound().is_none() => {
-            match tell_sysfs(Path::new(DRIVER).join("bind"), &name) {
-                // EBUSY: the kernel has just bound it by itself, as it does when a device comes.
-                Err(_) if bound().is_some() => Ok(()),
-                told => told,
-            }
-        }
-        Some(_) => Ok(()),
-        None => Err(Error::Absent {
-            what: "the device on the virtio bus".into(),
-            remedy: "rescan the PCI bus".into(),
-        }),
+    let mut told = Ok(());
+    patience::until(patience::LIMIT, || {
+        told = try_bind();
+        // A device that is coming is in sysfs before it can be probed, and the kernel probes it next (dev_ready_to_probe()).
+        Ok(!matches!(
+            &told,
+            Err(Error::Call {
+                errno: Errno::EAGAIN,
+                ..
+            })
+        ))
+    })?;
+    told
+}
+
+fn try_bind() -> Result<(), Error> {
+    let name = device_name().ok_or_else(|| Error::Absent {
+        what: "the device on the virtio bus".into(),
+        remedy: "rescan the PCI bus".into(),
+    })?;
+    if bound().is_some() {
+        return Ok(());
+    }
+    match tell_sysfs(Path::new(DRIVER).join("bind"), &name) {
+        // EBUSY: the kernel has just bound it by itself, as it does when a device comes.
+        Err(_) if bound().is_some() => Ok(()),
+        told => told,
     }
 }
 
