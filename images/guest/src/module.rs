@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loading modules; unloading the driver, binding it to the device and unbinding it.
 
-use crate::harness::ctx::{is_supervised, tell_from_anywhere};
+use crate::harness::ctx::{needs_host, tell_from_anywhere};
 use crate::harness::error::Error;
 use crate::harness::patience;
 use crate::harness::progress::Progress;
@@ -10,7 +10,7 @@ use crate::observe::device;
 use crate::video::v4l2;
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
-use pinbed_abi::report::MODULES_PATH;
+use pinbed_abi::report::{MODULES_PATH, Part};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::Path;
@@ -205,7 +205,10 @@ pub fn unplug() -> Result<(), Error> {
     let name = device_name().unwrap_or_default();
     let path = format!("/sys/bus/virtio/devices/{name}/..");
     let device = fs::canonicalize(&path).map_err(Error::io(format!("looking for {path}")))?;
-    tell_from_anywhere(&Progress::Hotplug { plugged: false });
+    tell_from_anywhere(&Progress::Hotplug {
+        part: Part::Device,
+        plugged: false,
+    });
     match patience::until(patience::LIMIT, || Ok(!device.exists()))? {
         true => Ok(()),
         false => Err(Error::Call {
@@ -217,27 +220,21 @@ pub fn unplug() -> Result<(), Error> {
 
 /// Has the host put a new device into the machine.
 pub fn plug() {
-    tell_from_anywhere(&Progress::Hotplug { plugged: true });
+    tell_from_anywhere(&Progress::Hotplug {
+        part: Part::Device,
+        plugged: true,
+    });
 }
 
 /// Whether the kernel follows when devices come and go, and somebody hears what a test asks for.
 pub fn needs_hotplug() -> Result<(), Error> {
-    let absent = |what: &str, remedy: &str| Error::Absent {
-        what: what.into(),
-        remedy: remedy.into(),
-    };
-    if !is_supervised() {
-        return Err(absent(
-            "a host that takes the device away",
-            "run the test with `pinbed run`",
-        ));
-    }
+    needs_host()?;
     match fs::read_dir("/sys/bus/pci/slots").is_ok_and(|mut slots| slots.next().is_some()) {
         true => Ok(()),
-        false => Err(absent(
-            "a PCI slot for hotplug",
-            "build the kernel with CONFIG_HOTPLUG_PCI_ACPI",
-        )),
+        false => Err(Error::Absent {
+            what: "a PCI slot for hotplug".into(),
+            remedy: "build the kernel with CONFIG_HOTPLUG_PCI_ACPI".into(),
+        }),
     }
 }
 

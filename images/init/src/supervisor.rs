@@ -15,9 +15,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2, read};
-use pinbed_abi::report::{Eye, Finding, Holdings, Memory, Message, Outcome, Sighting};
+use pinbed_abi::report::{Eye, Finding, Holdings, Memory, Message, Outcome, Part, Sighting};
 use pinbed_guest::harness::ctx::SIGHTINGS;
 use pinbed_guest::harness::progress::{FD, Progress};
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -115,9 +116,9 @@ struct Case {
     /// Parts of kernel log lines that the test causes itself.
     expected: Vec<String>,
     /// What it asked the host for, not passed on yet; see [`Message::Hotplug`].
-    asked: Vec<bool>,
-    /// It asked the host to take the device away.
-    unplugged: bool,
+    asked: Vec<(Part, bool)>,
+    /// What it asked the host to take away.
+    unplugged: BTreeSet<Part>,
     finished: bool,
     timeout: Duration,
 }
@@ -162,7 +163,7 @@ impl Case {
             Ok(Progress::Finding(finding)) => self.findings.push(finding),
             Ok(Progress::Sighting(sighting)) => self.sightings.push(sighting),
             Ok(Progress::Expected(text)) => self.expected.push(text),
-            Ok(Progress::Hotplug { plugged }) => self.asked.push(plugged),
+            Ok(Progress::Hotplug { part, plugged }) => self.asked.push((part, plugged)),
             Ok(Progress::Skip(reason)) => self.skip = Some(reason),
             Ok(Progress::Finished) => self.finished = true,
             Err(error) => self.harness(format!(
@@ -173,9 +174,12 @@ impl Case {
 
     /// Passes on what the test asks of the host.
     fn ask(&mut self, port: &mut Port) {
-        for plugged in self.asked.drain(..) {
-            self.unplugged = !plugged;
-            port.send(&Message::Hotplug { plugged });
+        for (part, plugged) in self.asked.drain(..) {
+            match plugged {
+                true => self.unplugged.remove(&part),
+                false => self.unplugged.insert(part),
+            };
+            port.send(&Message::Hotplug { part, plugged });
         }
     }
 
@@ -286,10 +290,11 @@ fn run_one(
     }
     clear_away(pid, &signals, case, stuck)?;
     ears.listen(case);
-    // The next test is to find a device.
+    // The next test is to find the machine whole.
     case.ask(port);
-    if case.unplugged {
-        port.send(&Message::Hotplug { plugged: true });
+    for part in std::mem::take(&mut case.unplugged) {
+        let plugged = true;
+        port.send(&Message::Hotplug { part, plugged });
     }
     Ok(())
 }

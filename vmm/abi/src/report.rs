@@ -8,6 +8,7 @@
 use crate::shell::Session;
 use serde::{Deserialize, Serialize};
 use std::boxed::Box;
+use std::fmt;
 use std::string::String;
 use std::vec::Vec;
 
@@ -35,6 +36,25 @@ pub const COMPLIANCE_HURRY: &str = "libfaketimeMT.so.1";
 
 /// Group of the tests that may have the device taken out of the machine; see [`Message::Hotplug`].
 pub const HOTPLUG_GROUP: &str = "unplug";
+
+/// A part of the machine that the host takes out and puts in; see [`Message::Hotplug`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The pinbed device.
+    Device,
+    /// The memory of the second NUMA node, which is a DIMM.
+    Memory,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Device => "device",
+            Part::Memory => "memory",
+        })
+    }
+}
 
 /// What the guest is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -330,9 +350,11 @@ pub enum Message {
         /// Its name.
         name: String,
     },
-    /// The test that runs asks for another set of devices. There is no answer: the guest sees the device come or go.
+    /// The test that runs asks for another machine. There is no answer: the guest sees the part come or go.
     Hotplug {
-        /// Whether the pinbed device is to be there: a new one in the place of one that went.
+        /// What is to come or to go.
+        part: Part,
+        /// Whether it is to be there: a new device in the place of one that went, or the same memory.
         plugged: bool,
     },
     /// By the guest's clock a limit is over. The host answers with a [`Delay`].

@@ -10,6 +10,9 @@ use pinbed_abi::report::{Eye, Finding, Frames, Moment, Sighting};
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
+/// How the driver refuses less memory than a buffer or a registration has, which the kernel itself should have refused (`PINBED_ESHORT`).
+const DRIVER_REFUSES: Errno = Errno::EBADR;
+
 /// How many sightings of buffers a test reports; what a long test does comes again and again.
 pub const SIGHTINGS: usize = 40;
 /// How many runs of page frames of one sighting: a buffer of more is scattered, which so many show as well.
@@ -79,6 +82,8 @@ pub struct Ctx {
     supervised: bool,
     findings: Vec<Finding>,
     sightings: Vec<Sighting>,
+    /// What an eye does not see.
+    blind: Vec<String>,
 }
 
 impl Ctx {
@@ -93,6 +98,7 @@ impl Ctx {
             supervised: is_supervised(),
             findings: Vec::new(),
             sightings: Vec::new(),
+            blind: Vec::new(),
         }
     }
 
@@ -109,6 +115,15 @@ impl Ctx {
     /// Keeps a fact.
     pub fn note(&self, text: impl Into<String>) {
         self.tell(&Progress::Note(text.into()));
+    }
+
+    /// Keeps it, once, that the placement eye does not see something.
+    pub fn blind(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        if !self.blind.contains(&what) {
+            self.note(format!("the placement eye is blind: {what}"));
+            self.blind.push(what);
+        }
     }
 
     /// Says that the test makes the kernel log lines with this text, which then are no complaints. To be called before.
@@ -204,6 +219,15 @@ impl Ctx {
                 self.note(format!("{what}: refused with {errno:?}"));
                 true
             }
+            Err(DRIVER_REFUSES) => {
+                self.find(
+                    Eye::Cpu,
+                    format!(
+                        "{what}: accepted by the kernel, and refused by the driver, which is given less memory than that; expected {accepted:?}"
+                    ),
+                );
+                false
+            }
             Err(errno) => {
                 self.find(
                     Eye::Cpu,
@@ -247,6 +271,17 @@ pub fn is_supervised() -> bool {
     // SAFETY: the descriptor is only borrowed for a question whether it is open at all.
     let fd = unsafe { BorrowedFd::borrow_raw(FD) };
     fcntl(fd, FcntlArg::F_GETFD).is_ok()
+}
+
+/// Whether somebody hears what a test asks of the host.
+pub fn needs_host() -> Result<(), Error> {
+    match is_supervised() {
+        true => Ok(()),
+        false => Err(Error::Absent {
+            what: "a host that takes parts of the machine away".into(),
+            remedy: "run the test with `pinbed run`".into(),
+        }),
+    }
 }
 
 fn tell(supervised: bool, progress: &Progress) {

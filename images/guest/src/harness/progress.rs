@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a test process tells its supervisor, one JSON line each, on file descriptor [`FD`].
 
-use pinbed_abi::report::{Finding, Sighting};
+use pinbed_abi::report::{Finding, Part, Sighting};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -25,8 +25,10 @@ pub enum Progress {
     Sighting(Sighting),
     /// Kernel log lines with this text are the test's own doing.
     Expected(String),
-    /// The host is asked to take the pinbed device away, or to put in a new one.
+    /// The host is asked to take a part of the machine away, or to put it in.
     Hotplug {
+        /// Which.
+        part: Part,
         /// Whether it is to be there.
         plugged: bool,
     },
@@ -49,8 +51,14 @@ impl fmt::Display for Progress {
                 frames,
             }) => write!(f, "{buffer}: {moment:?} in page frames {frames}"),
             Self::Expected(text) => write!(f, "makes the kernel log '{text}'"),
-            Self::Hotplug { plugged: true } => write!(f, "asks for the device"),
-            Self::Hotplug { plugged: false } => write!(f, "asks the host to take the device away"),
+            Self::Hotplug {
+                part,
+                plugged: true,
+            } => write!(f, "asks the host for the {part}"),
+            Self::Hotplug {
+                part,
+                plugged: false,
+            } => write!(f, "asks the host to take the {part} away"),
             Self::Skip(reason) => write!(f, "skipped: {reason}"),
             Self::Finished => write!(f, "ends; what it leaves behind is not judged here"),
         }

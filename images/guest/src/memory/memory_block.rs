@@ -5,7 +5,9 @@ use crate::harness::error::Error;
 use crate::harness::setting::write;
 use crate::observe::extent::PAGE;
 use crate::observe::zones;
+use nix::errno::Errno;
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -31,7 +33,11 @@ pub fn all() -> Result<Vec<Block>, Error> {
         let number = name.to_str().and_then(|name| name.strip_prefix("memory"));
         if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
             let path = entry.path();
-            let first = hexadecimal(&path.join("phys_index"))? * size;
+            let first = match hexadecimal(&path.join("phys_index")) {
+                // It has left the machine just now.
+                Err(Error::Call { errno, .. }) if errno == Errno::ENOENT => continue,
+                index => index? * size,
+            };
             blocks.push(Block {
                 path,
                 frames: first..first + size,
@@ -58,10 +64,27 @@ pub fn movable() -> Result<Block, Error> {
 impl Block {
     /// Whether it is out of use. It is not yet while the kernel tries to take it out.
     pub fn is_offline(&self) -> Result<bool, Error> {
+        self.is("offline")
+    }
+
+    /// Whether it is in use.
+    pub fn is_online(&self) -> Result<bool, Error> {
+        self.is("online")
+    }
+
+    /// Whether the kernel tries to take it out of use.
+    pub fn is_going(&self) -> Result<bool, Error> {
+        self.is("going-offline")
+    }
+
+    fn is(&self, state: &str) -> Result<bool, Error> {
         let path = self.path.join("state");
-        let state =
-            fs::read_to_string(&path).map_err(Error::io(format!("reading {}", path.display())))?;
-        Ok(state.trim() == "offline")
+        match fs::read_to_string(&path) {
+            Ok(now) => Ok(now.trim() == state),
+            // It has left the machine.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(format!("reading {}", path.display()))(error)),
+        }
     }
 
     /// Takes it out of use. The kernel moves all pages away, and tries again until it succeeds or the caller gets a signal.
@@ -75,11 +98,28 @@ impl Block {
     }
 }
 
+/// Waits until the kernel has done what it is doing to blocks, or whole DIMMs: it takes a lock for that, and so does this.
+pub fn wait_for_hotplug() -> Result<(), Error> {
+    let Some(block) = all()?
+        .into_iter()
+        .find(|it| it.is_online().unwrap_or(false))
+    else {
+        return Ok(());
+    };
+    // EINVAL: it is online already.
+    let _ = write(block.path.join("state"), "online");
+    Ok(())
+}
+
 /// Brings all blocks online.
 pub fn all_online() -> Result<(), Error> {
     for block in all()? {
         if block.is_offline()? {
-            block.bring_online()?;
+            match block.bring_online() {
+                // EINVAL: the kernel was about to do it by itself.
+                Err(_) if !block.is_offline()? => (),
+                done => done?,
+            }
         }
     }
     Ok(())

@@ -2,13 +2,16 @@
 //! Memory that a buffer can be made of, and what moves it or takes it away.
 //!
 //! - [`mapping`]: a mapping of this process; [`area`]: a buffer's window in one, with guard bytes around it;
-//! - [`disk`]: files on ext4, with and without DAX; [`hugetlb`]: the pool of huge pages;
+//! - [`disk`]: files on ext4, with and without DAX; [`fixed`]: fixed buffers of io_uring; [`hugetlb`]: the pool of huge pages; [`bar`]: a PCI device's BAR, which is no memory;
 //! - [`reuse`]: pages that were freed and have a new owner;
-//! - [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: merging, offlining, migration, swap-out and user-handled faults.
+//! - [`ksm`], [`memory_block`], [`numa`], [`swap`], [`userfault`]: merging, offlining, migration, swap-out and user-handled faults;
+//! - [`dimm`]: memory that leaves the machine.
 
 pub mod area;
 pub mod bar;
+pub mod dimm;
 pub mod disk;
+pub mod fixed;
 pub mod hugetlb;
 pub mod ksm;
 pub mod mapping;

@@ -4,6 +4,7 @@
 
 use super::dmabuf::orders::needs_moves;
 use super::driver::needs_module;
+use super::pin::longterm::hold_in_pipe;
 use super::sources::MODULE;
 use super::test::{FRAME, Test, test};
 use nix::errno::Errno;
@@ -14,17 +15,21 @@ use pinbed_abi::ta::pin;
 use pinbed_abi::tee::{PARAM_MEMREF_INPUT, TEEC_SUCCESS};
 use pinbed_abi::{uapi, wire};
 use pinbed_guest::dmabuf;
-use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience;
 use pinbed_guest::harness::setting;
 use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::dimm::Leaving;
+use pinbed_guest::memory::mapping::Mapping;
+use pinbed_guest::memory::numa;
 use pinbed_guest::module;
 use pinbed_guest::observe::cma;
 use pinbed_guest::observe::device::{self, Device};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
+use pinbed_guest::observe::zones::{self, Zone};
 use pinbed_guest::tee::client::{NO_PARAMS, NONE, Tee, value_in};
 use pinbed_guest::tee::protected::Protected;
 use pinbed_guest::video::m2m::M2m;
@@ -40,6 +45,7 @@ const V4L2: &str = "Documentation/driver-api/media/v4l2-dev.rst, video device cl
 const DRIVER_MODEL: &str = "Documentation/driver-api/driver-model/driver.rst, remove()";
 const TEE_CORE: &str = "drivers/tee/tee_core.c, tee_device_unregister()";
 const HOTPLUG: &str = "Documentation/PCI/pci.rst, device removal; drivers/pci/hotplug/acpiphp_glue.c, acpiphp_disable_and_eject_slot()";
+const MEMORY_HOTPLUG: &str = "Documentation/core-api/pin_user_pages.rst, FOLL_LONGTERM; Documentation/admin-guide/mm/memory-hotplug.rst, ZONE_MOVABLE; drivers/acpi/acpi_memhotplug.c";
 const DMABUF: &str = "Documentation/driver-api/dma-buf.rst";
 
 #[rustfmt::skip]
@@ -66,6 +72,10 @@ pub const TESTS: &[Test] = &[
         "As unbinding, where the PCI device is removed."),
     test("unplug::hot_unplug_with_everything_open", hot_unplug_with_everything_open, HOTPLUG,
         "When the device leaves the machine all that waits for it ends, calls fail with ENODEV, memory comes back at close, and a new device works."),
+    Test { timeout_s: 60, ..test("unplug::memory_leaves_the_machine_under_a_buffer", memory_leaves_under_a_buffer, MEMORY_HOTPLUG,
+        "Memory whose pages the device holds can be unplugged: they left it when they were pinned. What is plugged in afterwards the device reads.") },
+    Test { timeout_s: 60, ..test("unplug::memory_that_a_pipe_holds_stays_in_the_machine", memory_that_a_pipe_holds_stays, MEMORY_HOTPLUG,
+        "Memory of which a pipe holds a page for a short time leaves the machine when the pipe lets go, and not before.") },
     test("unplug::unload_after_unbind_waits_for_files", unload_after_unbind_waits_for_files, MODULE,
         "With files open after an unbind rmmod is refused with EAGAIN; when they are closed it works."),
     Test { timeout_s: 60, ..test("unplug::unbind_at_any_moment", unbind_at_any_moment, DRIVER_MODEL,
@@ -531,6 +541,103 @@ fn hot_unplug_with_everything_open(t: &mut Ctx) -> TestResult {
     Ok(module::restore()?)
 }
 
+/// User memory in the DIMM; where its pages go to is not bound to be the same.
+fn in_the_dimm(t: &mut Ctx, zone: &Zone, length: usize) -> TestResult<Area> {
+    let mut area = Area::user(Mapping::anon(length)?, 0..length);
+    area.mapping.bind(numa::MOVABLE)?;
+    area.fill(t)?;
+    area.mapping.bind(numa::HOME)?;
+    premise(is_all_in(zone, &area)?, || {
+        format!(
+            "the memory is in frames {:x?}, not all of {zone:?}",
+            area.frames()
+        )
+    })?;
+    Ok(area)
+}
+
+fn is_all_in(zone: &Zone, area: &Area) -> TestResult<bool> {
+    let frames = area.frames()?;
+    let pages = area.mapping.len() / PAGE;
+    Ok(frames.len() == pages && frames.iter().all(|frame| zone.frames.contains(frame)))
+}
+
+fn memory_leaves_under_a_buffer(t: &mut Ctx) -> TestResult {
+    let zone = zones::movable_node()?;
+    let m2m = M2m::copier(FRAME)?;
+    let src = m2m.with(Output, in_the_dimm(t, &zone, FRAME.size())?)?;
+    let dst = m2m.with(Capture, in_the_dimm(t, &zone, FRAME.size())?)?;
+    let found = t.findings();
+    m2m.queue(t, Output, 0, &src)?;
+    m2m.queue(t, Capture, 0, &dst)?;
+    if t.findings() > found {
+        // Pinned where it is: the kernel would try for as long as that lasts.
+        return Ok(());
+    }
+    let leaving = Leaving::begin()?;
+    let out = patience::until(patience::LIMIT, || leaving.is_out())?;
+    t.check(Eye::Placement, out, || {
+        "the memory does not leave the machine, though no page of it is pinned".into()
+    });
+    m2m.stream_on()?;
+    m2m.finish(t, &src, src.written(), &dst, src.written())?;
+    m2m.judge_placement(t, Output, 0, &src)?;
+    m2m.judge_placement(t, Capture, 0, &dst)?;
+    leaving.back()?;
+
+    let new = in_the_dimm(t, &zone, PAGE)?;
+    let at = new.extents()?.and_then(Result::ok).unwrap_or_default();
+    for piece in at {
+        let handle = m2m.device.attach_frames(wire::DIRECTION_READ, piece)?;
+        t.equal(
+            Eye::Device,
+            "CRC32C that the device sees in memory that was plugged in",
+            m2m.device.checksum(handle, 0, piece.length)?,
+            crc(new.written()),
+        );
+        m2m.device.detach(handle)?;
+    }
+    Ok(())
+}
+
+fn memory_that_a_pipe_holds_stays(t: &mut Ctx) -> TestResult {
+    let zone = zones::movable_node()?;
+    let area = in_the_dimm(t, &zone, PAGE)?;
+    let pipe = hold_in_pipe(&area)?;
+    let leaving = Leaving::begin()?;
+    let tries = patience::until(patience::LIMIT, || leaving.is_tried())?;
+    premise(tries, || {
+        "the kernel does not try to let go of the memory".into()
+    })?;
+    // Many times over: a try takes less than a millisecond.
+    thread::sleep(Duration::from_millis(200));
+    t.check(Eye::Placement, !leaving.is_out()?, || {
+        "the memory has left the machine, of which a pipe holds a page".into()
+    });
+    // While the kernel tries to move it, it is in no page table.
+    let shown = patience::until(patience::LIMIT, || Ok(!area.frames()?.is_empty()))?;
+    let frames = area.frames()?;
+    let stays = frames.iter().all(|frame| zone.frames.contains(frame));
+    t.check(Eye::Placement, shown && stays, || {
+        format!("a page that a pipe holds was moved to {frames:x?}")
+    });
+    let mut bytes = vec![0; PAGE];
+    let read = nix::unistd::read(&pipe.0, &mut bytes).map_err(Error::call("reading a pipe"))?;
+    t.same_bytes(
+        Eye::Cpu,
+        "what the pipe holds",
+        &bytes[..read],
+        area.written(),
+    );
+    drop(pipe);
+    let out = patience::until(patience::LIMIT, || leaving.is_out())?;
+    t.check(Eye::Placement, out, || {
+        "the memory does not leave the machine, though nobody holds a page of it any more".into()
+    });
+    area.judge_untouched(t, "memory that was moved")?;
+    Ok(leaving.back()?)
+}
+
 fn unload_after_unbind_waits_for_files(t: &mut Ctx) -> TestResult {
     let busy = &[Errno::EAGAIN];
     let m2m = M2m::copier(FRAME)?;
@@ -629,11 +736,10 @@ fn unbind_at_any_moment(t: &mut Ctx) -> TestResult {
 }
 
 /// How long a device may be silent in these tests.
-const TIMEOUT_S: &str = "2";
+const TIMEOUT_S: &str = "1";
 
 fn silent_device_ends_calls(t: &mut Ctx) -> TestResult {
     t.expect_log("given up until it is bound again");
-    let _timeout = module::parameter("timeout_s", TIMEOUT_S)?;
     let tee = Tee::open()?;
     let session = tee.session(pin::UUID)?;
     let device = Device::open()?;
@@ -643,6 +749,8 @@ fn silent_device_ends_calls(t: &mut Ctx) -> TestResult {
         let call = scope.spawn(|| tee.try_invoke(session, pin::WAIT, &wait, 0));
         thread::sleep(Duration::from_millis(50));
         device.inject(wire::INJECT_SILENCE, 1, 0)?;
+        // Not before: however busy the host is, the device answers nothing now.
+        let _timeout = module::parameter("timeout_s", TIMEOUT_S)?;
         let reply = call.join().map_err(|_| panicked())?;
         t.check(
             Eye::Cpu,

@@ -11,13 +11,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinbed_abi::report::{Delay, Message};
+use pinbed_abi::report::{Delay, Message, Part};
 
 use crate::interrupt;
 use crate::machine::events::{self, Happening};
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::saved;
-use crate::machine::slot::Slot;
+use crate::machine::slot::{Dimm, Slot};
 use crate::machine::stall::{Stall, TICK};
 use crate::machine::unwind;
 use crate::machine::vm::{self, Files, Machine, Start, Vm};
@@ -72,6 +72,7 @@ struct Boot<'a> {
     files: &'a Files,
     watch: Watch,
     slot: Slot,
+    dimm: Dimm,
     to: Sender<Happening>,
     happenings: Receiver<Happening>,
     hear: &'a mut dyn FnMut(Heard),
@@ -123,6 +124,7 @@ pub fn run(
         machine,
         files,
         slot: Slot::new(),
+        dimm: Dimm::new(),
         to,
         watch: Watch::new(limits, Instant::now()),
         happenings,
@@ -198,6 +200,9 @@ impl Boot<'_> {
                 Ok(Happening::Qemu(Said::Deleted(id))) => {
                     if id == vm::DEVICE {
                         self.device_left(vm, monitor)?;
+                    } else if let (vm::DIMM, Some(monitor)) = (id.as_str(), &mut *monitor) {
+                        // If it fails, QEMU has just died, and we shall hear of that.
+                        let _ = self.dimm.left(monitor);
                     }
                     continue;
                 }
@@ -237,8 +242,12 @@ impl Boot<'_> {
             if let Some(end) = self.watch.on(&event, Instant::now()) {
                 return Ok(end);
             }
-            if let Event::Report(Message::Hotplug { plugged }) = event {
-                self.ask_for_device(plugged, vm, monitor)?;
+            if let Event::Report(Message::Hotplug { part, plugged }) = event {
+                match part {
+                    Part::Device => self.ask_for_device(plugged, vm, monitor)?,
+                    // As for the device.
+                    Part::Memory => drop(monitor.as_mut().map(|it| self.dimm.ask(plugged, it))),
+                }
             } else if let Event::Report(Message::Late) = event {
                 self.look_for_stalls(vm);
                 let stalled = self.stall.total() - self.stalled;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The slot of the machine that has the device: a test may ask to have the device taken out while it is in use, and another put in.
+//! What a test may ask to have taken out of the machine while it is in use, and put in again: the device in its slot, and the DIMM.
 //!
 //! QEMU takes a device out when the guest has let go of it, and says so. Then its connection is closed, by which the device process
 //! ends. A process serves one front end, so that another device is another process.
@@ -13,15 +13,76 @@ use crate::machine::process::Process;
 use crate::machine::qmp::Monitor;
 use crate::machine::vm::{self, Files, Machine};
 
-/// What is in the slot.
+/// What is in a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// A device.
+    /// What belongs there.
     Taken,
-    /// A device that the guest is to let go of; then another one if `again`.
+    /// The guest is to let go of it; then it is put in anew if `again`.
     Leaving { again: bool },
     /// Nothing.
     Empty,
+}
+
+impl State {
+    /// The guest asks for it, or for none. Returns whether it is to be put in now.
+    fn ask(&mut self, plugged: bool, take: impl FnOnce() -> io::Result<()>) -> io::Result<bool> {
+        match (*self, plugged) {
+            (State::Taken, false) => {
+                *self = State::Leaving { again: false };
+                take()?;
+            }
+            (State::Leaving { .. }, again) => *self = State::Leaving { again },
+            (State::Empty, true) => return Ok(true),
+            (State::Taken, true) | (State::Empty, false) => {}
+        }
+        Ok(false)
+    }
+
+    /// QEMU has taken it out. Returns as [`State::ask`].
+    fn left(&mut self) -> bool {
+        let again = *self == State::Leaving { again: true };
+        *self = State::Empty;
+        again
+    }
+}
+
+/// The place of the DIMM.
+#[derive(Debug)]
+pub struct Dimm(State);
+
+impl Dimm {
+    /// That of a machine that has just been started.
+    pub fn new() -> Self {
+        Dimm(State::Taken)
+    }
+
+    /// The guest asks for the memory, or for none.
+    ///
+    /// # Errors
+    /// When the connection to QEMU is closed.
+    pub fn ask(&mut self, plugged: bool, monitor: &mut Monitor) -> io::Result<()> {
+        match self.0.ask(plugged, || monitor.take_device(vm::DIMM))? {
+            true => self.fill(monitor),
+            false => Ok(()),
+        }
+    }
+
+    /// QEMU has taken it out.
+    ///
+    /// # Errors
+    /// When the connection to QEMU is closed.
+    pub fn left(&mut self, monitor: &mut Monitor) -> io::Result<()> {
+        match self.0.left() {
+            true => self.fill(monitor),
+            false => Ok(()),
+        }
+    }
+
+    fn fill(&mut self, monitor: &mut Monitor) -> io::Result<()> {
+        self.0 = State::Taken;
+        monitor.add_device(vm::dimm())
+    }
 }
 
 /// The slot, and the processes of the devices that have been in it.
@@ -58,16 +119,7 @@ impl Slot {
     /// # Errors
     /// When the connection to QEMU is closed.
     pub fn ask(&mut self, plugged: bool, monitor: &mut Monitor) -> io::Result<bool> {
-        match (self.state, plugged) {
-            (State::Taken, false) => {
-                self.state = State::Leaving { again: false };
-                monitor.take_device(vm::DEVICE)?;
-            }
-            (State::Leaving { .. }, again) => self.state = State::Leaving { again },
-            (State::Empty, true) => return Ok(true),
-            (State::Taken, true) | (State::Empty, false) => {}
-        }
-        Ok(false)
+        self.state.ask(plugged, || monitor.take_device(vm::DEVICE))
     }
 
     /// QEMU has taken the device out. Returns as [`Slot::ask`].
@@ -75,8 +127,7 @@ impl Slot {
     /// # Errors
     /// When the connection to QEMU is closed.
     pub fn left(&mut self, monitor: &mut Monitor) -> io::Result<bool> {
-        let again = self.state == State::Leaving { again: true };
-        self.state = State::Empty;
+        let again = self.state.left();
         monitor.remove_chardev(&vm::chardev(self.count))?;
         Ok(again)
     }
@@ -147,5 +198,22 @@ mod tests {
         slot.ask(false, &mut monitor).unwrap();
         assert!(!slot.left(&mut monitor).unwrap());
         assert!(slot.ask(true, &mut monitor).unwrap());
+    }
+
+    #[test]
+    fn the_dimm_comes_back_when_it_has_left() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut monitor = Monitor::new(ours).unwrap();
+        told(&mut theirs);
+        let mut dimm = Dimm::new();
+        dimm.ask(false, &mut monitor).unwrap();
+        assert_eq!(told(&mut theirs), [r#""device_del" "pinbed-dimm""#]);
+        dimm.ask(true, &mut monitor).unwrap();
+        assert!(told(&mut theirs).is_empty());
+        dimm.left(&mut monitor).unwrap();
+        assert_eq!(told(&mut theirs), [r#""device_add" "pinbed-dimm""#]);
+        dimm.ask(true, &mut monitor).unwrap();
+        assert!(told(&mut theirs).is_empty());
     }
 }

@@ -398,7 +398,7 @@ fn arguments(
     );
     option("numa", "node,nodeid=0,memdev=memory".to_owned());
     option("numa", "node,nodeid=1".to_owned());
-    option("device", "pc-dimm,memdev=movable,node=1".to_owned());
+    option("device", dimm().to_string());
     option("smp", cpus.to_string());
     option(
         "accel",
@@ -486,6 +486,14 @@ fn reserved(memory: u64) -> String {
 
 /// The device's id in QEMU.
 pub const DEVICE: &str = "pinbed";
+
+/// The movable memory's id in QEMU.
+pub const DIMM: &str = "pinbed-dimm";
+
+/// The movable memory, as QEMU's -device and `device_add` take it.
+pub fn dimm() -> Value {
+    json!({ "driver": "pc-dimm", "id": DIMM, "memdev": "movable", "node": 1 })
+}
 
 /// The id in QEMU of the connection to the nth device, from 1.
 pub fn chardev(device: u32) -> String {

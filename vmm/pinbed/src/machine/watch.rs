@@ -475,7 +475,7 @@ fn kind(message: &Message) -> String {
         Message::Broken { .. } => "Broken".to_owned(),
         Message::Start { name } => format!("the start of {name}"),
         Message::End { name, .. } => format!("the end of {name}"),
-        Message::Hotplug { .. } => "a wish for a device".to_owned(),
+        Message::Hotplug { .. } => "a wish for another machine".to_owned(),
         Message::Late => "that a limit is over".to_owned(),
         Message::Done => "Done".to_owned(),
     }
