@@ -12,5 +12,5 @@ pub use bufinfo::{Alive, alive};
 pub use heaps::{PROTECTED_HEAP, cma_heap, protected_heap, system_heap};
 pub use sync::{Access, with_cpu_access};
 pub use udmabuf::{
-    UDMABUF_PARTS, memfd, try_udmabuf, udmabuf, udmabuf_device, udmabuf_of, udmabuf_on,
+    UDMABUF_PARTS, memfd, seal, try_udmabuf, udmabuf, udmabuf_device, udmabuf_of, udmabuf_on,
 };

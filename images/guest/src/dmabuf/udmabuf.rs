@@ -51,6 +51,12 @@ pub fn memfd(length: usize) -> Result<OwnedFd, Error> {
     Ok(file)
 }
 
+/// Adds seals to a memfd. One that may shrink makes no udmabuf.
+pub fn seal(file: &OwnedFd, seals: SealFlag) -> Result<(), Error> {
+    let sealed = fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map(drop);
+    sealed.map_err(Error::call("sealing a memfd"))
+}
+
 /// A dma-buf made of a memfd's pages, and the memfd.
 pub fn udmabuf(length: usize) -> Result<(OwnedFd, OwnedFd), Error> {
     let file = memfd(length)?;
@@ -59,8 +65,7 @@ pub fn udmabuf(length: usize) -> Result<(OwnedFd, OwnedFd), Error> {
 
 /// A dma-buf made of these parts of a memfd, in this order; at most [`UDMABUF_PARTS`].
 pub fn udmabuf_of(file: &OwnedFd, parts: &[Range<usize>]) -> Result<OwnedFd, Error> {
-    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
-        .map_err(Error::call("sealing a memfd"))?;
+    seal(file, SealFlag::F_SEAL_SHRINK)?;
     let made = try_udmabuf(file, parts)?;
     made.map_err(Error::call(format!("making a udmabuf of {parts:?}")))
 }

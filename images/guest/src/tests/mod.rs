@@ -2,7 +2,7 @@
 //! All tests, in a folder for each subject.
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function. A subject uses only those
-//! after it: playback, tee, lifecycle, leaks, pin; dmabuf, video, misbehave, unplug, ioctl, driver; raw.
+//! after it: playback, tee, lifecycle, leaks, pin, video; misbehave, unplug, pinners, dmabuf, ioctl, driver; raw.
 
 mod dmabuf;
 mod driver;

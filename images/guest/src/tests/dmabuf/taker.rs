@@ -11,6 +11,7 @@ use pinbed_abi::tee::PARAM_MEMREF_INPUT;
 use pinbed_guest::dmabuf::memfd;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::memory::fixed;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::tee::client::{NONE, Session, Shm, Tee, VALUE_OUT};
@@ -243,23 +244,16 @@ struct Ring {
 
 impl Ring {
     fn open() -> Result<Self, Error> {
-        let ring = IoUring::new(1).map_err(|_| Error::Absent {
-            what: "io_uring".into(),
-            remedy: "build the kernel with CONFIG_IO_URING".into(),
-        })?;
-        Ok(Self { ring, taken: None })
+        Ok(Self {
+            ring: fixed::ring()?,
+            taken: None,
+        })
     }
 }
 
 impl Taker for Ring {
     fn take(&mut self, address: usize) -> Result<(), Errno> {
-        // SAFETY: the address is that of a mapping's page, of which no references exist, whoever comes to write it.
-        unsafe {
-            self.ring
-                .submitter()
-                .register_buffers(&[vector(address)])
-                .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-        }?;
+        fixed::register(&self.ring, address, PAGE)?;
         self.taken = Some(address);
         Ok(())
     }

@@ -3,12 +3,12 @@
 
 use crate::tests::sources::IO_URING;
 use crate::tests::test::{Test, test};
-use io_uring::IoUring;
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
+use pinbed_guest::memory::fixed::{register, ring};
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::numa;
 use pinbed_guest::observe::extent::PAGE;
@@ -21,24 +21,6 @@ pub const TESTS: &[Test] = &[
     test("fixed::buffers_count_as_locked_memory", count_as_locked, IO_URING,
         "A process without privileges cannot register more fixed buffers than RLIMIT_MEMLOCK lets it lock."),
 ];
-
-pub fn ring() -> Result<IoUring, Error> {
-    IoUring::new(1).map_err(|_| Error::Absent {
-        what: "io_uring".into(),
-        remedy: "build the kernel with CONFIG_IO_URING".into(),
-    })
-}
-
-/// Registers memory as the ring's only fixed buffer.
-pub fn register(ring: &IoUring, memory: &Mapping) -> Result<(), Errno> {
-    let buffer = libc::iovec {
-        iov_base: memory.address() as *mut libc::c_void,
-        iov_len: memory.len(),
-    };
-    // SAFETY: the memory is mapped for as long as the caller has it; nothing reads or writes it through the ring.
-    unsafe { ring.submitter().register_buffers(&[buffer]) }
-        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-}
 
 fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     const LENGTH: usize = 8 * PAGE;
@@ -54,7 +36,7 @@ fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     premise(before == LENGTH / PAGE, || {
         format!("{before} pages of the memory are in ZONE_MOVABLE")
     })?;
-    register(&ring, &memory).map_err(Error::call("IORING_REGISTER_BUFFERS"))?;
+    register(&ring, memory.address(), LENGTH).map_err(Error::call("IORING_REGISTER_BUFFERS"))?;
     t.equal(
         Eye::Placement,
         "pages of a fixed buffer in CMA or ZONE_MOVABLE",
@@ -75,7 +57,7 @@ fn count_as_locked(t: &mut Ctx) -> TestResult {
     let ring = ring()?;
     t.refused(
         "fixed buffers of 4 times RLIMIT_MEMLOCK",
-        register(&ring, &memory),
+        register(&ring, memory.address(), memory.len()),
         &[Errno::ENOMEM],
     );
     Ok(())

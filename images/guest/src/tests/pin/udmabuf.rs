@@ -9,7 +9,7 @@ use crate::tests::sources::{
 };
 use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::SealFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::MmapAdvise;
 use nix::unistd::ftruncate;
@@ -19,6 +19,7 @@ use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
+use pinbed_guest::harness::setting::Setting;
 use pinbed_guest::memory::area::{Area, HUGE};
 use pinbed_guest::memory::hugetlb::{self, Pool};
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
@@ -26,11 +27,13 @@ use pinbed_guest::memory::numa;
 use pinbed_guest::memory::swap::Swap;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::swiotlb;
-use pinbed_guest::observe::{movable, zones};
+use pinbed_guest::observe::zones::Zone;
+use pinbed_guest::observe::{movable, pagemap, zones};
 use pinbed_guest::video::image::Image;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
+use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 
@@ -40,6 +43,10 @@ pub const TESTS: &[Test] = &[
         "The pages of a memfd leave ZONE_MOVABLE before a udmabuf pins them for long."),
     test("udmabuf::leaves_cma", leaves_cma, TEE_LONGTERM,
         "The pages of a memfd leave CMA before a udmabuf pins them for long, and the device reads them where they went."),
+    test("udmabuf::hugetlb_page_leaves_zone_movable_and_stays", |t| large(t, hugetlb_page), TEE_LONGTERM,
+        "A hugetlb page leaves ZONE_MOVABLE before a udmabuf pins a part of it for long, and mbind(2) moves it nowhere afterwards."),
+    test("udmabuf::large_folio_leaves_zone_movable_and_stays", |t| large(t, large_folio), TEE_LONGTERM,
+        "A huge page of shared memory leaves ZONE_MOVABLE before a udmabuf pins a part of it for long, and mbind(2) moves it nowhere afterwards."),
     test("udmabuf::migration_moves_no_page", migration, PIN_USER_PAGES,
         "move_pages(2) of the memfd leaves the pages of a udmabuf where the device has them, and moves those of another memfd."),
     test("udmabuf::locked_memory_limit_holds", locked_memory_limit_holds, MLOCK,
@@ -98,18 +105,11 @@ fn leaves_zone_movable(t: &mut Ctx) -> TestResult {
 fn leaves_cma(t: &mut Ctx) -> TestResult {
     let length = FRAME.size().next_multiple_of(PAGE);
     let file = dmabuf::memfd(SEARCH)?;
-    let (area, _) = in_cma_of(t, Mapping::shared(&file, SEARCH, READ_WRITE)?)?;
-    // The memfd's offset of the part that is in CMA.
-    let start = {
-        let whole = Mapping::shared(&file, SEARCH, READ_WRITE)?;
-        let bytes = area.contents()?;
-        (0..SEARCH - length)
-            .step_by(PAGE)
-            .find(|at| whole.read(*at..at + bytes.len()) == bytes)
-    };
-    let Some(start) = start else {
-        return premise(false, || "the part in CMA is not in its memfd".into());
-    };
+    let space = Mapping::shared(&file, SEARCH, READ_WRITE)?;
+    let base = space.address();
+    let (area, _) = in_cma_of(t, space)?;
+    // The part that is in CMA, in the memfd.
+    let start = area.mapping.address() - base;
     let buffer = dmabuf::udmabuf_of(&file, std::slice::from_ref(&(start..start + length)))?;
     t.equal(
         Eye::Placement,
@@ -172,8 +172,7 @@ fn migration(t: &mut Ctx) -> TestResult {
 fn locked_memory_limit_holds(t: &mut Ctx) -> TestResult {
     const LIMIT: usize = 16 * PAGE;
     let file = dmabuf::memfd(4 * LIMIT)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
-        .map_err(Error::call("sealing a memfd"))?;
+    dmabuf::seal(&file, SealFlag::F_SEAL_SHRINK)?;
     // Whoever opens it: only the limit is to be in the way.
     std::fs::set_permissions("/dev/udmabuf", std::fs::Permissions::from_mode(0o666))
         .map_err(Error::io("chmod of /dev/udmabuf"))?;
@@ -190,8 +189,7 @@ fn huge_memfd(length: usize) -> TestResult<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_HUGETLB;
     let file = memfd_create("pinbed", flags).map_err(Error::call("memfd_create of huge pages"))?;
     ftruncate(&file, length as i64).map_err(Error::call("ftruncate of a hugetlb memfd"))?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
-        .map_err(Error::call("sealing a hugetlb memfd"))?;
+    dmabuf::seal(&file, SealFlag::F_SEAL_SHRINK)?;
     Ok(file)
 }
 
@@ -226,6 +224,94 @@ fn part_of_a_huge_page(t: &mut Ctx, memop: Memop) -> TestResult {
         "the copy of the part that the udmabuf was made of",
         &bytes[start..start + image.size()],
     )?)
+}
+
+/// 2 MiB of a memfd in one piece, and what has to be there as long as it is.
+type Huge = (OwnedFd, Box<dyn Any>);
+
+/// One page for each that [`large`] makes, on both nodes.
+fn hugetlb_page(zone: &Zone) -> TestResult<Huge> {
+    let pools = (Pool::on(zone.node, 2)?, Pool::of(2)?);
+    Ok((huge_memfd(HUGE)?, Box::new(pools)))
+}
+
+fn large_folio(_: &Zone) -> TestResult<Huge> {
+    const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let remedy = "build the kernel with CONFIG_TRANSPARENT_HUGEPAGE";
+    let always = Setting::set(ENABLED, "always", remedy)?;
+    Ok((dmabuf::memfd(HUGE)?, Box::new(always)))
+}
+
+/// A mapping of it, written to while its pages come from a node's memory, and bound to [`numa::HOME`] afterwards.
+fn filled(t: &mut Ctx, file: &OwnedFd, node: u32) -> TestResult<Mapping> {
+    let mapping = Mapping::shared(file, HUGE, READ_WRITE)?;
+    mapping.bind(node)?;
+    let bytes = t.random(HUGE);
+    mapping.write(0, &bytes);
+    mapping.bind(numa::HOME)?;
+    let at = pagemap::extents(mapping.address(), HUGE)?;
+    let whole = at.is_ok_and(|pieces| pieces.len() == 1);
+    premise(whole, || "the memfd is not in one huge page".into())?;
+    Ok(mapping)
+}
+
+fn large(t: &mut Ctx, make: fn(&Zone) -> TestResult<Huge>) -> TestResult {
+    numa::need_moves()?;
+    let zone = zones::movable_node()?;
+    let (file, _needs) = make(&zone)?;
+    let mapping = filled(t, &file, zone.node)?;
+    let before = in_movable_places(&mapping)?;
+    premise(before == HUGE / PAGE, || {
+        format!("{before} of the memfd's pages are in ZONE_MOVABLE")
+    })?;
+    let length = FRAME.size().next_multiple_of(PAGE);
+    let start = 3 * PAGE;
+    let part = start..start + length;
+    let buffer = match dmabuf::udmabuf_of(&file, std::slice::from_ref(&part)) {
+        Err(Error::Call { what, errno }) if errno == Errno::EBADFD => {
+            return Err(Stop::Skip(format!(
+                "{what}: {errno:?}, since this kernel makes no udmabuf of hugetlb pages"
+            )));
+        }
+        made => made?,
+    };
+    t.equal(
+        Eye::Placement,
+        "pages of the udmabuf in CMA or ZONE_MOVABLE",
+        movable::count_in(mapping.address() + start, length)?,
+        0,
+    );
+    let m2m = M2m::copier_on(DmaSg, FRAME)?;
+    let src = m2m.with(Output, Area::dmabuf(buffer, length, FRAME.size())?)?;
+    m2m.queue(t, Output, 0, &src)?;
+
+    // That nobody holds.
+    let (other_file, _needs) = make(&zone)?;
+    let other = filled(t, &other_file, zone.node)?;
+    let moved = numa::bind_and_move(&other, numa::HOME);
+    let left = movable::count_in(other.address(), HUGE)?;
+    premise(moved.is_ok() && left == 0, || {
+        format!("mbind of a huge page that nobody holds: {moved:?}, {left} of its pages are left")
+    })?;
+    drop((other, other_file));
+    let here = pagemap::extents(mapping.address(), HUGE)?;
+    let moved = numa::bind_and_move(&mapping, numa::MOVABLE);
+    t.note(format!("mbind of what the udmabuf has: {moved:?}"));
+    let now = pagemap::extents(mapping.address(), HUGE)?;
+    t.check(Eye::Placement, now == here, || {
+        format!("the memfd's pages were at {here:x?}, and are at {now:x?} after mbind")
+    });
+    let bytes = t.random(HUGE);
+    mapping.write(0, &bytes);
+    let size = FRAME.size();
+    t.equal(
+        Eye::Device,
+        "CRC32C that the device sees after mbind and a write to the memfd",
+        m2m.device
+            .checksum(m2m.handle(Output, 0)?, 0, size as u64)?,
+        crc(&bytes[start..start + size]),
+    );
+    Ok(())
 }
 
 fn untouched_huge_pages(t: &mut Ctx) -> TestResult {
@@ -298,8 +384,7 @@ fn unsealed(t: &mut Ctx) -> TestResult {
         &[Errno::EINVAL],
     );
     let read_only = dmabuf::memfd(PAGE)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE;
-    fcntl(&read_only, FcntlArg::F_ADD_SEALS(seals)).map_err(Error::call("sealing a memfd"))?;
+    dmabuf::seal(&read_only, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE)?;
     let made = dmabuf::try_udmabuf(&read_only, part)?;
     let what = "a udmabuf of a memfd that nobody may write";
     t.refused(what, made, &[Errno::EINVAL]);

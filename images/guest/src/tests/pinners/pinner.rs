@@ -8,7 +8,7 @@ use super::sockets::{Umem, ZeroCopy};
 use super::vfio::Container;
 use crate::tests::dmabuf::taker::{Call, Taker};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::SealFlag;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, TestResult};
 use pinbed_guest::harness::error::Error;
@@ -160,8 +160,7 @@ impl Page {
             what: "the memfd of the page".into(),
             remedy: "ask Pinner::memory() for it".into(),
         })?;
-        fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
-            .map_err(Error::call("sealing a memfd"))?;
+        dmabuf::seal(file, SealFlag::F_SEAL_SHRINK)?;
         file.try_clone().map_err(Error::io("duplicating a memfd"))
     }
 }

@@ -6,7 +6,6 @@
 //! has written since. It only reads: a write would go to whoever has the frame now.
 
 use super::stage::{Driver, Lanes, OFFERED, Stage};
-use crate::tests::pin::fixed;
 use crate::tests::test::{Test, test};
 use nix::sys::mman::{MmapAdvise, mlock};
 use pinbed_abi::report::{Eye, Moment};
@@ -15,6 +14,7 @@ use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::setting;
+use pinbed_guest::memory::fixed;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
 use pinbed_guest::memory::reuse::Control;
@@ -114,7 +114,8 @@ fn fixed_buffer() -> TestResult<(Mapping, Box<dyn Any>)> {
     let memory = Mapping::anon(LENGTH)?;
     memory.write(0, &[1; LENGTH]);
     let ring = fixed::ring()?;
-    fixed::register(&ring, &memory).map_err(Error::call("IORING_REGISTER_BUFFERS"))?;
+    fixed::register(&ring, memory.address(), memory.len())
+        .map_err(Error::call("IORING_REGISTER_BUFFERS"))?;
     Ok((memory, Box::new(ring)))
 }
 
