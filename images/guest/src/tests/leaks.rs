@@ -57,15 +57,18 @@ pub const TESTS: &[Test] = &[
         "Opening the TEE and a session, a call, and closing both leaves no kernel memory behind."),
 ];
 
-/// Times over. What is lost each time is seen by growth of at least half as many: the count of a small cache is off by up to 128, the free
-/// objects of the slab that each CPU allocates from.
-const ROUNDS: usize = 300;
+/// Times over. What is lost each time is seen by growth of at least half as many, which other work of the kernel's does not come to three
+/// times in a row.
+const ROUNDS: usize = 100;
 /// Rounds before that, in which caches fill.
 const WARM_UP: usize = 10;
-/// Times that something has to grow, one after the other.
-const TIMES: usize = 3;
-/// How long what is on its way to be freed may take.
-const SETTLE: Duration = Duration::from_secs(2);
+/// Something has to grow so many times, one after the other. Each time what is on its way to be freed may take so long; most of what grows
+/// at first is kept for later use, and is not waited for.
+const PATIENCE: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+];
 
 /// Caches of what is freed in batches only: addresses of vmalloc, once 64 MiB of them wait. What is lost of vmalloc is lost pages, too.
 const IN_BATCHES: [&str; 1] = ["vmap_area"];
@@ -153,16 +156,15 @@ fn many_times(t: &mut Ctx, mut round: impl FnMut() -> TestResult) -> TestResult 
     for _ in 0..WARM_UP {
         round()?;
     }
-    let before = Use::look()?;
-    for cache in before.slab.keys() {
-        if cache.starts_with("kmalloc") {
-            slab::shrink(cache);
-        }
-    }
+    // A count that is too high here would hide growth: free objects of the slab that a CPU allocates from count as objects in use, up to
+    // 128 of a small cache.
+    slab::objects()?
+        .keys()
+        .for_each(|cache| slab::shrink(cache));
     let mut before = Use::look()?;
     let mut leaks: Option<Vec<Growth>> = None;
-    for _ in 0..TIMES {
-        let (after, growth) = grow(&before, &mut round)?;
+    for patience in PATIENCE {
+        let (after, growth) = grow(&before, &mut round, patience)?;
         before = after;
         // What grows once is kept for later use; what is lost grows each time.
         let is_old = |new: &Growth| {
@@ -171,6 +173,12 @@ fn many_times(t: &mut Ctx, mut round: impl FnMut() -> TestResult) -> TestResult 
                 .is_none_or(|old| old.iter().any(|old| old.what == new.what))
         };
         let again: Vec<_> = growth.into_iter().filter(is_old).collect();
+        for growth in &again {
+            t.note(format!(
+                "{}: {}, which counts if it comes again",
+                growth.what, growth.more
+            ));
+        }
         if again.is_empty() {
             return Ok(());
         }
@@ -186,14 +194,18 @@ fn many_times(t: &mut Ctx, mut round: impl FnMut() -> TestResult) -> TestResult 
 }
 
 /// What the kernel uses more of after a number of rounds.
-fn grow(before: &Use, round: &mut impl FnMut() -> TestResult) -> TestResult<(Use, Vec<Growth>)> {
+fn grow(
+    before: &Use,
+    round: &mut impl FnMut() -> TestResult,
+    patience: Duration,
+) -> TestResult<(Use, Vec<Growth>)> {
     for _ in 0..ROUNDS {
         round()?;
     }
     let least = (ROUNDS / 2) as i64;
     let mut after = Use::look()?;
     // What RCU and work queues are to free takes its time.
-    until(SETTLE, || {
+    until(patience, || {
         let growth = after.growth(before, least);
         growth
             .iter()
