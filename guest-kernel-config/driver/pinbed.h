@@ -39,6 +39,13 @@
 /* Events kept for readers, and buffers that the device has for them. */
 #define PINBED_EVENTS 64
 
+/*
+ * The kernel gave the driver less memory than a buffer or a registration has.
+ * That is for the subsystems to refuse, which do not use this error: who sees it
+ * knows that the driver alone stood in the way.
+ */
+#define PINBED_ESHORT EBADR
+
 /* Work that module exit waits for. */
 extern struct workqueue_struct *pinbed_wq;
 

@@ -36,8 +36,8 @@ static void pinbed_hold_free(struct pinbed_hold *hold)
 }
 
 /*
- * Number of segments that make up the first @length bytes, or -EINVAL if there
- * are fewer bytes.
+ * Number of segments that make up the first @length bytes, or
+ * -PINBED_ESHORT if there are fewer bytes.
  */
 static int pinbed_count_segments(struct sg_table *sgt, u64 length)
 {
@@ -53,7 +53,7 @@ static int pinbed_count_segments(struct sg_table *sgt, u64 length)
 			count++;
 		length -= piece;
 	}
-	return length ? -EINVAL : count;
+	return length ? -PINBED_ESHORT : count;
 }
 
 static void pinbed_fill_segments(struct pinbed_segment *segment,

@@ -81,9 +81,15 @@ static int pinbed_buf_init(struct vb2_buffer *vb)
 
 	/*
 	 * Where vb2 refuses a QBUF(USERPTR) for its length, it lets go of the
-	 * buffer's previous memory without buf_cleanup.
+	 * buffer's previous memory without buf_cleanup. What comes of that is not
+	 * this driver's doing, and shall not be taken for it.
 	 */
-	pinbed_buf_cleanup(vb);
+	if (pvb->planes[0]) {
+		dev_warn(ctx->node->dma,
+			 "buffer %u lost its memory without buf_cleanup\n",
+			 vb->index);
+		pinbed_buf_cleanup(vb);
+	}
 
 	for (i = 0; i < vb->num_planes; i++) {
 		struct pinbed_plane *plane = pinbed_plane_new(ctx, vb, i);
@@ -115,7 +121,7 @@ static int pinbed_buf_prepare(struct vb2_buffer *vb)
 
 	for (i = 0; i < vb->num_planes; i++)
 		if (vb2_plane_size(vb, i) < pinbed_plane_size(image, i))
-			return -EINVAL;
+			return -PINBED_ESHORT;
 	return 0;
 }
 

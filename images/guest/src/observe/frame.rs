@@ -2,17 +2,19 @@
 //! What a page frame is used for now: /proc/kpageflags and /proc/kpagecount (Documentation/admin-guide/mm/pagemap.rst), and who allocated it,
 //! where the kernel was booted with page_owner=on (Documentation/mm/page_owner.rst).
 
+use crate::harness::error::Error;
 use crate::observe::extent::{Extent, frames};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+const ZERO_PAGE: u32 = 24;
 /// Bits of /proc/kpageflags, in the order in which the first that is set tells what a page is.
 const KINDS: [(u32, &str); 9] = [
     (20, "no memory"),
     (19, "poisoned"),
     (10, "free"),
-    (24, "the zero page"),
+    (ZERO_PAGE, "the zero page"),
     (21, "merged by KSM"),
     (26, "a page table"),
     (7, "of a slab"),
@@ -44,6 +46,17 @@ pub fn difference(held: &[Extent], here: &[Extent]) -> String {
         ),
         _ => format!("the device holds {held:?}, the process has {here:?}"),
     }
+}
+
+/// How many of these frames are the page of zeros that all untouched memory shares.
+pub fn zero_pages(frames: impl IntoIterator<Item = u64>) -> Result<usize, Error> {
+    const FLAGS: &str = "/proc/kpageflags";
+    let mut count = 0;
+    for frame in frames {
+        let flags = word(FLAGS, frame).map_err(Error::io(format!("reading {FLAGS}")))?;
+        count += usize::from(flags >> ZERO_PAGE & 1 == 1);
+    }
+    Ok(count)
 }
 
 /// What a frame is, in words.

@@ -4,6 +4,7 @@
 use super::{cma, pagemap, zones};
 use crate::harness::error::Error;
 use pinbed_abi::report::{Region, RegionKind};
+use std::fs;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -40,6 +41,27 @@ pub fn places() -> Result<&'static [MovablePlace], Error> {
     Ok(PLACES.get_or_init(|| places))
 }
 
+/// Why not all such regions are among [`places`], if they are not: the kernel has CMA, and does not say where.
+pub fn blind() -> Result<Option<&'static str>, Error> {
+    const WHERE: &str = "/proc/meminfo";
+    static BLIND: OnceLock<bool> = OnceLock::new();
+    let blind = match BLIND.get() {
+        Some(blind) => *blind,
+        None => {
+            let text = fs::read_to_string(WHERE).map_err(Error::io(format!("reading {WHERE}")))?;
+            let has_cma = has_cma(&text);
+            *BLIND.get_or_init(|| has_cma && cma::regions().is_err())
+        }
+    };
+    Ok(blind.then_some("the kernel has CMA and does not show where (CONFIG_CMA_DEBUGFS)"))
+}
+
+/// Of /proc/meminfo.
+fn has_cma(text: &str) -> bool {
+    let total = text.lines().find_map(|line| line.strip_prefix("CmaTotal:"));
+    total.is_some_and(|total| total.trim() != "0 kB")
+}
+
 /// How many of the pages at an address are in such a region now; one that is not present is in none.
 pub fn count_in(address: usize, length: usize) -> Result<usize, Error> {
     let places = places()?;
@@ -72,4 +94,16 @@ pub fn regions() -> Vec<Region> {
         .iter()
         .map(|cma| region(cma.name.clone(), RegionKind::Cma, &cma.frames));
     zones.chain(cma).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_memory_in_cma_has_none() {
+        assert!(has_cma("MemTotal: 5 kB\nCmaTotal:          65536 kB\n"));
+        assert!(!has_cma("MemTotal: 5 kB\nCmaTotal:              0 kB\n"));
+        assert!(!has_cma("MemTotal: 5 kB\n"));
+    }
 }

@@ -9,6 +9,7 @@ use crate::observe::device::{Device, direction_name};
 use crate::observe::extent::{Extent, PAGE, frames, merged};
 use crate::observe::frame;
 use crate::observe::movable;
+use crate::observe::pagemap;
 use crate::video::image::Image;
 use crate::video::v4l2::{self, FLAG_ERROR, Memop, Memory, Node, Queue};
 use nix::errno::Errno;
@@ -247,11 +248,20 @@ impl M2m {
         let name = label(queue as u32, index);
         t.sight(&name, Moment::Held, frames(&held));
         match area.extents()? {
-            None => Ok(()),
+            None => {
+                t.blind(format!(
+                    "the process's mapping of {what} shows no page frames"
+                ));
+                Ok(())
+            }
             Some(Err(address)) => {
+                let swapped = pagemap::entries(address, 1)?[0].swapped();
                 t.find(
                     Eye::Placement,
-                    format!("{what}: no page is present at {address:#x} while the kernel holds it"),
+                    match swapped {
+                        true => format!("{what}: the page at {address:#x} is swapped out while the kernel holds it"),
+                        false => format!("{what}: no page is present at {address:#x} while the kernel holds it"),
+                    },
                 );
                 Ok(())
             }
@@ -461,6 +471,9 @@ pub fn judge_job(t: &mut Ctx, what: &str, done: &Done, expected: &[u8]) {
 
 /// No frame lies where the kernel should have moved it out of.
 pub fn judge_places(t: &mut Ctx, what: &str, held: &[Extent]) -> TestResult {
+    if let Some(why) = movable::blind()? {
+        t.blind(why);
+    }
     for place in movable::places()? {
         let inside: Vec<_> = frames(held)
             .filter(|frame| place.frames.contains(frame))

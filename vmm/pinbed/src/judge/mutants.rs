@@ -57,8 +57,8 @@ pub struct Mutant {
     pub name: String,
     /// What the kernel does wrong.
     pub defect: String,
-    /// Text of a finding that names the cause, with * for any text; none until somebody has said which.
-    pub cause: Option<String>,
+    /// Texts of findings that name the cause, with * for any text.
+    pub causes: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +90,7 @@ pub fn read(directory: &Path, patch: &str) -> Result<Vec<Mutant>, Error> {
         if !named.insert(mutant.name.as_str()) {
             return Err(nonsense(format!("it names {} twice", mutant.name)));
         }
-        if let Some(cause) = &mutant.cause {
+        for cause in &mutant.causes {
             Pattern::new(cause)
                 .map_err(|why| nonsense(format!("the cause of {}: {why}", mutant.name)))?;
         }
@@ -131,11 +131,9 @@ pub fn choose(all: Vec<Mutant>, names: &[String]) -> Result<Vec<Mutant>, Error> 
 impl Mutant {
     /// The first of these findings that names the cause.
     pub fn names_cause<'a>(&self, findings: &[&'a Finding]) -> Option<&'a Finding> {
-        let cause = Pattern::new(self.cause.as_deref()?).ok()?;
-        findings
-            .iter()
-            .copied()
-            .find(|finding| cause.matches(&finding.text))
+        let causes: Vec<_> = self.causes.iter().flat_map(|it| Pattern::new(it)).collect();
+        let names = |finding: &&Finding| causes.iter().any(|cause| cause.matches(&finding.text));
+        findings.iter().copied().find(names)
     }
 }
 
@@ -156,7 +154,7 @@ mod tests {
     use super::*;
     use pinbed_abi::report::Eye;
 
-    const ONE: &str = "[[mutant]]\nname = \"one\"\ndefect = \"d\"\ncause = \"* pins left\"\n";
+    const ONE: &str = "[[mutant]]\nname = \"one\"\ndefect = \"d\"\ncauses = [\"* pins left\"]\n";
 
     fn directory(list: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();

@@ -168,11 +168,22 @@ fn page_that_cannot_leave_cma_is_refused(t: &mut Ctx) -> TestResult {
     let (src, region) = in_cma(t)?;
     m2m.request(Output, Memory::Userptr, 1)?;
     let pipe = hold_in_pipe(&src)?;
+    let before = frames(&extents(&src)?).next();
     let what = "QBUF of a page in CMA that a pipe holds";
     let buffer = describe(Output, 0, &src);
     let refused = refuse_by(t, &m2m, what, &[Errno::ENOMEM], || m2m.node.enqueue(buffer))?;
     if !refused {
-        // It is queued, and is not to be queued again.
+        // It is queued, and is not to be queued again. The process has what the device has.
+        let after = frames(&extents(&src)?).next();
+        t.find(
+            Eye::Placement,
+            match after == before {
+                true => "a page that a pipe holds is pinned where it is, in CMA".into(),
+                false => format!(
+                    "a page that a pipe holds was moved from frame {before:x?} to {after:x?}"
+                ),
+            },
+        );
         return Ok(());
     }
     drop(pipe);

@@ -25,7 +25,8 @@ use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::module;
 use pinbed_guest::observe::device::Device;
-use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::extent::{PAGE, frames, merged};
+use pinbed_guest::observe::frame;
 use pinbed_guest::tee::client::{
     CAP_GP, CAP_MEMREF_NULL, CAP_REG_MEM, NO_PARAMS, NONE, PARAM_META, Session, Tee, VALUE_OUT,
     null, value, value_in,
@@ -497,6 +498,17 @@ fn cma_is_whole_while_memory_is_registered(t: &mut Ctx) -> TestResult {
 fn locked_memory_limit_holds(t: &mut Ctx) -> TestResult {
     let tee = Tee::open()?;
     let memory = Mapping::anon(16 * LIMIT)?;
+    // Nobody has touched it: an application that writes must not write what all processes share.
+    let untouched = tee.register(memory.address(), LIMIT / 2);
+    let untouched = untouched.map_err(Error::call("registering untouched memory"))?;
+    let held = merged(only_held(&Device::open()?)?.segments);
+    t.equal(
+        Eye::Placement,
+        "pages of registered memory that are the kernel's zero page",
+        frame::zero_pages(frames(&held))?,
+        0,
+    );
+    drop(untouched);
     limit_locked_memory(LIMIT)?;
     become_nobody()?;
     let small = tee.register(memory.address(), LIMIT / 2);

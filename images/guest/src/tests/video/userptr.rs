@@ -17,6 +17,7 @@ use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::bar;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::frame;
 use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
 use pinbed_guest::video::image::Image;
@@ -132,6 +133,12 @@ fn untouched_memory_reads_as_zeros(t: &mut Ctx) -> TestResult {
     let mut dst = m2m.own(Capture)?;
     dst.fill(t)?;
     m2m.queue(t, Output, 0, &src)?;
+    t.equal(
+        Eye::Placement,
+        "pages of the buffer that are the kernel's zero page",
+        frame::zero_pages(src.frames()?)?,
+        0,
+    );
     m2m.queue(t, Capture, 0, &dst)?;
     m2m.stream_on()?;
     let zeros = vec![0; FRAME.size()];
@@ -273,6 +280,12 @@ fn refused_requeue_unpins_nothing_that_is_held(t: &mut Ctx) -> TestResult {
     src.fill(t)?;
     let unpinned = vmstat::pinned_pages()?;
     m2m.queue(t, Output, 0, &src)?;
+    t.equal(
+        Eye::Aftermath,
+        "pinned pages after QBUF",
+        vmstat::pinned_pages()? - unpinned,
+        (src.mapping.len() / PAGE) as i64,
+    );
     // Back from the queue, and still pinned and held.
     m2m.stream_off()?;
     let mut short = describe(Output, 0, &src);
