@@ -19,10 +19,10 @@ const QUESTIONS: [(&str, &str); 3] = [
     ("_is_limited_for_the_user", "and a user"),
 ];
 /// Who needs more than the kernels' ordinary configuration (the fragment pinners), and the kernel of Debian's that a green run of them was on.
-const ELSEWHERE: [&str; 2] = ["xdp", "vfio"];
+const ELSEWHERE: [&str; 3] = ["xdp", "rdma", "vfio"];
 const DEBIAN: (&str, &str) = ("6.12", "deb:trixie");
 /// Who needs it and was not driven yet.
-const NOWHERE: [&str; 2] = ["iommufd", "rdma"];
+const NOWHERE: [&str; 1] = ["iommufd"];
 /// The tests that written pages are marked dirty, by who takes pages.
 const DIRTY: [(&str, &str); 5] = [
     ("vb2_sg", "dirty::sg_"),
@@ -44,6 +44,8 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         .iter()
         .map(|name| (name.as_str(), baselines.of(name)))
         .collect();
+    let environment = ["iommu".to_owned()];
+    let there = baselines.parts(DEBIAN.0, &environment);
     // On which kernels all of these tests pass.
     let passes = |on: Option<&str>, is_asked: &dyn Fn(&str) -> bool| {
         let asked: Vec<_> = tests.iter().filter(|test| is_asked(&test.name)).collect();
@@ -54,7 +56,12 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         let good: Vec<_> = known
             .iter()
             .filter(|(name, _)| on.is_none_or(|on| on == *name))
-            .filter(|(_, baseline)| !asked.iter().any(|test| fails(baseline, test)))
+            .filter(|(_, baseline)| {
+                !asked.iter().any(|test| {
+                    fails(baseline, test)
+                        || on.is_some() && there.iter().any(|(_, it)| fails(it, test))
+                })
+            })
             .map(|(name, _)| *name)
             .collect();
         match good.len() {
@@ -105,10 +112,10 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          A cell names the kernels on which it is so. A pin of this kind has to say FOLL_LONGTERM, so that pages leave CMA and ZONE_MOVABLE \
          first, and has to count against RLIMIT_MEMLOCK: of the user, since a process can fork, or pass the descriptor on and exit.\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
-         Two more on {}, Debian's {}, which has them as modules; `--env iommu` puts an IOMMU and a PCI device for VFIO into the machine:\n\n\
+         Three more on {}, Debian's {}, which has them as modules; `--env iommu` puts an IOMMU and a PCI device for VFIO into the machine:\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{elsewhere}\n\
-         gup_test is the kernel's own test of pins, which only root can use. IOMMU_IOAS_MAP of iommufd and REG_MR of RDMA have tests, too, the former \
-         with CONFIG_IOMMUFD_TEST; they were not run to their end yet.\n\n\
+         gup_test is the kernel's own test of pins, which only root can use. IOMMU_IOAS_MAP of iommufd has tests, too, which want \
+         CONFIG_IOMMUFD_TEST; they were not run yet.\n\n\
          ## Beside each other\n\n\
          Two long pins race for a page in CMA (`pinners::long_pins_race_for_a_page_in_cma`); all of CMA is allocated while O_DIRECT pins pages in it for \
          moments (`pinners::short_pins_leave_cma_to_be_allocated`); memory goes offline when a page of it is let go, and not before \
