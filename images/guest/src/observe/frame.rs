@@ -94,10 +94,14 @@ fn kind(flags: u64) -> &'static str {
 
 /// Who allocated a frame.
 fn owner(frame: u64) -> Option<String> {
-    let mut bytes = vec![0; RECORD];
-    // Its offset is a frame: that of the first record that is wanted.
-    let length = File::open(OWNERS).ok()?.read_at(&mut bytes, frame).ok()?;
-    allocated(frame, &String::from_utf8_lossy(&bytes[..length]))
+    let file = File::open(OWNERS).ok()?;
+    // Its offset is a frame, that of the first record that is wanted; on 5.10 it is counted
+    // from the first frame of memory, which is 1.
+    [frame, frame.saturating_sub(1)].into_iter().find_map(|at| {
+        let mut bytes = vec![0; RECORD];
+        let length = file.read_at(&mut bytes, at).ok()?;
+        allocated(frame, &String::from_utf8_lossy(&bytes[..length]))
+    })
 }
 
 /// From a record such as "Page allocated via order 0, mask ..., pid 44, tgid 44 (init), ts ... ns\nPFN 0x1234 type ...\n stack...".
@@ -109,12 +113,14 @@ fn allocated(frame: u64, record: &str) -> Option<String> {
         Some(hex) => u64::from_str_radix(hex, 16) == Ok(frame),
         None => number.parse() == Ok(frame),
     };
-    let by = who.split(", ").find_map(|part| part.strip_prefix("pid "))?;
+    // 5.10 does not say it.
+    let by = who.split(", ").find_map(|part| part.strip_prefix("pid "));
+    let by = by.map_or(String::new(), |pid| format!(" by process {pid}"));
     let stack: Vec<_> = lines
         .take_while(|line| line.starts_with(' '))
         .filter_map(|line| line.trim().split(['+', ' ']).next())
         .collect();
-    is_its.then(|| format!("allocated by process {by}: {}", stack.join(" < ")))
+    is_its.then(|| format!("allocated{by}: {}", stack.join(" < ")))
 }
 
 #[cfg(test)]
@@ -156,6 +162,11 @@ mod tests {
         assert_eq!(
             allocated(0x333c, record).unwrap(),
             "allocated by process 44: post_alloc_hook < get_page_from_freelist"
+        );
+        let of_5_10 = "Page allocated via order 0, mask 0x0()\nPFN 16 type Unmovable Block 0\n register_early_stack+0x38/0x50\n\n";
+        assert_eq!(
+            allocated(16, of_5_10).unwrap(),
+            "allocated: register_early_stack"
         );
         assert_eq!(
             allocated(0x333d, record),
