@@ -35,7 +35,10 @@ pub fn all() -> Result<Vec<Block>, Error> {
             let path = entry.path();
             let first = match hexadecimal(&path.join("phys_index")) {
                 // It has left the machine just now.
-                Err(Error::Call { errno, .. }) if errno == Errno::ENOENT => continue,
+                Err(Error::Call {
+                    errno: Errno::ENOENT,
+                    ..
+                }) => continue,
                 index => index? * size,
             };
             blocks.push(Block {
