@@ -5,11 +5,16 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+
+/// How long a process may take to end after SIGKILL. One that waits in the host's kernel for something that does not come never does.
+const DEATH: Duration = Duration::from_secs(5);
 
 /// A child that is killed when this is dropped, and when the thread that started it dies.
 #[derive(Debug)]
@@ -74,7 +79,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         // Either fails only if the child has been reaped, which is what they are for.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let begin = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if begin.elapsed() > DEATH {
+                let pid = self.child.id();
+                say!(
+                    "pinbed: process {pid} has not ended {} s after SIGKILL, and is left behind: it waits in the host's kernel, or a debugger has it",
+                    DEATH.as_secs()
+                );
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -85,5 +101,41 @@ pub fn wait_without_reaping(pid: Pid) -> nix::Result<()> {
             Err(Errno::EINTR) => {}
             other => return other.map(drop),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// As a process that waits in the kernel does, one whose tracer does not let it go stays after SIGKILL.
+    #[test]
+    fn a_process_that_stays_after_sigkill_is_left_behind() {
+        let child = Process::spawn(Command::new("sleep").arg("60"), vec![]).unwrap();
+        let traced = child.pid().as_raw();
+        let (mut hear, tell) = io::pipe().unwrap();
+        // A process of its own: a tracer among our threads would let us reap.
+        // SAFETY: after the fork the child only makes system calls.
+        let tracer = match unsafe { libc::fork() } {
+            // SAFETY: as above; the pointer is to an array of as many bytes as are written.
+            0 => unsafe {
+                let seized = libc::ptrace(libc::PTRACE_SEIZE, traced, 0, 0) == 0;
+                libc::write(tell.as_raw_fd(), [u8::from(seized)].as_ptr().cast(), 1);
+                libc::sleep(60);
+                libc::_exit(0)
+            },
+            tracer => Pid::from_raw(tracer),
+        };
+        assert!(tracer.as_raw() > 0);
+        let mut seized = [0];
+        hear.read_exact(&mut seized).unwrap();
+        let begin = Instant::now();
+        drop(child);
+        let took = begin.elapsed();
+        nix::sys::signal::kill(tracer, Signal::SIGKILL).unwrap();
+        nix::sys::wait::waitpid(tracer, None).unwrap();
+        assert_eq!(seized, [1], "the host lets nobody trace");
+        assert!((DEATH..2 * DEATH).contains(&took), "{took:?}");
     }
 }
