@@ -115,8 +115,8 @@ struct Case {
     skip: Option<String>,
     /// Parts of kernel log lines that the test causes itself.
     expected: Vec<String>,
-    /// What it asked the host for, not passed on yet; see [`Message::Hotplug`].
-    asked: Vec<(Part, bool)>,
+    /// What it asks the host for, not passed on yet.
+    asked: Vec<Message>,
     /// What it asked the host to take away.
     unplugged: BTreeSet<Part>,
     finished: bool,
@@ -163,7 +163,14 @@ impl Case {
             Ok(Progress::Finding(finding)) => self.findings.push(finding),
             Ok(Progress::Sighting(sighting)) => self.sightings.push(sighting),
             Ok(Progress::Expected(text)) => self.expected.push(text),
-            Ok(Progress::Hotplug { part, plugged }) => self.asked.push((part, plugged)),
+            Ok(Progress::Hotplug { part, plugged }) => {
+                match plugged {
+                    true => self.unplugged.remove(&part),
+                    false => self.unplugged.insert(part),
+                };
+                self.asked.push(Message::Hotplug { part, plugged });
+            }
+            Ok(Progress::Freeze { mailbox }) => self.asked.push(Message::Freeze { mailbox }),
             Ok(Progress::Skip(reason)) => self.skip = Some(reason),
             Ok(Progress::Finished) => self.finished = true,
             Err(error) => self.harness(format!(
@@ -174,12 +181,8 @@ impl Case {
 
     /// Passes on what the test asks of the host.
     fn ask(&mut self, port: &mut Port) {
-        for (part, plugged) in self.asked.drain(..) {
-            match plugged {
-                true => self.unplugged.remove(&part),
-                false => self.unplugged.insert(part),
-            };
-            port.send(&Message::Hotplug { part, plugged });
+        for message in self.asked.drain(..) {
+            port.send(&message);
         }
     }
 

@@ -86,11 +86,13 @@ pub struct Errand {
 impl Errand {
     /// The errand as one line, with its newline.
     pub fn to_line(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self).map(|mut line| {
-            line.push('\n');
-            line
-        })
+        line_of(self)
     }
+}
+
+/// A line of JSON, with its newline.
+fn line_of(value: &impl Serialize) -> Result<String, serde_json::Error> {
+    serde_json::to_string(value).map(|line| line + "\n")
 }
 
 impl Plan {
@@ -359,6 +361,11 @@ pub enum Message {
     },
     /// By the guest's clock a limit is over. The host answers with a [`Delay`].
     Late,
+    /// The test that runs asks to have guest memory compared; see [`crate::frozen`].
+    Freeze {
+        /// Physical address of the [`crate::frozen::Mailbox`].
+        mailbox: u64,
+    },
     /// A test ended.
     End {
         /// Its name.
@@ -382,10 +389,7 @@ pub enum Message {
 impl Message {
     /// The message as one line, with its newline.
     pub fn to_line(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self).map(|mut line| {
-            line.push('\n');
-            line
-        })
+        line_of(self)
     }
 
     /// Parses a line, with or without its newline.

@@ -32,6 +32,11 @@ pub enum Progress {
         /// Whether it is to be there.
         plugged: bool,
     },
+    /// The host is asked to compare guest memory while the guest stands still; see [`pinbed_abi::frozen`].
+    Freeze {
+        /// Physical address of the mailbox.
+        mailbox: u64,
+    },
     /// Last: the guest lacks something.
     Skip(String),
     /// Last: the test looked at all it wanted to see.
@@ -59,6 +64,9 @@ impl fmt::Display for Progress {
                 part,
                 plugged: false,
             } => write!(f, "asks the host to take the {part} away"),
+            Self::Freeze { mailbox } => {
+                write!(f, "asks the host to compare memory, by {mailbox:#x}")
+            }
             Self::Skip(reason) => write!(f, "skipped: {reason}"),
             Self::Finished => write!(f, "ends; what it leaves behind is not judged here"),
         }

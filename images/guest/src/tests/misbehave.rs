@@ -43,8 +43,8 @@ macro_rules! each {
 
 #[rustfmt::skip]
 pub const TESTS: [&[Test]; 5] = [
-    &each!(lost, "lost_completion_gives_the_device_up",
-        "a job that is never answered ends with an error when timeout_s is over, and the device works when it is bound again."),
+    &[test("fault::lost_completions_give_the_device_up", lost, INJECT,
+        "Jobs of the dma-sg, dma-contig and vmalloc nodes that are never answered end with an error when timeout_s is over, and the device works when it is bound again.")],
     &each!(twice, "second_completion_gives_the_device_up",
         "a job that is answered twice breaks the ring: requests end with ENODEV, and the device works when it is bound again."),
     &each!(short, "short_transfer_is_an_error",
@@ -79,19 +79,23 @@ fn start(t: &mut Ctx, m2m: &M2m, src: &mut Area, dst: &mut Area) -> TestResult {
     m2m.stream_on()
 }
 
-/// The device is given up: DQBUF ends with an error, all else with ENODEV, and a new binding works.
-fn given_up(t: &mut Ctx, m2m: M2m, areas: (Area, Area)) -> TestResult {
-    fcntl(&m2m.node, FcntlArg::F_SETFL(OFlag::O_RDWR)).map_err(Error::call("F_SETFL"))?;
-    // The job may have ended before the device broke down.
-    for queue in [Output, Capture] {
-        match m2m.node.dequeue(queue, Memory::Mmap) {
-            Ok(buffer) => t.note(format!("{queue:?}: flags {:#x}", buffer.flags & FLAG_ERROR)),
-            Err(errno) => {
-                t.check(
+/// The device is given up: DQBUF ends with an error, all else with ENODEV, and a new binding works. `answered` if the jobs may have
+/// ended before that.
+fn given_up(t: &mut Ctx, stages: Vec<(M2m, Area, Area)>, answered: bool) -> TestResult {
+    for (m2m, ..) in &stages {
+        fcntl(&m2m.node, FcntlArg::F_SETFL(OFlag::O_RDWR)).map_err(Error::call("F_SETFL"))?;
+        for queue in [Output, Capture] {
+            match m2m.node.dequeue(queue, Memory::Mmap) {
+                Ok(buffer) => t.check(
+                    Eye::Cpu,
+                    answered || buffer.flags & FLAG_ERROR != 0,
+                    || format!("{queue:?} comes back without V4L2_BUF_FLAG_ERROR"),
+                ),
+                Err(errno) => t.check(
                     Eye::Cpu,
                     [Errno::EIO, Errno::ENODEV].contains(&errno),
                     || format!("DQBUF of {queue:?} ends with {errno:?}, expected EIO or ENODEV"),
-                );
+                ),
             }
         }
     }
@@ -99,8 +103,10 @@ fn given_up(t: &mut Ctx, m2m: M2m, areas: (Area, Area)) -> TestResult {
     let given_up =
         pinbed_guest::harness::patience::until(pinbed_guest::harness::patience::LIMIT, gone)?;
     t.check(Eye::Cpu, given_up, || "the device is not given up".into());
-    no_device(t, "a request", errno(m2m.device.status()).map(drop));
-    drop((m2m, areas));
+    for (m2m, ..) in &stages {
+        no_device(t, "a request", errno(m2m.device.status()).map(drop));
+    }
+    drop(stages);
     module::restore()?;
     works(t)
 }
@@ -108,13 +114,16 @@ fn given_up(t: &mut Ctx, m2m: M2m, areas: (Area, Area)) -> TestResult {
 /// What the driver says when it gives a device up.
 const GIVEN_UP: &str = "given up until it is bound again";
 
-fn lost(t: &mut Ctx, memop: Memop) -> TestResult {
+fn lost(t: &mut Ctx) -> TestResult {
     t.expect_log(GIVEN_UP);
-    let _timeout = module::parameter("timeout_s", "2")?;
-    let (m2m, mut src, mut dst) = stage(memop)?;
-    m2m.device.inject(wire::INJECT_LOSE, 1, 0)?;
-    start(t, &m2m, &mut src, &mut dst)?;
-    given_up(t, m2m, (src, dst))
+    let _timeout = module::parameter("timeout_s", "1")?;
+    let memops = [Memop::DmaSg, Memop::DmaContig, Memop::Vmalloc];
+    let mut stages = memops.map(stage).into_iter().collect::<TestResult<Vec<_>>>()?;
+    for (m2m, src, dst) in &mut stages {
+        m2m.device.inject(wire::INJECT_LOSE, 1, 0)?;
+        start(t, m2m, src, dst)?;
+    }
+    given_up(t, stages, false)
 }
 
 fn twice(t: &mut Ctx, memop: Memop) -> TestResult {
@@ -124,7 +133,7 @@ fn twice(t: &mut Ctx, memop: Memop) -> TestResult {
     let (m2m, mut src, mut dst) = stage(memop)?;
     m2m.device.inject(wire::INJECT_TWICE, 1, 0)?;
     start(t, &m2m, &mut src, &mut dst)?;
-    given_up(t, m2m, (src, dst))
+    given_up(t, vec![(m2m, src, dst)], true)
 }
 
 /// Both buffers come back with an error, and the next job is a good one.

@@ -15,6 +15,7 @@ use pinbed_abi::report::{Delay, Message, Part};
 
 use crate::interrupt;
 use crate::machine::events::{self, Happening};
+use crate::machine::frozen;
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::saved;
 use crate::machine::slot::{Dimm, Slot};
@@ -258,6 +259,8 @@ impl Boot<'_> {
                 .to_line()
                 .map_err(io::Error::other)
                 .and_then(|line| self.port.write_all(line.as_bytes()));
+            } else if let Event::Report(Message::Freeze { mailbox }) = event {
+                frozen::compare(vm.qemu.pid(), vm.device.pid(), &vm.memory, mailbox);
             } else if let Event::Report(mut message) = event {
                 if let Message::Start { .. } = message {
                     self.before_test = self.console.len();

@@ -5,6 +5,7 @@ pub mod accel;
 pub mod boot;
 pub mod environments;
 pub mod events;
+mod frozen;
 pub mod initramfs;
 pub mod memory;
 pub mod person;

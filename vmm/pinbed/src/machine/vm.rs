@@ -202,6 +202,8 @@ pub struct Vm {
     pub qemu: Process,
     /// The device process.
     pub device: Process,
+    /// The guest's memory.
+    pub memory: Memory,
 }
 
 /// Starts the device process and QEMU; `qemu` is the command without arguments of ours.
@@ -235,6 +237,7 @@ pub fn start(machine: &Machine, qemu: Command, files: &Files) -> Result<(Vm, Sou
     let vm = Vm {
         qemu: started.qemu,
         device,
+        memory: started.memory,
     };
     Ok((vm, sources))
 }

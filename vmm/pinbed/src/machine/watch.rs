@@ -331,7 +331,7 @@ impl Watch {
                 (Phase::Between, self.limits.between)
             }
             // It takes no more time for that.
-            (Phase::Testing(_), Message::Hotplug { .. }) => return None,
+            (Phase::Testing(_), Message::Hotplug { .. } | Message::Freeze { .. }) => return None,
             (Phase::Testing(_) | Phase::Between, Message::Late) => return None,
             (Phase::Between, Message::Done) => (Phase::Finished, self.limits.power_off),
             (_, message) => {
@@ -477,6 +477,7 @@ fn kind(message: &Message) -> String {
         Message::End { name, .. } => format!("the end of {name}"),
         Message::Hotplug { .. } => "a wish for another machine".to_owned(),
         Message::Late => "that a limit is over".to_owned(),
+        Message::Freeze { .. } => "a wish to be frozen".to_owned(),
         Message::Done => "Done".to_owned(),
     }
 }

@@ -346,6 +346,7 @@ impl<'a> Session<'a> {
             Message::Ready
             | Message::Hotplug { .. }
             | Message::Late
+            | Message::Freeze { .. }
             | Message::End { .. }
             | Message::Done
             | Message::Broken { .. } => {}

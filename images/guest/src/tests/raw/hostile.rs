@@ -2,6 +2,7 @@
 //! A guest that attacks the device: rings and requests that no driver would send. Each is refused or leads to a device that needs a
 //! reset; nothing is written that is not attached, and who else uses the device notices nothing.
 
+use super::frozen;
 use super::stage::{
     ANSWER, Driver, EVENT_IDX, Hand, Lanes, NO_ANSWER, OFFERED, REQUEST, Stage, attach, negotiate,
     region, reset, status_in,
@@ -42,6 +43,10 @@ const fn hostile(
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
+    hostile("raw_hostile::nothing_is_written_but_what_was_given", nothing_is_written_but_what_was_given, THREAT,
+        "Malformed chains, jobs at and past the edges of a buffer, ATTACHs of anything and random requests, on all queues at once, change no byte of all guest memory but used rings, room for answers and the buffer."),
+    hostile("raw_hostile::one_byte_written_elsewhere_is_seen", one_byte_written_elsewhere_is_seen, THREAT,
+        "Where the device is told to write one byte beside its buffer, the comparison of all guest memory finds that byte and no other."),
     hostile("raw_hostile::malformed_chains_come_back_empty", malformed_chains_come_back_empty, QUEUES_RULE,
         "Chains that loop, leave the table, are too long, have directions mixed, or name what is no memory are given back with used length 0, on every queue."),
     hostile("raw_hostile::index_jumps_stop_one_queue", index_jumps_stop_one_queue, THREAT,
@@ -59,9 +64,9 @@ pub const TESTS: &[Test] = &[
     hostile("raw_hostile::handles_cannot_be_guessed_into_use", handles_cannot_be_guessed_into_use, THREAT,
         "Handles that were freed, never given, or are near one that is attached are no buffers."),
     hostile("raw_hostile::attaching_without_end_meets_the_limit", attaching_without_end_meets_the_limit, THREAT,
-        "A quarter of a million ATTACHs are answered OK up to the limit and STATUS_LIMIT from there on."),
+        "50,000 ATTACHs are answered OK up to the limit and STATUS_LIMIT from there on."),
     hostile("raw_hostile::floods_of_notifications_are_survived", floods_of_notifications_are_survived, THREAT,
-        "50,000 notifications of each queue, with and without chains in it, keep no queue from being served."),
+        "10,000 notifications of each queue, with and without chains in it, keep no queue from being served."),
     hostile("raw_hostile::jobs_reach_nothing_that_is_not_attached", jobs_reach_nothing_that_is_not_attached, THREAT,
         "Jobs with ranges around, past and far beyond a buffer write no byte outside of it."),
     hostile("raw_hostile::sessions_of_others_are_out_of_reach", sessions_of_others_are_out_of_reach, THREAT,
@@ -70,14 +75,13 @@ pub const TESTS: &[Test] = &[
         "Writes all over the configuration space while requests are served change neither."),
 ];
 
-/// Memory that nobody gave to the device: as much as can be filled and compared in a moment under emulation. The device's own tests
-/// compare all of a smaller machine's.
+/// Memory that nobody gave to the device, for the test whose guest cannot stand still: all others have all memory compared (`frozen`).
 struct Canary {
     memory: Mapping,
 }
 
 impl Canary {
-    const LENGTH: usize = 64 << 20;
+    const LENGTH: usize = 8 << 20;
 
     fn new() -> TestResult<Self> {
         let memory = Mapping::anon(Self::LENGTH)?;
@@ -107,10 +111,6 @@ impl Canary {
                 length / PAGE
             )
         });
-        t.note(format!(
-            "{} MiB of memory that is not attached were compared",
-            length >> 20
-        ));
     }
 }
 
@@ -202,9 +202,9 @@ const NOWHERE: [u64; 6] = [
 
 type Piece = (u64, u32, u16);
 
-/// Chains that are wrong, as descriptors from 0 on; and what is wrong with them. `from` is a request, `to` room for an answer,
-/// `table` a place for an indirect table.
-fn malformed(from: u64, to: u64, table: &Region) -> Vec<(String, Vec<Descriptor>)> {
+/// Chains that are wrong in a queue of this size, as descriptors from 0 on; and what is wrong with them. `from` is a request, `to` room
+/// for an answer, `table` a place for indirect tables.
+fn malformed(from: u64, to: u64, table: &Region, size: u16) -> Vec<(String, Vec<Descriptor>)> {
     let piece = |address, length, flags, next| Descriptor {
         address,
         length,
@@ -232,7 +232,7 @@ fn malformed(from: u64, to: u64, table: &Region) -> Vec<(String, Vec<Descriptor>
         ),
         (
             "a successor out of range".into(),
-            vec![piece(from, 16, F_NEXT, SIZE)],
+            vec![piece(from, 16, F_NEXT, size)],
         ),
         (
             "a successor of 65535".into(),
@@ -347,7 +347,6 @@ fn malformed(from: u64, to: u64, table: &Region) -> Vec<(String, Vec<Descriptor>
 
 fn malformed_chains_come_back_empty(t: &mut Ctx) -> TestResult {
     let stage = Stage::take()?;
-    let canary = Canary::new()?;
     let table = region(4 * PAGE)?;
     for features in [OFFERED, OFFERED & !EVENT_IDX] {
         let mut hand = stage.hand(features, SIZE, 8)?;
@@ -358,7 +357,7 @@ fn malformed_chains_come_back_empty(t: &mut Ctx) -> TestResult {
                 hand.requests.physical(at),
                 hand.requests.physical(at + ANSWER),
             );
-            for (what, descriptors) in malformed(from, to, &table) {
+            for (what, descriptors) in malformed(from, to, &table, SIZE) {
                 // A room that stays untouched shows that nothing was carried out.
                 hand.requests.write(at, header(wire::OP_STATUS).as_bytes());
                 hand.requests.write(at + ANSWER, &[0xee; 256]);
@@ -380,13 +379,180 @@ fn malformed_chains_come_back_empty(t: &mut Ctx) -> TestResult {
         }
         victim.judge(t, &mut hand, "malformed chains")?;
     }
-    canary.judge(t);
+    Ok(())
+}
+
+/// Chains for one queue that the device is not told of yet. Each has a place for its request and room for its answer.
+struct Batch {
+    queue: u32,
+    requests: Region,
+    rooms: Region,
+    /// The next chain's first descriptor.
+    descriptor: u16,
+    chains: usize,
+}
+
+impl Batch {
+    /// Bytes of each place.
+    const REQUEST: usize = 512;
+    const ROOM: usize = 1024;
+
+    fn new(queue: u32, chains: usize) -> TestResult<Self> {
+        Ok(Self {
+            queue,
+            requests: region(chains * Self::REQUEST)?,
+            rooms: region(chains * Self::ROOM)?,
+            descriptor: 0,
+            chains: 0,
+        })
+    }
+
+    /// Where answers go: physical address and bytes.
+    fn rooms(&self) -> (u64, u64) {
+        (self.rooms.physical(0), self.rooms.len() as u64)
+    }
+
+    /// A chain as it should be.
+    fn request(&mut self, hand: &mut Hand, request: &[u8]) {
+        self.requests.write(self.chains * Self::REQUEST, request);
+        let from = self.requests.physical(self.chains * Self::REQUEST);
+        let to = self.rooms.physical(self.chains * Self::ROOM);
+        let ring = hand.ring(self.queue);
+        let pieces = [
+            (from, request.len() as u32, 0),
+            (to, Self::ROOM as u32, F_WRITE),
+        ];
+        ring.chain(self.descriptor, &pieces);
+        ring.offer(self.descriptor);
+        self.descriptor += 2;
+        self.chains += 1;
+    }
+
+    /// A chain of these descriptors, as if they were the table's first.
+    fn chain(&mut self, hand: &mut Hand, descriptors: &[Descriptor]) {
+        let (ring, length) = (hand.ring(self.queue), descriptors.len() as u16);
+        for (at, descriptor) in (self.descriptor..).zip(descriptors) {
+            let next = match descriptor.next < length {
+                true => descriptor.next + self.descriptor,
+                false => descriptor.next,
+            };
+            ring.describe(
+                at,
+                Descriptor {
+                    next,
+                    ..*descriptor
+                },
+            );
+        }
+        ring.offer(self.descriptor);
+        self.descriptor += length;
+        self.chains += 1;
+    }
+}
+
+fn nothing_is_written_but_what_was_given(t: &mut Ctx) -> TestResult {
+    /// Random requests for each queue.
+    const RANDOM: usize = 100;
+    const CHAINS: usize = 300;
+    const DEEP: u16 = 1024;
+    let stage = Stage::take()?;
+    let mut hand = stage.hand(OFFERED, DEEP, 64)?;
+    let victim = Victim::new(t, &mut hand)?;
+    let memory = region(3 * PAGE)?;
+    let (start, length) = (PAGE - 100, PAGE as u64 + 200);
+    let given = (memory.physical(start), length);
+    let mine = hand.attach(wire::DIRECTION_BOTH, &[given])?;
+    let table = region(4 * PAGE)?;
+    let (request, no_room) = (region(PAGE)?, region(PAGE)?);
+    request.write(0, header(wire::OP_STATUS).as_bytes());
+    let mut numbers = Numbers(0x0dd_ba11);
+    let batches = QUEUES.map(|queue| Batch::new(queue, CHAINS));
+    let mut batches = batches.into_iter().collect::<TestResult<Vec<_>>>()?;
+    let mut allowed = hand.used_rings();
+    allowed.push(hand.event_room());
+    allowed.push(given);
+    allowed.extend(batches.iter().map(Batch::rooms));
+    let held = frozen::hold(&allowed)?;
+    for batch in &mut batches {
+        let queue = batch.queue;
+        let wrong = malformed(request.physical(0), no_room.physical(0), &table, DEEP);
+        for (_, descriptors) in wrong {
+            batch.chain(&mut hand, &descriptors);
+        }
+        if queue == wire::QUEUE_VIDEO {
+            for (_, job, _) in jobs_at_edges(mine, length) {
+                batch.request(&mut hand, job.as_bytes());
+            }
+            batch.request(&mut hand, copy(victim.handle, mine, 64).as_bytes());
+            batch.request(&mut hand, copy(mine, victim.handle, 64).as_bytes());
+        }
+        if queue == wire::QUEUE_CONTROL {
+            for (address, size) in [(0, 1 << 40), (0, 1), (1 << 20, 64 << 20), (u64::MAX, 2)] {
+                let anything = attach(wire::DIRECTION_BOTH, 0, &[(address, size)]);
+                batch.request(&mut hand, &anything);
+            }
+        }
+        for _ in 0..RANDOM {
+            let request = random_request(&mut numbers, queue, victim.handle);
+            batch.request(&mut hand, &request);
+        }
+    }
+    let written = held.serve(&mut hand.transport, &QUEUES)?;
+    written.judge(t, "attacks on all queues");
+    for batch in &batches {
+        let mut back = 0;
+        while hand.ring(batch.queue).poll_used().is_some() {
+            back += 1;
+        }
+        let what = format!("chains of queue {} that came back", batch.queue);
+        t.equal(Eye::Device, &what, back, batch.chains);
+    }
+    victim.judge(t, &mut hand, "attacks on all queues")
+}
+
+fn one_byte_written_elsewhere_is_seen(t: &mut Ctx) -> TestResult {
+    const DISTANCE: u64 = 5 * PAGE as u64 + 77;
+    let stage = Stage::take()?;
+    let mut hand = stage.hand(OFFERED, SIZE, 0)?;
+    let memory = region(8 * PAGE)?;
+    let handle = hand.attach(wire::DIRECTION_BOTH, &[(memory.physical(0), PAGE as u64)])?;
+    for (count, expected) in [
+        (1, vec![(memory.physical(0) + DISTANCE, 1)]),
+        // And where nothing is wrong, nothing is found.
+        (0, vec![]),
+    ] {
+        let status = hand.inject(wire::INJECT_ASTRAY, count, DISTANCE)?;
+        t.equal(Eye::Device, "INJECT", status, wire::STATUS_OK);
+        let fill = wire::JobRequest {
+            header: header(wire::OP_FILL),
+            dst: range(handle, 0, 1),
+            pattern: 0x77.into(),
+            ..Default::default()
+        };
+        hand.write_request(wire::QUEUE_VIDEO, fill.as_bytes(), 1024);
+        let mut allowed = hand.used_rings();
+        allowed.push((memory.physical(0), PAGE as u64));
+        let at = wire::QUEUE_VIDEO as usize * REQUEST + ANSWER;
+        allowed.push((hand.requests.physical(at), 1024));
+        let held = frozen::hold(&allowed)?;
+        hand.ring(wire::QUEUE_VIDEO).offer(0);
+        let written = held.serve(&mut hand.transport, &[wire::QUEUE_VIDEO])?;
+        t.equal(
+            Eye::Device,
+            "bytes written elsewhere (address, length)",
+            written.found,
+            expected,
+        );
+        t.check(Eye::Device, written.inside > 0, || {
+            "the job was not answered".into()
+        });
+        hand.ring(wire::QUEUE_VIDEO).wait_used()?;
+    }
     Ok(())
 }
 
 fn index_jumps_stop_one_queue(t: &mut Ctx) -> TestResult {
     let stage = Stage::take()?;
-    let canary = Canary::new()?;
     for queue in QUEUES {
         for jump in [SIZE + 1, 0x7fff, 0x8000, 0xffff] {
             let mut hand = stage.hand(OFFERED, SIZE, 0)?;
@@ -418,7 +584,19 @@ fn index_jumps_stop_one_queue(t: &mut Ctx) -> TestResult {
         }
         judge_empty(t, &stage, "under attack")?;
     }
-    canary.judge(t);
+    // All at once, with an eye on all memory.
+    let mut hand = stage.hand(OFFERED, SIZE, 0)?;
+    let held = frozen::hold(&hand.used_rings())?;
+    for (queue, jump) in QUEUES.into_iter().zip([SIZE + 1, 0x7fff, 0xffff]) {
+        hand.ring(queue).publish(jump);
+    }
+    let written = held.serve(&mut hand.transport, &QUEUES)?;
+    t.equal(
+        Eye::Device,
+        "bytes written elsewhere",
+        written.found,
+        vec![],
+    );
     Ok(())
 }
 
@@ -440,7 +618,6 @@ fn judge_others(t: &mut Ctx, hand: &mut Hand, queue: u32, what: &str) -> TestRes
 
 fn rings_may_lie_over_each_other(t: &mut Ctx) -> TestResult {
     let stage = Stage::take()?;
-    let canary = Canary::new()?;
     let place = region(4 * PAGE)?;
     let good = [
         place.physical(0),
@@ -460,6 +637,19 @@ fn rings_may_lie_over_each_other(t: &mut Ctx) -> TestResult {
         ),
         ("all at 0".into(), [0; 3]),
     ];
+    let mut transport = stage.function.transport()?;
+    negotiate(&mut transport, OFFERED)?;
+    for queue in 0..wire::QUEUE_COUNT as u16 {
+        transport.queue_set(queue, SIZE.into(), good[0], good[0], good[0]);
+    }
+    transport.finish_init();
+    let held = frozen::hold(&[(good[0], place.len() as u64)])?;
+    // An index of 1, wherever it is looked for.
+    place.write(2, &[1]);
+    let written = held.serve(&mut transport, &QUEUES)?;
+    // By its used ring the device makes chains available to itself, without end.
+    written.judge(t, "rings over each other");
+    drop(transport);
     for (what, [table, available, used]) in all {
         for queue in [wire::QUEUE_CONTROL, wire::QUEUE_TEE] {
             let mut transport = stage.function.transport()?;
@@ -473,7 +663,6 @@ fn rings_may_lie_over_each_other(t: &mut Ctx) -> TestResult {
         }
         judge_empty(t, &stage, &format!("its rings were {what}"))?;
     }
-    canary.judge(t);
     Ok(())
 }
 
@@ -505,7 +694,6 @@ fn queue_sizes_are_bounded(t: &mut Ctx) -> TestResult {
 
 fn answers_may_go_over_the_ring(t: &mut Ctx) -> TestResult {
     let stage = Stage::take()?;
-    let canary = Canary::new()?;
     for place in 0..5 {
         let mut hand = stage.hand(OFFERED, SIZE, 0)?;
         let victim = Victim::new(t, &mut hand)?;
@@ -553,7 +741,6 @@ fn answers_may_go_over_the_ring(t: &mut Ctx) -> TestResult {
     }
     drop(hand);
     judge_empty(t, &stage, "its ring was filled")?;
-    canary.judge(t);
     Ok(())
 }
 
@@ -574,7 +761,7 @@ impl Numbers {
 }
 
 fn memory_changes_under_the_device(t: &mut Ctx) -> TestResult {
-    const ROUNDS: usize = 3_000;
+    const ROUNDS: usize = 1_500;
     let stage = Stage::take()?;
     let canary = Canary::new()?;
     let mut hand = stage.hand(OFFERED, SIZE, 0)?;
@@ -644,8 +831,9 @@ fn memory_changes_under_the_device(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-fn random_requests_are_refused(t: &mut Ctx) -> TestResult {
-    const ROUNDS: usize = 4_000;
+/// A request of random bytes and length for the queue, with one of its operations if it is long enough. It names no buffer `spare`: a
+/// DETACH of that would be a request of its owner's.
+fn random_request(numbers: &mut Numbers, queue: u32, spare: u64) -> Vec<u8> {
     const OPS: [&[u32]; 3] = [
         &[
             wire::OP_STATUS,
@@ -671,36 +859,40 @@ fn random_requests_are_refused(t: &mut Ctx) -> TestResult {
             0x305,
         ],
     ];
+    let ops = OPS[queue as usize];
+    let mut request = vec![0; numbers.below(400)];
+    // Numbers that are small, great, and at the edges of fields.
+    for word in request.chunks_mut(4) {
+        let number = match numbers.below(6) {
+            0 => 0,
+            1 => numbers.below(8) as u32,
+            2 => u32::MAX,
+            3 => 1 << numbers.below(32),
+            4 => 4096,
+            _ => numbers.next() as u32,
+        };
+        word.copy_from_slice(&number.to_le_bytes()[..word.len()]);
+    }
+    if request.len() >= 16 {
+        request[..4].copy_from_slice(&ops[numbers.below(ops.len())].to_le_bytes());
+        request[4..8].fill(0);
+        if request.len() >= 24 && request[16..24] == spare.to_le_bytes() {
+            request[16] ^= 0x80;
+        }
+    }
+    request
+}
+
+fn random_requests_are_refused(t: &mut Ctx) -> TestResult {
+    const ROUNDS: usize = 4_000;
     let stage = Stage::take()?;
-    let canary = Canary::new()?;
     let mut hand = stage.hand(OFFERED, SIZE, 16)?;
     let victim = Victim::new(t, &mut hand)?;
     let mut numbers = Numbers(0xfeed_beef_0bad_cafe);
     let mut answers = [0usize; 2];
     for round in 0..ROUNDS {
         let queue = QUEUES[round % 3];
-        let ops = OPS[round % 3];
-        let mut request = vec![0; numbers.below(400)];
-        // Numbers that are small, great, and at the edges of fields.
-        for word in request.chunks_mut(4) {
-            let number = match numbers.below(6) {
-                0 => 0,
-                1 => numbers.below(8) as u32,
-                2 => u32::MAX,
-                3 => 1 << numbers.below(32),
-                4 => 4096,
-                _ => numbers.next() as u32,
-            };
-            word.copy_from_slice(&number.to_le_bytes()[..word.len()]);
-        }
-        if request.len() >= 16 {
-            request[..4].copy_from_slice(&ops[numbers.below(ops.len())].to_le_bytes());
-            request[4..8].fill(0);
-            // Nothing of the victim's is named by chance: its handle is read-only, and a detach of it would be a request of its owner's.
-            if request.len() >= 24 && request[16..24] == victim.handle.to_le_bytes() {
-                request[16] ^= 0x80;
-            }
-        }
+        let request = random_request(&mut numbers, queue, victim.handle);
         let room = numbers.below(600);
         let answer = hand.exchange(queue, &request, room)?;
         answers[usize::from(status_in(&answer) != NO_ANSWER)] += 1;
@@ -713,7 +905,6 @@ fn random_requests_are_refused(t: &mut Ctx) -> TestResult {
         format!("only {} of {ROUNDS} were answered", answers[1])
     });
     victim.judge(t, &mut hand, "random requests")?;
-    canary.judge(t);
     Ok(())
 }
 
@@ -764,9 +955,8 @@ fn handles_cannot_be_guessed_into_use(t: &mut Ctx) -> TestResult {
 fn attaching_without_end_meets_the_limit(t: &mut Ctx) -> TestResult {
     /// Chains in the ring at a time.
     const BATCH: u16 = 256;
-    const ATTACHES: u32 = 250_000;
+    const ATTACHES: u32 = 50_000;
     let stage = Stage::take()?;
-    let canary = Canary::new()?;
     let mut hand = stage.hand(OFFERED, 1024, 0)?;
     let queue = wire::QUEUE_CONTROL;
     let request = attach(wire::DIRECTION_BOTH, 0, &[(0, 1)]);
@@ -793,7 +983,7 @@ fn attaching_without_end_meets_the_limit(t: &mut Ctx) -> TestResult {
         }
         sent += u32::from(BATCH);
         // All of the first, then a sample.
-        if sent <= 8192 || sent.is_multiple_of(1 << 16) {
+        if sent <= 8192 || sent.is_multiple_of(1 << 13) {
             let answers = hand.answer(queue, 32 * usize::from(BATCH));
             for answer in answers.chunks(32) {
                 match status_in(answer) {
@@ -816,12 +1006,11 @@ fn attaching_without_end_meets_the_limit(t: &mut Ctx) -> TestResult {
     );
     drop(hand);
     judge_empty(t, &stage, "full of buffers")?;
-    canary.judge(t);
     Ok(())
 }
 
 fn floods_of_notifications_are_survived(t: &mut Ctx) -> TestResult {
-    const NOTIFICATIONS: usize = 50_000;
+    const NOTIFICATIONS: usize = 10_000;
     let stage = Stage::take()?;
     let mut hand = stage.hand(OFFERED, SIZE, 4)?;
     let victim = Victim::new(t, &mut hand)?;
@@ -844,16 +1033,8 @@ fn floods_of_notifications_are_survived(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-fn jobs_reach_nothing_that_is_not_attached(t: &mut Ctx) -> TestResult {
-    let stage = Stage::take()?;
-    let canary = Canary::new()?;
-    let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
-    let victim = Victim::new(t, &mut lanes)?;
-    // A buffer in the middle of three pages, with guards around it.
-    let memory = region(3 * PAGE)?;
-    memory.write(0, &[0xcd; 3 * PAGE]);
-    let (start, length) = (PAGE - 100, PAGE as u64 + 200);
-    let handle = lanes.attach(wire::DIRECTION_BOTH, &[(memory.physical(start), length)])?;
+/// FILLs around, past and far beyond a buffer of `length` bytes, and whether they are within it.
+fn jobs_at_edges(handle: u64, length: u64) -> Vec<(String, wire::JobRequest, bool)> {
     let edges = [
         0,
         1,
@@ -867,28 +1048,41 @@ fn jobs_reach_nothing_that_is_not_attached(t: &mut Ctx) -> TestResult {
         u64::MAX - 1,
         u64::MAX,
     ];
-    for offset in edges {
-        for size in edges {
-            let request = wire::JobRequest {
-                header: header(wire::OP_FILL),
-                dst: range(handle, offset, size),
-                pattern: 0x7777_7777.into(),
-                ..Default::default()
-            };
-            let status = lanes.job(&request)?.header.status.get();
-            let inside = offset.checked_add(size).is_some_and(|end| end <= length);
-            let expected = if inside {
-                wire::STATUS_OK
-            } else {
-                wire::STATUS_DMA_FAULT
-            };
-            t.equal(
-                Eye::Device,
-                &format!("FILL of {size:#x} bytes at {offset:#x}"),
-                status,
-                expected,
-            );
-        }
+    let job = |offset: u64, size: u64| {
+        let request = wire::JobRequest {
+            header: header(wire::OP_FILL),
+            dst: range(handle, offset, size),
+            pattern: 0x7777_7777.into(),
+            ..Default::default()
+        };
+        let inside = offset.checked_add(size).is_some_and(|end| end <= length);
+        (
+            format!("FILL of {size:#x} bytes at {offset:#x}"),
+            request,
+            inside,
+        )
+    };
+    let pairs = edges.iter().flat_map(|at| edges.map(|size| (*at, size)));
+    pairs.map(|(at, size)| job(at, size)).collect()
+}
+
+fn jobs_reach_nothing_that_is_not_attached(t: &mut Ctx) -> TestResult {
+    let stage = Stage::take()?;
+    let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
+    let victim = Victim::new(t, &mut lanes)?;
+    // A buffer in the middle of three pages, with guards around it.
+    let memory = region(3 * PAGE)?;
+    memory.write(0, &[0xcd; 3 * PAGE]);
+    let (start, length) = (PAGE - 100, PAGE as u64 + 200);
+    let handle = lanes.attach(wire::DIRECTION_BOTH, &[(memory.physical(start), length)])?;
+    for (what, request, inside) in jobs_at_edges(handle, length) {
+        let status = lanes.job(&request)?.header.status.get();
+        let expected = if inside {
+            wire::STATUS_OK
+        } else {
+            wire::STATUS_DMA_FAULT
+        };
+        t.equal(Eye::Device, &what, status, expected);
     }
     let mut expected = vec![0xcd; 3 * PAGE];
     expected[start..start + length as usize].fill(0x77);
@@ -899,7 +1093,6 @@ fn jobs_reach_nothing_that_is_not_attached(t: &mut Ctx) -> TestResult {
         &expected,
     );
     victim.judge(t, &mut lanes, "jobs at the edges")?;
-    canary.judge(t);
     Ok(())
 }
 
@@ -908,8 +1101,8 @@ fn sessions_of_others_are_out_of_reach(t: &mut Ctx) -> TestResult {
     let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
     let victim = Victim::new(t, &mut lanes)?;
     let mut numbers = Numbers(0x5e55_1055);
-    for round in 0..300 {
-        // The victim's session from other contexts, and other sessions from the victim's.
+    for round in 0..90 {
+        // The victim's session from another context, and from one that differs in a bit; sessions that another context guesses.
         let (context, session) = match round % 3 {
             0 => (numbers.next(), victim.session),
             1 => (CONTEXT ^ (1 << numbers.below(64)), victim.session),

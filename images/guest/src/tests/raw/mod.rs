@@ -2,6 +2,7 @@
 //! The device without the kernel's driver: a driver in this process sends what that one never would.
 
 pub mod engines;
+mod frozen;
 pub mod hostile;
 pub mod pin;
 pub mod requests;

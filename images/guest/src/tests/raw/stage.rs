@@ -349,6 +349,17 @@ impl Hand {
         Some((event, length))
     }
 
+    /// Where the used rings are: physical addresses and bytes.
+    pub fn used_rings(&self) -> Vec<(u64, u64)> {
+        let place = |ring: &Ring| (ring.used.physical(0), ring.used.len() as u64);
+        self.rings.iter().map(place).collect()
+    }
+
+    /// Where event buffers are: physical address and bytes.
+    pub fn event_room(&self) -> (u64, u64) {
+        (self.events.physical(0), self.events.len() as u64)
+    }
+
     /// Writes a request to the queue's place and makes a chain of it in descriptors 0 and 1, with room behind it. It is not offered.
     pub fn write_request(&mut self, queue: u32, request: &[u8], room: usize) {
         let at = queue as usize * REQUEST;
