@@ -47,6 +47,21 @@ impl Descriptor {
     }
 }
 
+/// Descriptors of a chain, linked in the order of the slice, of which the first has index `first`.
+pub fn linked(first: u16, pieces: &[(u64, u32, u16)]) -> impl Iterator<Item = Descriptor> {
+    let count = pieces.len();
+    pieces.iter().enumerate().map(move |(at, piece)| {
+        let (address, length, flags) = *piece;
+        let last = at + 1 == count;
+        Descriptor {
+            address,
+            length,
+            flags: flags | if last { 0 } else { F_NEXT },
+            next: if last { 0 } else { first + at as u16 + 1 },
+        }
+    })
+}
+
 /// Polls until there is something, for [`PATIENCE`] at most.
 pub fn poll<T>(queue: u16, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
     let start = Instant::now();
@@ -126,17 +141,8 @@ impl Ring {
 
     /// Writes a chain, linked in the order of the slice, from descriptor `first` on.
     pub fn chain(&self, first: u16, pieces: &[(u64, u32, u16)]) {
-        for (at, (address, length, flags)) in pieces.iter().enumerate() {
-            let (index, last) = (first + at as u16, at + 1 == pieces.len());
-            self.describe(
-                index,
-                Descriptor {
-                    address: *address,
-                    length: *length,
-                    flags: flags | if last { 0 } else { F_NEXT },
-                    next: if last { 0 } else { index + 1 },
-                },
-            );
+        for (index, descriptor) in (first..).zip(linked(first, pieces)) {
+            self.describe(index, descriptor);
         }
     }
 

@@ -628,7 +628,8 @@ fn memref(attr: u64, a: u64, b: u64, c: u64) -> Param {
     }
 }
 
-fn open_request(context: u64, uuid: ta::Uuid) -> tee::OpenSessionRequest {
+/// OPEN_SESSION.
+pub fn open_request(context: u64, uuid: ta::Uuid) -> tee::OpenSessionRequest {
     tee::OpenSessionRequest {
         header: header(tee::OP_OPEN_SESSION),
         context: context.into(),
@@ -637,7 +638,8 @@ fn open_request(context: u64, uuid: ta::Uuid) -> tee::OpenSessionRequest {
     }
 }
 
-fn invoke_request(
+/// INVOKE.
+pub fn invoke_request(
     context: u64,
     session: u32,
     function: u32,
@@ -1191,11 +1193,7 @@ fn protected_memory_is_the_tees(t: &mut Ctx) -> TestResult {
         ("a handle of before", before, PAGE64),
         ("a handle of after", after, PAGE64),
     ] {
-        let sum = wire::ChecksumRequest {
-            header: header(wire::OP_CHECKSUM),
-            range: range(handle, offset, 16),
-        };
-        let answer: wire::ChecksumResponse = lanes.ask(wire::QUEUE_CONTROL, &sum)?;
+        let answer = lanes.checksum(handle, offset, 16)?;
         t.equal(
             Eye::Device,
             &format!("CHECKSUM by {what}"),
@@ -1235,16 +1233,11 @@ fn protected_memory_is_the_tees(t: &mut Ctx) -> TestResult {
         );
     }
     // The bytes beside it are nobody's secret; after DETACH neither are these.
-    let sum = |offset, length| wire::ChecksumRequest {
-        header: header(wire::OP_CHECKSUM),
-        range: range(after, offset, length),
-    };
     for (what, offset, expected) in [
         ("before it", 0, wire::STATUS_OK),
         ("into it", 1, wire::STATUS_DMA_FAULT),
     ] {
-        let answer: wire::ChecksumResponse =
-            lanes.ask(wire::QUEUE_CONTROL, &sum(offset, PAGE64))?;
+        let answer = lanes.checksum(after, offset, PAGE64)?;
         t.equal(
             Eye::Device,
             &format!("CHECKSUM {what}"),
@@ -1253,7 +1246,7 @@ fn protected_memory_is_the_tees(t: &mut Ctx) -> TestResult {
         );
     }
     lanes.detach(protected)?;
-    let answer: wire::ChecksumResponse = lanes.ask(wire::QUEUE_CONTROL, &sum(0, 4 * PAGE64))?;
+    let answer: wire::ChecksumResponse = lanes.checksum(after, 0, 4 * PAGE64)?;
     t.equal(
         Eye::Device,
         "CHECKSUM after DETACH",

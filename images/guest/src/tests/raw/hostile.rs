@@ -2,10 +2,11 @@
 //! A guest that attacks the device: rings and requests that no driver would send. Each is refused or leads to a device that needs a
 //! reset; nothing is written that is not attached, and who else uses the device notices nothing.
 
+use super::engines::{invoke_request, open_request};
 use super::frozen;
 use super::stage::{
-    ANSWER, Driver, EVENT_IDX, Hand, Lanes, NO_ANSWER, OFFERED, REQUEST, Stage, attach, negotiate,
-    region, reset, status_in,
+    ANSWER, Driver, EVENT_IDX, Hand, Lanes, NO_ANSWER, OFFERED, QUEUES, REQUEST, Stage, attach,
+    negotiate, region, reset, status_in,
 };
 use super::transport::{judge_empty, put_table};
 use crate::tests::test::{Test, test};
@@ -131,12 +132,7 @@ impl Victim {
         let bytes = t.random(PAGE);
         memory.write(0, &bytes);
         let handle = driver.attach(wire::DIRECTION_READ, &[(memory.physical(0), PAGE as u64)])?;
-        let open = tee::OpenSessionRequest {
-            header: header(tee::OP_OPEN_SESSION),
-            context: CONTEXT.into(),
-            uuid: pin::UUID,
-            ..Default::default()
-        };
+        let open = open_request(CONTEXT, pin::UUID);
         let answer: tee::CallResponse = driver.ask(wire::QUEUE_TEE, &open)?;
         Ok(Self {
             memory,
@@ -155,24 +151,14 @@ impl Victim {
             &seen,
             &self.bytes,
         );
-        let sum = wire::ChecksumRequest {
-            header: header(wire::OP_CHECKSUM),
-            range: range(self.handle, 0, PAGE as u64),
-        };
-        let answer: wire::ChecksumResponse = driver.ask(wire::QUEUE_CONTROL, &sum)?;
+        let answer = driver.checksum(self.handle, 0, PAGE as u64)?;
         t.equal(
             Eye::Device,
             &format!("its CRC32C after {what}"),
             answer.crc.get(),
             crc(&self.bytes),
         );
-        let mut request = tee::InvokeRequest {
-            header: header(tee::OP_INVOKE),
-            context: CONTEXT.into(),
-            session: self.session.into(),
-            function: pin::RETURN.into(),
-            ..Default::default()
-        };
+        let mut request = invoke_request(CONTEXT, self.session, pin::RETURN, Default::default());
         request.params[0].attr = tee::PARAM_VALUE_INPUT.into();
         request.params[0].a = 7.into();
         let answer: tee::CallResponse = driver.ask(wire::QUEUE_TEE, &request)?;
@@ -186,8 +172,6 @@ impl Victim {
     }
 }
 
-/// Queues that take requests.
-const QUEUES: [u32; 3] = [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO, wire::QUEUE_TEE];
 const SIZE: u16 = 64;
 
 /// Physical addresses that are no RAM on a PC: where devices are, APICs, and far beyond.
@@ -1108,13 +1092,7 @@ fn sessions_of_others_are_out_of_reach(t: &mut Ctx) -> TestResult {
             1 => (CONTEXT ^ (1 << numbers.below(64)), victim.session),
             _ => (CONTEXT + 1, numbers.next() as u32),
         };
-        let invoke = tee::InvokeRequest {
-            header: header(tee::OP_INVOKE),
-            context: context.into(),
-            session: session.into(),
-            function: pin::PANIC.into(),
-            ..Default::default()
-        };
+        let invoke = invoke_request(context, session, pin::PANIC, Default::default());
         let answer: tee::CallResponse = lanes.ask(wire::QUEUE_TEE, &invoke)?;
         t.equal(
             Eye::Device,

@@ -19,7 +19,6 @@ use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
 use pinbed_guest::memory::reuse::Control;
 use pinbed_guest::memory::swap::Swap;
-use pinbed_guest::observe::device::{header, range};
 use pinbed_guest::observe::extent::{Extent, PAGE};
 use pinbed_guest::observe::pagemap;
 use std::any::Any;
@@ -181,11 +180,7 @@ fn judge(t: &mut Ctx, way: Way, fate: Fate, event: Event) -> TestResult {
     let bytes = t.random(LENGTH);
     memory.write(0, &bytes);
     let after = places(&memory)?;
-    let request = wire::ChecksumRequest {
-        header: header(wire::OP_CHECKSUM),
-        range: range(handle, 0, LENGTH as u64),
-    };
-    let answer: wire::ChecksumResponse = lanes.ask(wire::QUEUE_CONTROL, &request)?;
+    let answer = lanes.checksum(handle, 0, LENGTH as u64)?;
     t.sight("the raw driver's memory", Moment::Process, frames(&after));
     let pairs = frames(&before).into_iter().zip(frames(&after));
     let moved = pairs.filter(|(before, after)| before != after).count();

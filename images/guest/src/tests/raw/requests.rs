@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What holds for every request, and the control queue's: docs/device.md, 5 and 5.1.
 
-use super::stage::{Driver, Hand, Lanes, OFFERED, Stage, attach, region, status_in};
+use super::stage::{Driver, Hand, Lanes, OFFERED, QUEUES, Stage, attach, region, status_in};
 use crate::tests::test::{Test, test};
 use pinbed_abi::report::Eye;
 use pinbed_abi::{tee, wire};
 use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
-use pinbed_guest::observe::device::{copy, header, range};
+use pinbed_guest::observe::device::{copy, header};
 use pinbed_guest::observe::extent::PAGE;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -64,7 +64,6 @@ const fn op<Q, A>(queue: u32, op: u32) -> (u32, u32, usize, usize) {
     (queue, op, size_of::<Q>(), size_of::<A>())
 }
 
-const QUEUES: [u32; 3] = [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO, wire::QUEUE_TEE];
 const HEADER: usize = size_of::<wire::ResponseHeader>();
 
 /// A request of this operation and size, zero but for its header.
@@ -398,19 +397,6 @@ fn query_pages_through_segments(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-fn checksum(
-    driver: &mut impl Driver,
-    handle: u64,
-    offset: u64,
-    length: u64,
-) -> TestResult<wire::ChecksumResponse> {
-    let request = wire::ChecksumRequest {
-        header: header(wire::OP_CHECKSUM),
-        range: range(handle, offset, length),
-    };
-    driver.ask(wire::QUEUE_CONTROL, &request)
-}
-
 fn checksum_is_what_the_cpu_sees(t: &mut Ctx) -> TestResult {
     let stage = Stage::take()?;
     let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
@@ -441,7 +427,7 @@ fn checksum_is_what_the_cpu_sees(t: &mut Ctx) -> TestResult {
             (seen.len(), 0),
             (seen.len() - 1, 1),
         ] {
-            let answer = checksum(&mut lanes, handle, offset as u64, length as u64)?;
+            let answer = lanes.checksum(handle, offset as u64, length as u64)?;
             let what = format!("the CRC32C of {length} bytes at {offset}");
             t.equal(
                 Eye::Device,
@@ -450,7 +436,7 @@ fn checksum_is_what_the_cpu_sees(t: &mut Ctx) -> TestResult {
                 crc(&seen[offset..offset + length]),
             );
         }
-        let past = checksum(&mut lanes, handle, 1, seen.len() as u64)?;
+        let past = lanes.checksum(handle, 1, seen.len() as u64)?;
         t.equal(
             Eye::Device,
             "CHECKSUM past the end",
@@ -463,7 +449,7 @@ fn checksum_is_what_the_cpu_sees(t: &mut Ctx) -> TestResult {
             past.fault.reason.get(),
             wire::FAULT_OUT_OF_BOUNDS,
         );
-        let wraps = checksum(&mut lanes, handle, u64::MAX, 2)?;
+        let wraps = lanes.checksum(handle, u64::MAX, 2)?;
         t.equal(
             Eye::Device,
             "CHECKSUM at 2^64-1",
@@ -471,7 +457,7 @@ fn checksum_is_what_the_cpu_sees(t: &mut Ctx) -> TestResult {
             wire::FAULT_OUT_OF_BOUNDS,
         );
     }
-    let unknown = checksum(&mut lanes, 1 << 40, 0, 1)?;
+    let unknown = lanes.checksum(1 << 40, 0, 1)?;
     t.equal(
         Eye::Device,
         "CHECKSUM of no buffer",

@@ -7,7 +7,7 @@ use pinbed_abi::wire;
 use pinbed_guest::harness::ctx::{Stop, TestResult};
 use pinbed_guest::memory::hugetlb::Pool;
 use pinbed_guest::memory::mapping::Mapping;
-use pinbed_guest::observe::device::header;
+use pinbed_guest::observe::device::{header, range};
 use pinbed_guest::observe::pagemap;
 use pinbed_raw::dma::{self, Process};
 use pinbed_raw::function::Function;
@@ -27,6 +27,8 @@ pub const EVENT_IDX: u64 = 1 << 29;
 pub const VERSION_1: u64 = 1 << 32;
 /// The device's own features.
 pub const OWN: u64 = 1 << wire::F_TEE | 1 << wire::F_PROTECTED | 1 << wire::F_SABOTAGE;
+/// Queues that take requests.
+pub const QUEUES: [u32; 3] = [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO, wire::QUEUE_TEE];
 /// All that the device offers.
 pub const OFFERED: u64 = INDIRECT | EVENT_IDX | VERSION_1 | OWN;
 
@@ -224,6 +226,20 @@ pub trait Driver {
             handle: handle.into(),
         };
         self.status_of(wire::QUEUE_CONTROL, &request)
+    }
+
+    /// OP_CHECKSUM.
+    fn checksum(
+        &mut self,
+        handle: u64,
+        offset: u64,
+        length: u64,
+    ) -> TestResult<wire::ChecksumResponse> {
+        let request = wire::ChecksumRequest {
+            header: header(wire::OP_CHECKSUM),
+            range: range(handle, offset, length),
+        };
+        self.ask(wire::QUEUE_CONTROL, &request)
     }
 
     /// A job.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Features, configuration space, virtqueues, interrupts and reset: docs/device.md, 1 to 4 and 7.
 
+use super::engines::{invoke_request, open_request};
 use super::stage::{
     ANSWER, Driver, EVENT_IDX, Hand, INDIRECT, Lanes, OFFERED, OWN, REQUEST, Stage, VERSION_1,
     attach, inject, negotiate, region, reset, status_in,
@@ -14,7 +15,7 @@ use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::observe::device::{copy, header};
 use pinbed_guest::observe::extent::PAGE;
-use pinbed_raw::ring::{Descriptor, F_INDIRECT, F_NEXT, F_WRITE, NO_INTERRUPT};
+use pinbed_raw::ring::{F_INDIRECT, F_WRITE, NO_INTERRUPT, linked};
 use pinbed_raw::virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
 use std::os::fd::AsFd;
 use std::thread;
@@ -495,14 +496,7 @@ fn chains_may_be_in_any_pieces(t: &mut Ctx) -> TestResult {
 
 /// Writes an indirect table, linked in the order of the slice.
 pub fn put_table(table: &pinbed_raw::region::Region, pieces: &[(u64, u32, u16)]) {
-    for (at, (address, length, flags)) in pieces.iter().enumerate() {
-        let last = at + 1 == pieces.len();
-        let descriptor = Descriptor {
-            address: *address,
-            length: *length,
-            flags: flags | if last { 0 } else { F_NEXT },
-            next: if last { 0 } else { at as u16 + 1 },
-        };
+    for (at, descriptor) in linked(0, pieces).enumerate() {
         table.write(16 * at, &descriptor.bytes());
     }
 }
@@ -548,20 +542,9 @@ fn a_chain_may_be_as_long_as_the_queue(t: &mut Ctx) -> TestResult {
 
 /// An INVOKE that waits until it is cancelled.
 fn endless_call(hand: &mut Hand) -> TestResult {
-    let open = tee::OpenSessionRequest {
-        header: header(tee::OP_OPEN_SESSION),
-        context: 1.into(),
-        uuid: pin::UUID,
-        ..Default::default()
-    };
+    let open = open_request(1, pin::UUID);
     let session: tee::CallResponse = hand.ask(wire::QUEUE_TEE, &open)?;
-    let mut request = tee::InvokeRequest {
-        header: header(tee::OP_INVOKE),
-        context: 1.into(),
-        session: session.session,
-        function: pin::WAIT.into(),
-        ..Default::default()
-    };
+    let mut request = invoke_request(1, session.session.get(), pin::WAIT, Default::default());
     request.params[0].attr = tee::PARAM_VALUE_INPUT.into();
     hand.write_request(wire::QUEUE_TEE, request.as_bytes(), 4096);
     hand.ring(wire::QUEUE_TEE).offer(0);
