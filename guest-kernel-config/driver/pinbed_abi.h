@@ -285,6 +285,35 @@
  */
 #define PINBED_INJECT_STALE 12
 /*
+ * struct pinbed_inject_request.kind: the device process aborts when it has
+ * carried out an ATTACH, before it answers.
+ */
+#define PINBED_INJECT_DIE_ATTACHED 13
+/*
+ * struct pinbed_inject_request.kind: an ATTACH is carried out, and never
+ * answered.
+ */
+#define PINBED_INJECT_LOSE_ATTACH 14
+/*
+ * struct pinbed_inject_request.kind: the device process aborts in a call of the
+ * TEE queue.
+ */
+#define PINBED_INJECT_DIE_IN_CALL 15
+/*
+ * struct pinbed_inject_request.kind: a call of the TEE queue is carried out,
+ * and never answered.
+ */
+#define PINBED_INJECT_LOSE_CALL 16
+/*
+ * struct pinbed_inject_request.kind: a call of the TEE queue is answered twice.
+ */
+#define PINBED_INJECT_TWICE_CALL 17
+/*
+ * struct pinbed_inject_request.kind: a call of the TEE queue is carried out and
+ * answered with status argument.
+ */
+#define PINBED_INJECT_STATUS_CALL 18
+/*
  * struct pinbed_event.kind: an access faulted; struct pinbed_event.fault says
  * which.
  */

@@ -5,6 +5,7 @@
 //! - [`tee`]: the TEE queue's part of that format;
 //! - [`ta`]: the built-in trusted applications, between the engine and TEE clients;
 //! - [`uapi`]: the driver's own ioctls, between the driver and the guest tests;
+//! - [`fault`]: the device's faults by name, between the runner and the device's process;
 //! - [`frozen`] (feature `report`): how a test and the runner compare guest memory while the guest stands still;
 //! - [`report`] (feature `report`): results and plans, between the guest's PID 1 and the runner;
 //! - [`trace`] (feature `report`): what of the guest's kernel is traced, between the guest's PID 1 and the runner;
@@ -17,6 +18,7 @@
 #[cfg(feature = "report")]
 extern crate std;
 
+pub mod fault;
 #[cfg(feature = "report")]
 pub mod frozen;
 #[cfg(feature = "report")]

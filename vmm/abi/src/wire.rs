@@ -167,6 +167,18 @@ pub const INJECT_ASTRAY: u32 = 11;
 /// [`InjectRequest::kind`]: the device goes on using what a DETACH that it has answered took away: with the next [`OP_STATUS`] it fills
 /// the buffer with the low byte of `argument`.
 pub const INJECT_STALE: u32 = 12;
+/// [`InjectRequest::kind`]: the device process aborts when it has carried out an ATTACH, before it answers.
+pub const INJECT_DIE_ATTACHED: u32 = 13;
+/// [`InjectRequest::kind`]: an ATTACH is carried out, and never answered.
+pub const INJECT_LOSE_ATTACH: u32 = 14;
+/// [`InjectRequest::kind`]: the device process aborts in a call of the TEE queue.
+pub const INJECT_DIE_IN_CALL: u32 = 15;
+/// [`InjectRequest::kind`]: a call of the TEE queue is carried out, and never answered.
+pub const INJECT_LOSE_CALL: u32 = 16;
+/// [`InjectRequest::kind`]: a call of the TEE queue is answered twice.
+pub const INJECT_TWICE_CALL: u32 = 17;
+/// [`InjectRequest::kind`]: a call of the TEE queue is carried out and answered with status `argument`.
+pub const INJECT_STATUS_CALL: u32 = 18;
 
 /// [`Event::kind`]: an access faulted; [`Event::fault`] says which.
 pub const EVENT_DMA_FAULT: u32 = 1;

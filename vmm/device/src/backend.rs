@@ -79,10 +79,12 @@ struct Desk<'a> {
 impl Backend {
     pub fn new(memory: Memory, options: &Options) -> Self {
         let engine = Engine::new(DEFAULT_LIMITS);
-        let engine = Arc::new(match options.allow_sabotage {
+        let engine = match options.allow_sabotage {
             true => engine.allow_sabotage(),
             false => engine,
-        });
+        };
+        let faults = options.faults.iter().copied();
+        let engine = Arc::new(faults.fold(engine, Engine::misbehave));
         let life = Arc::new(Life::new(Arc::clone(&engine)));
         Self {
             calls: Calls::new(Arc::clone(&engine), Arc::clone(&life), memory.clone()),
@@ -194,6 +196,7 @@ impl Backend {
                 };
                 match desk.queue {
                     wire::QUEUE_VIDEO => self.deliver(desk.own, answer),
+                    wire::QUEUE_CONTROL if self.engine.is_unanswered() => Ok(()),
                     _ => answer.send(desk.own, &self.memory),
                 }
             }

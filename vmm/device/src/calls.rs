@@ -11,7 +11,7 @@ use std::thread;
 
 use pinbed_abi::wire;
 use pinbed_engine::tee::{Call, MAX_CALLS};
-use pinbed_engine::{Answer, Engine};
+use pinbed_engine::{Answer, Delivery, Engine};
 
 use crate::chain::Chain;
 use crate::events::post;
@@ -182,15 +182,23 @@ impl Calls {
         }
         // Memory is touched under the ring's lock only, after a look at whether it runs.
         let events = || post(&self.engine, &place.event, &self.memory, &answer.events);
-        let sent = match running {
-            true => ring::answer_if_running(
-                &place.own,
-                &self.memory,
+        let send = |events: &dyn Fn()| {
+            let (ring, memory) = (&place.own, &self.memory);
+            ring::answer_if_running(
+                ring,
+                memory,
                 place.head,
                 &place.chain,
                 &answer.bytes,
                 events,
-            ),
+            )
+        };
+        let sent = match running {
+            true => match self.engine.call_delivery() {
+                Delivery::Never => Ok(true),
+                Delivery::Twice => send(&events).and_then(|_| send(&|| ())),
+                Delivery::Once | Delivery::Late => send(&events),
+            },
             false => Ok(false),
         };
         match sent {

@@ -5,6 +5,8 @@
 //! thread that serves one inherits it:
 //!
 //! - resource limits: private memory, and descriptors;
+//! - namespaces of its own: users (so that root is nobody outside), mounts, network, System V IPC. Not process ids, which would be of a child;
+//!   other processes are out of reach by the system calls;
 //! - no_new_privs: no execve gives the process more rights;
 //! - Landlock: no file is opened and no TCP port used; in the socket's directory files may be renamed and removed, as the socket is;
 //!   no signal to and no abstract socket of other processes;
@@ -23,6 +25,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -44,6 +47,10 @@ pub(crate) enum Missing {
     #[error("no limits of memory and descriptors: {0}")]
     Limits(io::Error),
     #[error(
+        "no namespaces of its own, which the kernel allows root, or everyone with CONFIG_USER_NS and kernel.unprivileged_userns_clone: {0}"
+    )]
+    Namespaces(io::Error),
+    #[error(
         "no Landlock: the kernel lacks CONFIG_SECURITY_LANDLOCK, or lsm= on its command line leaves it out"
     )]
     NoLandlock,
@@ -62,7 +69,13 @@ pub(crate) fn confine(directory: &Path) -> Vec<Missing> {
         true => Ok(()),
         false => Err(Missing::Random),
     };
-    let all = [random, limit(), restrict_files(directory), filter_calls()];
+    let all = [
+        random,
+        limit(),
+        separate(),
+        restrict_files(directory),
+        filter_calls(),
+    ];
     all.into_iter().filter_map(Result::err).collect()
 }
 
@@ -80,6 +93,15 @@ fn limit() -> Result<(), Missing> {
         setrlimit(resource, most, most).map_err(|error| Missing::Limits(error.into()))?;
     }
     Ok(())
+}
+
+/// Moves the process, or where it has threads the calling one, to namespaces of its own. The socket is there by its path.
+fn separate() -> Result<(), Missing> {
+    let all = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
+    unshare(all | CloneFlags::CLONE_NEWUSER)
+        // A thread of many cannot have users of its own, nor can root in a chroot.
+        .or_else(|_| unshare(all))
+        .map_err(|error| Missing::Namespaces(error.into()))
 }
 
 fn restrict_files(directory: &Path) -> Result<(), Missing> {

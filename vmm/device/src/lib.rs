@@ -12,13 +12,17 @@ mod calls;
 mod chain;
 mod confine;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod inspect;
 mod life;
 mod ring;
 mod serve;
 mod socket;
 mod spans;
+mod sync;
 
+use pinbed_engine::Engine;
 pub use serve::{Error, serve, serve_until};
 
 /// What the host lets the device do.
@@ -29,6 +33,8 @@ pub struct Options {
     /// Whether the calling thread, and those that serve, get no more rights than they need, for good: no file can be opened, no program
     /// executed, no socket made. For a process that does nothing else.
     pub confined: bool,
+    /// How it misbehaves, whatever the guest asks for.
+    pub faults: Vec<pinbed_abi::fault::Fault>,
     /// Where a socket listens that tells whoever connects what is attached, as [`pinbed_engine::Engine::describe_holds`] says it.
     pub inspect: Option<std::path::PathBuf>,
 }

@@ -17,13 +17,14 @@
 //! ends. A [`Worker`] tells who stops a ring when the ring's thread is idle or parked; calls of the TEE, which have threads of
 //! their own, the engine halts.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use pinbed_engine::Engine;
 use vhost_user_backend::VringT;
 
+use crate::Engine;
 use crate::ring::{Ring, runs};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How often parked work looks whether a ring runs again, which nobody tells.
 const LOOK: Duration = Duration::from_millis(2);

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::Arg::{Long, Short};
+use lexopt::ValueExt;
+use pinbed_abi::fault::Fault;
 use pinbed_device::{Options, serve};
 
 const USAGE: &str = "\
@@ -22,6 +24,7 @@ Options:
       --trace <FILE>        Add a line to this file for each request, each access to memory and each line of the log, with the
                             host's time stamp counter
       --allow-sabotage      Let the guest have the device misbehave: delay and fail jobs, and abort the process
+      --fault <NAME[=N]>    Misbehave once, at the Nth request of the fault's kind; the names are those of `pinbed run --fault`
       --unconfined          Keep the process's rights (seccomp, Landlock, limits): for debuggers, tracers and coverage
   -h, --help                Print help
   -V, --version             Print version";
@@ -79,6 +82,10 @@ fn parse() -> Result<Request, lexopt::Error> {
             Long("inspect") => options.inspect = Some(parser.value()?.into()),
             Long("trace") => trace = Some(parser.value()?.into()),
             Long("allow-sabotage") => options.allow_sabotage = true,
+            Long("fault") => {
+                let parse = |text: &str| text.parse::<Fault>();
+                options.faults.push(parser.value()?.parse_with(parse)?);
+            }
             Long("unconfined") => options.confined = false,
             Short('h') | Long("help") => return Ok(Request::Help),
             Short('V') | Long("version") => return Ok(Request::Version),

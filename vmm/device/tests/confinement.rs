@@ -65,6 +65,10 @@ fn every_thread_that_serves_is_confined() {
     assert!(filters.iter().all(|mode| mode == "2"), "{filters:?}");
     let privileges = of_threads(pid, "NoNewPrivs");
     assert!(privileges.iter().all(|set| set == "1"), "{privileges:?}");
+    for kind in ["user", "net", "ipc", "mnt"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{kind}");
+    }
     assert_eq!(limit(pid, "Max open files"), "256");
     assert_eq!(limit(pid, "Max data size"), (1 << 30).to_string());
 

@@ -32,6 +32,7 @@ pub(crate) fn serve<S: GuestAddressSpace>(
         wire::OP_ATTACH => request.reply(|| {
             let (attach, rest) = request.with_rest()?;
             let handle = self::attach(engine, &attach, rest)?;
+            engine.injector.attached();
             Ok(wire::AttachResponse {
                 handle: handle.into(),
                 ..Default::default()

@@ -22,6 +22,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use pinbed_abi::fault::Fault;
 use pinbed_abi::wire;
 use vm_memory::GuestAddressSpace;
 
@@ -32,6 +33,7 @@ mod inject;
 mod message;
 pub mod pixel;
 pub mod protected;
+mod sync;
 pub mod tee;
 mod video;
 
@@ -180,7 +182,13 @@ impl Engine {
 
     /// Runs a call of the TEE queue, for as long as it takes; the answer fits into the room that [`Engine::tee`] was told of.
     pub fn run<S: GuestAddressSpace>(&self, space: S, call: tee::Call, go_on: GoOn) -> Answer {
-        call.run(self, space, go_on)
+        let wrong = self.injector.before_call();
+        let mut answer = call.run(self, space, go_on);
+        // An answer's status comes first.
+        if let (Some(status), Some(bytes)) = (wrong, answer.bytes.first_chunk_mut()) {
+            *bytes = status.to_le_bytes();
+        }
+        answer
     }
 
     /// What is attached, a line each, for a person who debugs a guest that stands still and so cannot be asked:
@@ -224,6 +232,22 @@ impl Engine {
     /// Whether the device takes requests and answers none, as a test injected: for a transport, which then drops the answers.
     pub fn is_silent(&self) -> bool {
         self.injector.is_silent()
+    }
+
+    /// Has the device misbehave once, as the host wants it, whether the driver may ask for sabotage or not.
+    pub fn misbehave(self, fault: Fault) -> Self {
+        self.injector.plan_for_host(fault);
+        self
+    }
+
+    /// Whether the request of the control queue that was served last is not to be answered, as was injected: for a transport.
+    pub fn is_unanswered(&self) -> bool {
+        self.injector.is_unanswered()
+    }
+
+    /// How the next answer to a call of the TEE queue goes out, as was injected: for a transport.
+    pub fn call_delivery(&self) -> Delivery {
+        self.injector.call_delivery()
     }
 
     /// How the next answer of the video queue goes out, as a test injected: for a transport.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use pinbed_abi::fault::{FAULTS, Fault, Named};
+
 use crate::machine::environments::Definition;
 use crate::report::kcidb;
 use crate::run::suite::Shard;
@@ -539,12 +541,24 @@ pub struct VmArgs {
     /// be repeated)
     #[arg(long = "env", value_name = "NAME")]
     pub environments: Vec<String>,
+    /// Have the device misbehave once, at the Nth request of the fault's kind [default: the first] (may be repeated); --help has the
+    /// faults
+    #[arg(long = "fault", value_name = "NAME[=N]", long_help = fault_help())]
+    pub faults: Vec<Fault>,
     /// The environment that these arguments have the form of.
     #[arg(skip)]
     pub environment: Option<Definition>,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CPUS, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub cpus: u8,
+}
+
+/// What --help says of `--fault`.
+fn fault_help() -> String {
+    let start = "Have the device misbehave once, at the Nth request of the fault's kind [default: the first] (may be repeated). Tests are held \
+        to the same baseline, so those that meet it fail: it shows what a kernel makes of it. Each device of a run counts anew.\n\nFaults:";
+    let line = |it: &Named| format!("\n- {}: {}", it.name, it.text);
+    start.to_owned() + &FAULTS.iter().map(line).collect::<String>()
 }
 
 /// Parses a number of shards.

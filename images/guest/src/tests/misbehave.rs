@@ -3,22 +3,29 @@
 //! where there was one, and works again; what was written astray is seen.
 
 use crate::tests::test::{FRAME, Test, test};
-use crate::tests::unplug::{errno, no_device, works};
+use crate::tests::unplug::{HEAP_IN_USE, errno, no_device, works};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use pinbed_abi::report::Eye;
+use pinbed_abi::ta::pin;
 use pinbed_abi::wire;
-use pinbed_guest::harness::ctx::{Ctx, TestResult, crc};
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::module;
+use pinbed_guest::observe::cma;
 use pinbed_guest::observe::device::Device;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::swiotlb;
-use pinbed_guest::tee::client::Tee;
+use pinbed_guest::observe::vmstat;
+use pinbed_guest::tee::client::{NONE, Reply, Session, Tee, value_in};
+use pinbed_guest::tee::protected::Protected;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 use pinbed_guest::video::v4l2::{FLAG_ERROR, Memop, Memory};
+use std::thread;
+use std::time::Duration;
 
 const INJECT: &str = "docs/device.md, 5.1 Control, OP_INJECT";
 
@@ -44,7 +51,7 @@ macro_rules! each {
 #[rustfmt::skip]
 pub const TESTS: [&[Test]; 5] = [
     &[test("fault::lost_completions_give_the_device_up", lost, INJECT,
-        "Jobs of the dma-sg, dma-contig and vmalloc nodes that are never answered end with an error when timeout_s is over, and the device works when it is bound again.")],
+        "Jobs of the dma-sg, dma-contig and vmalloc nodes, and one on imported dma-bufs, that are never answered end with an error when timeout_s is over, and the device works when it is bound again.")],
     &each!(twice, "second_completion_gives_the_device_up",
         "a job that is answered twice breaks the ring: requests end with ENODEV, and the device works when it is bound again."),
     &each!(short, "short_transfer_is_an_error",
@@ -52,6 +59,18 @@ pub const TESTS: [&[Test]; 5] = [
     &each!(wrong, "wrong_status_is_an_error",
         "both buffers of a job that is answered with a status of error, or one that is not defined, come back with V4L2_BUF_FLAG_ERROR."),
     &[
+        test("fault::imports_come_back_with_an_error", imports, INJECT,
+            "Both imported dma-bufs of a copy that moved half of its bytes, or is answered with a wrong status, come back with V4L2_BUF_FLAG_ERROR, and the next job is good."),
+        test("fault::lost_attach_gives_the_device_up", lost_attach, INJECT,
+            "A QBUF whose ATTACH is carried out and never answered fails when timeout_s is over; the memory is unpinned after a reset, and the device works when it is bound again."),
+        test("fault::refused_detach_of_protected_memory_resets_the_device", kept_protected, INJECT,
+            "When the device does not let go of protected memory the driver resets it before the memory is free again."),
+        test("fault::wrong_status_is_an_error_of_the_call", wrong_call, INJECT,
+            "A call of the TEE that is answered with a status of error, or one that is not defined, fails, and the next one in the session does not."),
+        test("fault::second_answer_to_a_call_gives_the_device_up", twice_call, INJECT,
+            "A call of the TEE that is answered twice breaks the ring: requests end with ENODEV, and the device works when it is bound again."),
+        test("fault::lost_call_ends_with_the_binding", lost_call, INJECT,
+            "A call of the TEE that is never answered waits while the device is alive, and ends with an error when it is unbound."),
         test("fault::reordered_completions_find_their_jobs", reordered, INJECT,
             "Jobs of two nodes whose answers come in the other order end with the bytes that are theirs."),
         test("fault::write_to_the_wrong_page_is_seen", astray, INJECT,
@@ -85,23 +104,20 @@ fn given_up(t: &mut Ctx, stages: Vec<(M2m, Area, Area)>, answered: bool) -> Test
     for (m2m, ..) in &stages {
         fcntl(&m2m.node, FcntlArg::F_SETFL(OFlag::O_RDWR)).map_err(Error::call("F_SETFL"))?;
         for queue in [Output, Capture] {
-            match m2m.node.dequeue(queue, Memory::Mmap) {
-                Ok(buffer) => t.check(
-                    Eye::Cpu,
-                    answered || buffer.flags & FLAG_ERROR != 0,
-                    || format!("{queue:?} comes back without V4L2_BUF_FLAG_ERROR"),
-                ),
+            let _ = match m2m.node.dequeue(queue, Memory::Mmap) {
+                Ok(buffer) => t.check(Eye::Cpu, answered || buffer.flags & FLAG_ERROR != 0, || {
+                    format!("{queue:?} comes back without V4L2_BUF_FLAG_ERROR")
+                }),
                 Err(errno) => t.check(
                     Eye::Cpu,
                     [Errno::EIO, Errno::ENODEV].contains(&errno),
                     || format!("DQBUF of {queue:?} ends with {errno:?}, expected EIO or ENODEV"),
                 ),
-            }
+            };
         }
     }
     let gone = || Ok(Device::open().is_err());
-    let given_up =
-        pinbed_guest::harness::patience::until(pinbed_guest::harness::patience::LIMIT, gone)?;
+    let given_up = patience::until(patience::LIMIT, gone)?;
     t.check(Eye::Cpu, given_up, || "the device is not given up".into());
     for (m2m, ..) in &stages {
         no_device(t, "a request", errno(m2m.device.status()).map(drop));
@@ -118,7 +134,11 @@ fn lost(t: &mut Ctx) -> TestResult {
     t.expect_log(GIVEN_UP);
     let _timeout = module::parameter("timeout_s", "1")?;
     let memops = [Memop::DmaSg, Memop::DmaContig, Memop::Vmalloc];
-    let mut stages = memops.map(stage).into_iter().collect::<TestResult<Vec<_>>>()?;
+    let mut stages = memops
+        .map(stage)
+        .into_iter()
+        .collect::<TestResult<Vec<_>>>()?;
+    stages.push(import()?);
     for (m2m, src, dst) in &mut stages {
         m2m.device.inject(wire::INJECT_LOSE, 1, 0)?;
         start(t, m2m, src, dst)?;
@@ -162,6 +182,142 @@ fn wrong(t: &mut Ctx, memop: Memop) -> TestResult {
         judge_error(t, &m2m, &mut src, &mut dst)?;
     }
     Ok(())
+}
+
+/// Imported dma-bufs on both queues of the dma-sg node.
+fn import() -> TestResult<(M2m, Area, Area)> {
+    let m2m = M2m::copier(FRAME)?;
+    let src = m2m.with(Output, Area::udmabuf(FRAME.size())?)?;
+    let dst = m2m.with(Capture, Area::udmabuf(FRAME.size())?)?;
+    Ok((m2m, src, dst))
+}
+
+fn imports(t: &mut Ctx) -> TestResult {
+    let (m2m, mut src, mut dst) = import()?;
+    for (kind, argument) in [
+        (wire::INJECT_SHORT, 0),
+        (wire::INJECT_STATUS, wire::STATUS_ERROR),
+        (wire::INJECT_STATUS, 77),
+    ] {
+        m2m.device.inject(kind, 1, argument.into())?;
+        judge_error(t, &m2m, &mut src, &mut dst)?;
+        m2m.stream_off()?;
+    }
+    Ok(())
+}
+
+fn lost_attach(t: &mut Ctx) -> TestResult {
+    t.expect_log(GIVEN_UP);
+    let _timeout = module::parameter("timeout_s", "1")?;
+    let idle = vmstat::pinned_pages()?;
+    let m2m = M2m::copier(FRAME)?;
+    let src = m2m.with(Output, Area::anon(0, FRAME.size())?)?;
+    m2m.device.inject(wire::INJECT_LOSE_ATTACH, 1, 0)?;
+    let queued = m2m.enqueue(Output, 0, &src);
+    t.check(Eye::Cpu, queued.is_err(), || {
+        "QBUF succeeds without an answer to its ATTACH".into()
+    });
+    no_device(t, "a request", errno(m2m.device.status()).map(drop));
+    let pinned = vmstat::pinned_pages()?;
+    t.equal(
+        Eye::Cpu,
+        "pages pinned after a QBUF that failed",
+        pinned,
+        idle,
+    );
+    drop((m2m, src));
+    module::restore()?;
+    works(t)
+}
+
+fn kept_protected(t: &mut Ctx) -> TestResult {
+    const PAGES: usize = 16;
+    t.expect_log(GIVEN_UP);
+    t.expect_log(HEAP_IN_USE);
+    let region = cma::largest()?;
+    let used = region.used()?;
+    let (tee, device) = (Tee::open()?, Device::open()?);
+    let memory = Protected::new(&device, &tee, PAGES * PAGE)?;
+    device.inject(wire::INJECT_KEEP, 1, 0)?;
+    drop(memory);
+    let gone = || Ok(errno(device.status()).is_err());
+    let reset = patience::until(patience::LIMIT, gone)?;
+    t.check(Eye::Device, reset, || {
+        "the device is not reset after it refused a DETACH".into()
+    });
+    drop((tee, device));
+    let free = || Ok(region.used()? == used);
+    let returned = patience::until(patience::LIMIT, free)?;
+    t.check(Eye::Aftermath, returned, || {
+        "protected memory is still allocated after the reset".into()
+    });
+    module::restore()?;
+    works(t)
+}
+
+/// An INVOKE that returns its argument.
+fn call(tee: &Tee, session: Session) -> Result<Reply, Errno> {
+    tee.try_invoke(session, pin::RETURN, &[value_in(7, 0), NONE, NONE, NONE], 0)
+}
+
+fn wrong_call(t: &mut Ctx) -> TestResult {
+    let (tee, device) = (Tee::open()?, Device::open()?);
+    let session = tee.session(pin::UUID)?;
+    for status in [wire::STATUS_LIMIT, wire::STATUS_ERROR, 77, u32::MAX] {
+        device.inject(wire::INJECT_STATUS_CALL, 1, status.into())?;
+        let failed = match call(&tee, session) {
+            Ok(reply) => reply.result != 7,
+            Err(errno) => errno != Errno::ENODEV,
+        };
+        t.check(Eye::Cpu, failed, || {
+            format!("a call that is answered with status {status} does not fail")
+        });
+        let reply = call(&tee, session).map_err(Error::call("TEE_IOC_INVOKE"))?;
+        t.equal(Eye::Cpu, "the next call's result", reply.result, 7);
+    }
+    Ok(())
+}
+
+fn twice_call(t: &mut Ctx) -> TestResult {
+    t.expect_log(GIVEN_UP);
+    // virtio's own words.
+    t.expect_log("is not a head");
+    let (tee, device) = (Tee::open()?, Device::open()?);
+    let session = tee.session(pin::UUID)?;
+    device.inject(wire::INJECT_TWICE_CALL, 1, 0)?;
+    // It may have ended before the ring broke.
+    let _ = call(&tee, session);
+    let gone = || Ok(errno(device.status()).is_err());
+    let given_up = patience::until(patience::LIMIT, gone)?;
+    t.check(Eye::Cpu, given_up, || "the device is not given up".into());
+    drop((tee, device));
+    module::restore()?;
+    works(t)
+}
+
+fn lost_call(t: &mut Ctx) -> TestResult {
+    let (tee, device) = (Tee::open()?, Device::open()?);
+    let session = tee.session(pin::UUID)?;
+    device.inject(wire::INJECT_LOSE_CALL, 1, 0)?;
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| call(&tee, session));
+        // Long enough for an answer, were there one.
+        thread::sleep(Duration::from_millis(100));
+        t.check(Eye::Cpu, !waits.is_finished(), || {
+            "a call ends that was not answered".into()
+        });
+        module::unbind()?;
+        let ended = waits
+            .join()
+            .is_ok_and(|reply| reply.is_ok_and(|it| it.result == 7));
+        t.check(Eye::Cpu, !ended, || {
+            "a call that was not answered succeeds".into()
+        });
+        Ok::<_, Stop>(())
+    })?;
+    drop((tee, device));
+    module::restore()?;
+    works(t)
 }
 
 fn reordered(t: &mut Ctx) -> TestResult {

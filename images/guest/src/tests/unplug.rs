@@ -410,7 +410,7 @@ fn imports(t: &mut Ctx, way: Way) -> TestResult {
 }
 
 /// The heap of protected memory is one of a kind, and that of the TEE that has gone is open still.
-const HEAP_IN_USE: &str = "can't register DMA heap id";
+pub const HEAP_IN_USE: &str = "can't register DMA heap id";
 
 fn protected(t: &mut Ctx, way: Way) -> TestResult {
     t.expect_log(HEAP_IN_USE);

@@ -7,10 +7,11 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pinbed_abi::ta::Uuid;
+
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Calls that can be under way at a time, those aside that close a session.
 pub const MAX_CALLS: usize = 64;

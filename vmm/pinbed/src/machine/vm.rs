@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pinbed_abi::fault::Fault;
 use pinbed_abi::report::Plan;
 use pinbed_abi::{report, shell, trace, wire};
 use serde_json::{Value, json};
@@ -90,6 +91,8 @@ pub struct Machine {
     pub shell: bool,
     /// Whether guest and device write traces.
     pub trace: bool,
+    /// How the device misbehaves.
+    pub faults: Vec<Fault>,
     /// What `uname -r` says.
     pub release: String,
     /// More arguments for QEMU.
@@ -315,6 +318,9 @@ pub fn start_device(machine: &Machine, files: &Files, device: u32) -> Result<Pro
     command.arg("--socket-path").arg(&socket);
     // Tests delay jobs, fail them, and have the device die.
     command.arg("--allow-sabotage");
+    for fault in &machine.faults {
+        command.arg("--fault").arg(fault.to_string());
+    }
     command.arg("--inspect").arg(files.inspect());
     if machine.trace {
         command.arg("--trace").arg(files.device_trace());

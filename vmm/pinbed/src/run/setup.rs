@@ -503,6 +503,7 @@ impl<'a> Setup<'a> {
             hotplug,
             shell: matches!(plan, Plan::Shell(_)),
             trace: self.trace.is_some(),
+            faults: args.faults.clone(),
             release: self.kernel.release.clone(),
             arguments: self.arguments.clone(),
         }

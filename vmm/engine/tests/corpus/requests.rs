@@ -3,10 +3,8 @@
 //! no byte changes that is not attached for writing.
 //!
 //!     ci/fuzz 60
-#![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
-use libfuzzer_sys::fuzz_target;
 use pinbed_abi::wire::{self, AttachRequest, JobRequest, Range, Segment};
 use pinbed_engine::{DEFAULT_LIMITS, Engine};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -144,7 +142,8 @@ fn writable(request: &[u8]) -> Vec<Segment> {
     segments
 }
 
-fuzz_target!(|data: &[u8]| {
+/// What a fuzzer calls, and the test of the corpus.
+pub fn run(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), LENGTH)]).unwrap();
     memory
@@ -188,4 +187,4 @@ fuzz_target!(|data: &[u8]| {
         .zip(&free)
         .position(|(byte, free)| *byte != BEFORE && !free);
     assert_eq!(stray, None, "a stray write");
-});
+}

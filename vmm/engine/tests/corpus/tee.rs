@@ -3,10 +3,8 @@
 //! may see does not reach an attachment of others.
 //!
 //!     ci/fuzz 60
-#![no_main]
 
-use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
+use arbitrary::{Arbitrary, Unstructured};
 use pinbed_abi::ta::{self, Uuid};
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
@@ -134,7 +132,11 @@ impl Rig {
     }
 }
 
-fuzz_target!(|ops: Vec<Op>| {
+/// What a fuzzer calls, and the test of the corpus.
+pub fn run(data: &[u8]) {
+    let Ok(ops) = Vec::<Op>::arbitrary_take_rest(Unstructured::new(data)) else {
+        return;
+    };
     let rig = Rig {
         engine: Engine::new(DEFAULT_LIMITS),
         memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 16)]).unwrap(),
@@ -231,4 +233,4 @@ fuzz_target!(|ops: Vec<Op>| {
     };
     let answer = CallResponse::read_from_bytes(&rig.call(open.as_bytes())).unwrap();
     assert_eq!(answer.result.get(), TEEC_SUCCESS);
-});
+}

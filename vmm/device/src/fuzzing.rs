@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a fuzzer does with the device, and what has to hold: `ci/fuzz` runs it with coverage, a test of this file runs the corpus.
+
+use std::io::{IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use pinbed_abi::wire;
+use vhost_user_backend::{VhostUserBackend, VringT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::backend::{Backend, Shared};
+use crate::ring::{Memory, Ring};
+use crate::{Options, serve_until};
+
+/// Memory that the input fills from 0 on: three rings, and what their descriptors lead to.
+const LOW: usize = 0x4000;
+/// Memory that no input fills.
+const HIGH: u64 = 0x7fff_0000;
+const HIGH_LENGTH: usize = 0x4000;
+const SIZE: u16 = 16;
+/// Where each ring is: control, video, event. Its table, then the available and used ring.
+const RINGS: [u64; 3] = [0, 0x200, 0x400];
+const AVAILABLE: u64 = 0x100;
+const USED: u64 = 0x140;
+/// How long serving may take: a ring over another may have work without end, which a stop ends.
+const LONG: Duration = Duration::from_millis(200);
+
+/// A backend that is told to stop when its time is up.
+type Watched = Option<(Instant, Shared)>;
+static WATCHED: Mutex<Watched> = Mutex::new(None);
+
+fn watched() -> std::sync::MutexGuard<'static, Watched> {
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start_watch() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        thread::spawn(|| {
+            loop {
+                thread::sleep(LONG / 10);
+                let late = |(since, _): &mut (Instant, Shared)| since.elapsed() > LONG;
+                if let Some((_, backend)) = watched().take_if(late) {
+                    backend.stop();
+                }
+            }
+        });
+    });
+}
+
+/// Rings and chains of which all is the guest's: the first byte says which features were negotiated, the rest is memory from 0 on.
+///
+/// It neither panics nor hangs, and writes no memory that the input does not name.
+pub fn rings(data: &[u8]) {
+    let Some((features, bytes)) = data.split_first() else {
+        return;
+    };
+    let bytes = &bytes[..bytes.len().min(LOW)];
+    let map =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LOW), (GuestAddress(HIGH), HIGH_LENGTH)]);
+    let map = map.expect("memory for a guest");
+    let written = map.write_slice(bytes, GuestAddress(0));
+    written.expect("the input fits");
+    let memory = Memory::new(map.clone());
+    let options = Options {
+        allow_sabotage: features & 2 != 0,
+        ..Options::default()
+    };
+    let backend = Arc::new(Backend::new(memory.clone(), &options));
+    let rings: Vec<Ring> = RINGS
+        .iter()
+        .map(|at| ring(&memory, *at, features & 1 != 0))
+        .collect();
+    let [control, video, event] = &rings[..] else {
+        return;
+    };
+    start_watch();
+    *watched() = Some((Instant::now(), Arc::clone(&backend)));
+    // As `Backend::queues_per_thread` has it. The TEE's calls have threads of their own, and so a target of their own.
+    let desks = [
+        vec![control.clone(), event.clone()],
+        vec![control.clone(), video.clone(), event.clone()],
+    ];
+    for (worker, desk) in desks.iter().enumerate() {
+        let own = desk.len() as u16 - 2;
+        let served = backend.handle_event(own, EventSet::IN, desk, worker);
+        served.expect("what a guest does is no error");
+    }
+    *watched() = None;
+    // An ATTACH may name all memory by any address below.
+    let names_high = bytes
+        .windows(4)
+        .any(|word| word[2..] == [0xff, 0x7f] || word[..] == [0xff; 4]);
+    let mut high = vec![0; HIGH_LENGTH];
+    let read = map.read_slice(&mut high, GuestAddress(HIGH));
+    read.expect("the memory is there");
+    assert!(
+        names_high || high.iter().all(|byte| *byte == 0),
+        "memory was written that nobody named"
+    );
+}
+
+fn ring(memory: &Memory, at: u64, event_idx: bool) -> Ring {
+    let ring = Ring::new(memory.clone(), wire::QUEUE_SIZE as u16).expect("a size that is fine");
+    ring.set_queue_size(SIZE);
+    let set = ring.set_queue_info(at, at + AVAILABLE, at + USED);
+    set.expect("aligned addresses");
+    ring.set_queue_event_idx(event_idx);
+    ring.set_queue_ready(true);
+    ring.set_enabled(true);
+    ring
+}
+
+/// Bytes of a vhost-user message's header.
+const HEADER: usize = 12;
+
+/// A front end whose every message is the input's: the first byte of each is how many descriptors it carries, and of what kind.
+///
+/// The server returns, whatever comes.
+pub fn socket(data: &[u8]) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("device");
+    let stop = EventFd::new(0).expect("an eventfd");
+    let server = {
+        let (path, stop) = (path.clone(), stop.try_clone().expect("a descriptor"));
+        thread::spawn(move || {
+            // SAFETY: `stop` is moved into this closure and lives as long as the borrow.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(stop.as_raw_fd()) };
+            serve_until(&path, Options::default(), fd)
+        })
+    };
+    let begin = Instant::now();
+    let mut front = loop {
+        match UnixStream::connect(&path) {
+            Ok(front) => break front,
+            Err(error) if begin.elapsed() > Duration::from_secs(10) => panic!("{error}"),
+            Err(_) => thread::sleep(Duration::from_micros(200)),
+        }
+    };
+    let memory = memfd_create("fuzz", MFdFlags::MFD_CLOEXEC).expect("a memfd");
+    nix::unistd::ftruncate(memory.as_fd(), 1 << 20).expect("its size");
+    let event = EventFd::new(0).expect("an eventfd");
+    let mut rest = data;
+    while let Some((kind, message)) = rest.split_first() {
+        // The length that its header claims, or all that is left.
+        let claimed = message
+            .get(8..HEADER)
+            .map_or(0, |it| u32::from_le_bytes([it[0], it[1], it[2], it[3]]));
+        let length = message.len().min(HEADER + claimed as usize);
+        let (message, later) = message.split_at(length);
+        rest = later;
+        let fd = match kind & 8 {
+            0 => memory.as_raw_fd(),
+            _ => event.as_raw_fd(),
+        };
+        let fds = vec![fd; usize::from(kind & 7)];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let rights = if fds.is_empty() { &[][..] } else { &rights };
+        let parts = [IoSlice::new(message)];
+        let sent = sendmsg::<()>(
+            front.as_raw_fd(),
+            &parts,
+            rights,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        if sent.is_err() {
+            break;
+        }
+    }
+    let _ = front.flush();
+    drop(front);
+    // A peer that said nothing was no front end: the server waits for the next.
+    stop.write(1).expect("room in an eventfd");
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !server.is_finished() {
+        assert!(Instant::now() < limit, "the server does not end");
+        thread::sleep(Duration::from_micros(200));
+    }
+    // An error is its right, a panic is not.
+    let ended = server.join();
+    assert!(ended.is_ok(), "the server panicked");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// Calls `target` with each file of its corpus.
+    fn replay(name: &str, target: fn(&[u8])) {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../fuzz/corpus")
+            .join(name);
+        let files = fs::read_dir(&corpus).unwrap();
+        let mut count = 0;
+        for file in files {
+            let path = file.unwrap().path();
+            // Said if it breaks.
+            eprintln!("{}", path.display());
+            target(&fs::read(path).unwrap());
+            count += 1;
+        }
+        assert!(count > 0, "{} is empty", corpus.display());
+    }
+
+    #[test]
+    fn the_corpus_of_rings_breaks_nothing() {
+        replay("rings", rings);
+    }
+
+    #[test]
+    fn the_corpus_of_front_ends_breaks_nothing() {
+        replay("socket", socket);
+    }
+}

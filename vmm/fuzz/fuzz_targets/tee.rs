@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! See `vmm/engine/tests/corpus/tee.rs`.
+//!
+//!     ci/fuzz 60
+#![no_main]
+
+#[path = "../../engine/tests/corpus/tee.rs"]
+mod tee;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tee::run(data));

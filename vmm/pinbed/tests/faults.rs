@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Faults of the device that the host asks for, with real guests: `pinbed run --fault NAME[=N]`.
+
+use std::process::{Command, Output, Stdio};
+
+fn run(faults: &[&str], test: &str) -> (Option<i32>, String) {
+    let results = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinbed"));
+    command.args(["run", "--accel", "tcg", "--kernel", "6.12"]);
+    for fault in faults {
+        command.args(["--fault", fault]);
+    }
+    let run = command
+        .arg(test)
+        .env("XDG_STATE_HOME", results.path())
+        .stdin(Stdio::null())
+        .output();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = run.unwrap();
+    let said = [stdout, stderr].concat();
+    (status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// A test with one job.
+const JOB: &str = "userptr::malloc_is_decoder_input";
+/// A test that calls the TEE.
+const CALL: &str = "fault::wrong_status_is_an_error_of_the_call";
+
+#[test]
+fn death_is_named_wherever_it_comes() {
+    for (fault, test) in [("death", JOB), ("attach-death", JOB), ("call-death", CALL)] {
+        let (code, said) = run(&[fault], test);
+        assert_eq!(code, Some(7), "{fault}: {said}");
+        assert!(said.contains("the device dies now"), "{fault}: {said}");
+    }
+}
+
+#[test]
+fn a_fault_comes_at_its_request_and_no_other() {
+    // The test has fewer jobs.
+    let (code, said) = run(&["status=1000", "call-status=1000"], JOB);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["status=1"], JOB);
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn names_and_numbers_that_are_none_are_refused() {
+    for (fault, why) in [
+        ("lsot", "there are late fail lost"),
+        ("lost=0", "a number from 1 on"),
+        ("lost=", "a number from 1 on"),
+    ] {
+        let (code, said) = run(&[fault], JOB);
+        assert_eq!(code, Some(2), "{fault}: {said}");
+        assert!(said.contains(why), "{fault}: {said}");
+    }
+}
