@@ -116,10 +116,7 @@ pub struct Delay {
 impl Delay {
     /// The answer as one line, with its newline.
     pub fn to_line(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self).map(|mut line| {
-            line.push('\n');
-            line
-        })
+        line_of(self)
     }
 }
 
