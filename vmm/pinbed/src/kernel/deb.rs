@@ -257,7 +257,7 @@ impl Package {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .find(|path| path.to_string_lossy().ends_with("-common"));
+            .find(|path| is_common(&path.to_string_lossy(), &release));
         let below = |path: &Path| path.strip_prefix(tree).unwrap_or(path).to_owned();
         Ok(Unpacked {
             packages,
@@ -383,7 +383,9 @@ fn beside(package: &Path) -> Result<Vec<PathBuf>, Error> {
             let name = name(path);
             let headers = name.starts_with(&format!("linux-headers-{release}_"))
                 || (name.starts_with("linux-headers-")
-                    && name.contains(&format!("-common_{version}_")))
+                    && name
+                        .split_once(&format!("_{version}_"))
+                        .is_some_and(|(stem, _)| is_common(stem, release)))
                 || (name.starts_with("linux-kbuild-") && name.contains(&format!("_{version}_")));
             headers && name.ends_with(".deb")
         })
@@ -391,6 +393,16 @@ fn beside(package: &Path) -> Result<Vec<PathBuf>, Error> {
     files.sort();
     files.insert(0, package.to_owned());
     Ok(files)
+}
+
+/// Whether headers are those that flavours such as this release share: linux-headers-VERSION-common, or with a set of patches in their
+/// name, linux-headers-VERSION-common-rt.
+fn is_common(headers: &str, release: &str) -> bool {
+    match headers.split_once("-common") {
+        Some((_, "")) => !release.contains("-rt-"),
+        Some((_, set)) => release.contains(&format!("{set}-")),
+        None => false,
+    }
 }
 
 /// Takes v4l2-mem2mem.c out of the source package of the same version.
@@ -621,6 +633,7 @@ mod tests {
         ];
         let foreign = [
             "linux-headers-6.12.1-rt-amd64_6.12.1-1_amd64.deb",
+            "linux-headers-6.12.1-common-rt_6.12.1-1_all.deb",
             "linux-headers-6.12.2-common_6.12.2-1_all.deb",
             "linux-kbuild-6.12.1_6.12.1-1_amd64.deb.asc",
         ];
@@ -637,6 +650,9 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, own);
         assert!(beside(&dir.path().join("vim_9_amd64.deb")).is_err());
+        let rt = "6.12.1-rt-amd64";
+        assert!(is_common("linux-headers-6.12.1-common-rt", rt));
+        assert!(!is_common("linux-headers-6.12.1-common", rt));
     }
 
     #[test]
