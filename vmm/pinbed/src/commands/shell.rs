@@ -98,7 +98,10 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
         .then(Raw::set)
         .transpose()
         .context("cannot set the terminal")?;
-    person::attach(port, is_terminal, &to)?;
+    // Who listens ends with the guest, and then nothing is left to tell.
+    person::attach(port, is_terminal, move |said| {
+        let _ = to.send(Happening::Person(said));
+    })?;
     let mut watch = Watch {
         vm,
         happenings,

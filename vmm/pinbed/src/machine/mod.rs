@@ -11,6 +11,7 @@ pub mod memory;
 pub mod person;
 pub mod process;
 pub mod qmp;
+pub mod save;
 pub mod saved;
 pub mod slot;
 pub mod stall;

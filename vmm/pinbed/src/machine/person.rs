@@ -3,7 +3,6 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -12,8 +11,6 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use pinbed_abi::shell::{self, Frame, PAYLOAD_MAX, Size};
 use signal_hook::consts::SIGWINCH;
 use signal_hook::iterator::Signals;
-
-use crate::machine::events::Happening;
 
 /// What becomes known about the command.
 #[derive(Debug)]
@@ -30,16 +27,20 @@ pub enum Said {
     Garbled(String),
 }
 
-/// Carries standard input, output and error until the command ends. `terminal` says that keys come from a terminal in raw mode.
+/// Carries standard input, output and error until the command ends, and tells what becomes known. `terminal` says that keys come from a
+/// terminal in raw mode.
 ///
 /// # Errors
 /// When the connection or a signal is refused.
-pub fn attach(port: UnixStream, terminal: bool, to: &Sender<Happening>) -> io::Result<()> {
+pub fn attach(
+    port: UnixStream,
+    terminal: bool,
+    tell: impl Fn(Said) + Clone + Send + 'static,
+) -> io::Result<()> {
     let send = Arc::new(Mutex::new(port.try_clone()?));
-    let tell = to.clone();
     // Threads that read standard input cannot be ended; they go with the process.
     thread::spawn({
-        let send = send.clone();
+        let (send, tell) = (send.clone(), tell.clone());
         move || take_keys(&send, terminal, &tell)
     });
     if terminal {
@@ -50,7 +51,6 @@ pub fn attach(port: UnixStream, terminal: bool, to: &Sender<Happening>) -> io::R
             }
         });
     }
-    let tell = to.clone();
     thread::spawn(move || show(port, &tell));
     Ok(())
 }
@@ -61,7 +61,7 @@ fn push(port: &Mutex<UnixStream>, frame: &Frame) {
     let _ = port.write_all(&frame.to_bytes());
 }
 
-fn take_keys(port: &Mutex<UnixStream>, terminal: bool, to: &Sender<Happening>) {
+fn take_keys(port: &Mutex<UnixStream>, terminal: bool, tell: &impl Fn(Said)) {
     let mut bytes = vec![0; PAYLOAD_MAX];
     let mut keys = Keys::default();
     loop {
@@ -76,8 +76,7 @@ fn take_keys(port: &Mutex<UnixStream>, terminal: bool, to: &Sender<Happening>) {
             continue;
         }
         let Some(meant) = keys.through(&bytes[..count]) else {
-            let _ = to.send(Happening::Person(Said::Escape));
-            return;
+            return tell(Said::Escape);
         };
         if !meant.is_empty() {
             push(port, &Frame::Input(meant));
@@ -85,8 +84,7 @@ fn take_keys(port: &Mutex<UnixStream>, terminal: bool, to: &Sender<Happening>) {
     }
 }
 
-fn show(mut port: UnixStream, to: &Sender<Happening>) {
-    let say = |said| drop(to.send(Happening::Person(said)));
+fn show(mut port: UnixStream, say: &impl Fn(Said)) {
     loop {
         let shown = match Frame::read(&mut port) {
             Ok(Some(Frame::Output(bytes))) => {

@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 use pinbed_abi::report::Plan;
 
 use crate::cli::VmArgs;
-use crate::machine::saved::{self, Record, Saved};
+use crate::machine::save::save;
+use crate::machine::saved::{Record, Saved};
 use crate::machine::vm::{Files, Start};
 use crate::provision::answers;
 use crate::provision::cache::{Cache, Entry, Fingerprint, STARTS};
@@ -84,7 +85,7 @@ impl Place {
         // In the entry itself: it is nobody's business where temporary files are.
         let files = Files::new(work.dir());
         let machine = setup.machine_from(args, &files, &Plan::Await, Start::Bare, Vec::new())?;
-        let record = saved::save(&machine, setup.qemu_command(), &files, work.dir())?;
+        let record = save(&machine, setup.qemu_command(), &files, work.dir())?;
         for file in [files.initramfs(), files.command(), files.qemu_log()] {
             fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
