@@ -360,13 +360,14 @@ impl<'a, I> Ticket<'a, I> {
         loop {
             let now = &mut *state;
             let call = now.calls.get(&self.number).ok_or(Refusal::Cancelled)?;
+            // That of a session that is closed, too, since it began before.
+            if call.ending.is_some() {
+                return Err(Refusal::Cancelled);
+            }
             let id = call.session;
             let session = now.sessions.get_mut(&id);
             let session = session.filter(|session| !session.closing);
             let session = session.ok_or(Refusal::NoSession)?;
-            if call.ending.is_some() {
-                return Err(Refusal::Cancelled);
-            }
             let single = session.single;
             let mut earlier = now.calls.range(..self.number);
             let waits = match &session.instance {
