@@ -215,7 +215,7 @@ fn a_trace_that_cannot_be_written_is_refused_before_anything_runs() {
 #[test]
 fn the_trace_of_a_failure_leaves_the_results_of_its_run_alone() {
     // It waits for an answer for longer than it may take here.
-    const FAILS: &str = "fault::contig_lost_completion_gives_the_device_up";
+    const FAILS: &str = "fault::lost_completions_give_the_device_up";
     let directory = tempfile::tempdir().unwrap();
     let results = directory.path().join("state");
     let image = image();
@@ -234,7 +234,7 @@ fn the_trace_of_a_failure_leaves_the_results_of_its_run_alone() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    let trace = "fault-contig_lost_completion_gives_the_device_up.pftrace";
+    let trace = "fault-lost_completions_give_the_device_up.pftrace";
     assert!(said.contains(&format!("pinbed: {trace} has ")), "{said}");
     assert!(directory.path().join(trace).exists());
     // The run of both tests is the one that was told of everywhere, and the one that is kept.
