@@ -256,6 +256,8 @@ fn filled(t: &mut Ctx, file: &OwnedFd, node: u32) -> TestResult<Mapping> {
 }
 
 fn large(t: &mut Ctx, make: fn(&Zone) -> TestResult<Huge>) -> TestResult {
+    // The device and the CPU use the memory at the same time.
+    swiotlb::unless_forced()?;
     numa::need_moves()?;
     let zone = zones::movable_node()?;
     let (file, _needs) = make(&zone)?;
