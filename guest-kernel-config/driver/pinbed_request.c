@@ -60,8 +60,13 @@ struct pinbed_request *pinbed_request_new(size_t request_length,
 	kref_init(&req->ref);
 	init_completion(&req->answer);
 	req->response_length = response_length;
-	req->request = kvzalloc(request_length, GFP_KERNEL);
-	req->response = kvzalloc(response_length, GFP_KERNEL);
+	/* EXEC sends and takes less than a header, too, and headers are traced. */
+	req->request = kvzalloc(max(request_length,
+				    sizeof(struct pinbed_request_header)),
+				GFP_KERNEL);
+	req->response = kvzalloc(max(response_length,
+				     sizeof(struct pinbed_response_header)),
+				 GFP_KERNEL);
 	req->out = kvmalloc_array(pages, sizeof(*req->out), GFP_KERNEL);
 	if (!req->request || !req->response || !req->out) {
 		pinbed_request_put(req);
