@@ -338,7 +338,7 @@ fn an_injected_failure_moves_nothing_and_counts_down() {
 #[test]
 fn unknown_injections_and_long_delays_are_invalid() {
     let rig = Rig::new();
-    let unknown = wire::INJECT_STALE + 1;
+    let unknown = wire::INJECT_STATUS_CALL + 1;
     assert_eq!(rig.inject(unknown, 1, 0), wire::STATUS_INVALID);
     let far = (1 << 20) + 1;
     assert_eq!(

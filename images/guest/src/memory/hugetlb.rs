@@ -2,6 +2,9 @@
 //! The kernel's pool of huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
 
 use crate::harness::error::Error;
+use crate::memory::area::HUGE;
+use crate::observe::cma;
+use crate::observe::extent::PAGE;
 use std::fs;
 
 /// Huge pages in the pool, which is empty again when this is dropped. Pages in use stay until they are given back.
@@ -12,6 +15,24 @@ impl Pool {
     /// pinned may stay in, and there is no other to move to.
     pub fn of(pages: usize) -> Result<Self, Error> {
         Self::on(0, pages)
+    }
+
+    /// As [`Pool::of`], of pages that are not in CMA: one that is there is moved before it is pinned, or is not there for who wants no page
+    /// that can be moved.
+    pub fn outside_cma(pages: usize) -> Result<Self, Error> {
+        // None on a kernel without CMA.
+        let regions = cma::regions().unwrap_or_default();
+        let mut taken = Vec::new();
+        for region in &regions {
+            loop {
+                let longest = region.longest_free()?;
+                if longest < (HUGE / PAGE) as u64 {
+                    break;
+                }
+                taken.push(region.take(longest)?);
+            }
+        }
+        Self::of(pages)
     }
 
     /// As [`Pool::of`], on a NUMA node.

@@ -16,7 +16,6 @@ use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::{Area, HUGE};
 use pinbed_guest::memory::hugetlb::Pool;
 use pinbed_guest::memory::mapping::Mapping;
-use pinbed_guest::observe::cma;
 use pinbed_guest::observe::extent::{PAGE, frames};
 use pinbed_guest::observe::pagemap;
 use pinbed_guest::observe::swiotlb;
@@ -128,23 +127,6 @@ fn of_a_huge_page(t: &mut Ctx) -> TestResult {
     all_write(t, stage)
 }
 
-/// A pool whose pages are not in CMA: one that is there would be moved by QBUF, which is another matter.
-fn pool_outside_cma(pages: usize) -> TestResult<Pool> {
-    // None on a kernel without CMA.
-    let regions = cma::regions().unwrap_or_default();
-    let mut taken = Vec::new();
-    for region in &regions {
-        loop {
-            let longest = region.longest_free()?;
-            if longest < (HUGE / PAGE) as u64 {
-                break;
-            }
-            taken.push(region.take(longest)?);
-        }
-    }
-    Ok(Pool::of(pages)?)
-}
-
 fn hugetlb(t: &mut Ctx, offset: usize) -> TestResult<Area> {
     let mut area = Area::hugetlb(offset, FRAME.size())?;
     area.fill(t)?;
@@ -153,7 +135,7 @@ fn hugetlb(t: &mut Ctx, offset: usize) -> TestResult<Area> {
 
 fn of_hugetlb(t: &mut Ctx) -> TestResult {
     // Two for the parent, and two for each of two children at a time.
-    let _pool = pool_outside_cma(6)?;
+    let _pool = Pool::outside_cma(6)?;
     let (src, dst) = (hugetlb(t, 5 * PAGE)?, hugetlb(t, 0)?);
     let stage = Stage::of(t, src, dst)?;
     all_write(t, stage)

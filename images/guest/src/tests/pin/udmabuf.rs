@@ -317,7 +317,7 @@ fn large(t: &mut Ctx, make: fn(&Zone) -> TestResult<Huge>) -> TestResult {
 }
 
 fn untouched_huge_pages(t: &mut Ctx) -> TestResult {
-    let _pool = Pool::of(2)?;
+    let _pool = Pool::outside_cma(2)?;
     let before = hugetlb::reserved()?;
     let file = huge_memfd(HUGE)?;
     match dmabuf::try_udmabuf(&file, std::slice::from_ref(&(0..HUGE)))? {
