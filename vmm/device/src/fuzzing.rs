@@ -193,25 +193,7 @@ pub fn socket(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::path::Path;
-
-    /// Calls `target` with each file of its corpus.
-    fn replay(name: &str, target: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fuzz/corpus")
-            .join(name);
-        let files = fs::read_dir(&corpus).unwrap();
-        let mut count = 0;
-        for file in files {
-            let path = file.unwrap().path();
-            // Said if it breaks.
-            eprintln!("{}", path.display());
-            target(&fs::read(path).unwrap());
-            count += 1;
-        }
-        assert!(count > 0, "{} is empty", corpus.display());
-    }
+    use crate::replay::replay;
 
     #[test]
     fn the_corpus_of_rings_breaks_nothing() {

@@ -16,6 +16,9 @@ mod events;
 pub mod fuzzing;
 mod inspect;
 mod life;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod ring;
 mod serve;
 mod socket;

@@ -2,10 +2,10 @@
 //! dma-bufs made of a memfd's pages (include/uapi/linux/udmabuf.h).
 
 use crate::harness::error::Error;
+use crate::harness::node::open_node;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::Mode;
 use nix::unistd::ftruncate;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -80,11 +80,7 @@ pub fn try_udmabuf(
 
 /// The device that makes udmabufs.
 pub fn udmabuf_device() -> Result<OwnedFd, Error> {
-    let path = "/dev/udmabuf";
-    open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| Error::Absent {
-        what: path.into(),
-        remedy: "build the kernel with CONFIG_UDMABUF".into(),
-    })
+    open_node("/dev/udmabuf", "build the kernel with CONFIG_UDMABUF")
 }
 
 /// As [`try_udmabuf`], with the device open already.

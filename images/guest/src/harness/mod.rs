@@ -5,6 +5,7 @@
 //! - [`progress`]: what a test tells its supervisor, PID 1;
 //! - [`child`]: a forked process that acts in its turn; [`cpu`]: where a test runs; [`attempt`]: a system call that may not return;
 //! - [`privilege`]: giving up rights; [`kconfig`]: the configuration of the kernel under test;
+//! - [`node`]: files of the kernel's that it may lack;
 //! - [`patience`]: waiting for the kernel; [`setting`]: values in sysfs and procfs, put back afterwards.
 
 pub mod attempt;
@@ -13,6 +14,7 @@ pub mod cpu;
 pub mod ctx;
 pub mod error;
 pub mod kconfig;
+pub mod node;
 pub mod patience;
 pub mod privilege;
 pub mod progress;

@@ -2,7 +2,6 @@
 //! Compares all guest memory while the guest stands still, so that what differs was written by the device: the runner's side of
 //! [`pinbed_abi::frozen`].
 
-use std::fs;
 use std::io;
 use std::mem::offset_of;
 use std::thread;
@@ -16,13 +15,14 @@ use pinbed_abi::frozen::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::machine::memory::Memory;
+use crate::machine::threads::{self, Thread};
 
 /// How long each step may take: a process to stop, the guest to fill its rings, the device to be at rest.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(2);
-/// A device that is not at rest after so many nanoseconds on CPUs has work without end.
-const ENDLESS: u64 = 300_000_000;
+/// A device that is not at rest after so long on CPUs has work without end.
+const ENDLESS: Duration = Duration::from_millis(300);
 /// A device is at rest when it was found asleep this often, and used no CPU in between.
 const RESTS: u32 = 10;
 
@@ -128,11 +128,12 @@ fn stop(pid: Pid) -> io::Result<()> {
 
 /// Returns when a process has nothing to do: all its threads sleep, and go on sleeping. Or when it has done enough.
 fn rest(pid: Pid) -> io::Result<()> {
-    let begin: u64 = threads(pid)?.iter().map(|thread| thread.spent).sum();
-    let (mut spent, mut rests) = (0, 0);
+    let ran = |threads: &[Thread]| threads.iter().map(|thread| thread.ran).sum::<Duration>();
+    let begin = ran(&threads(pid)?);
+    let (mut spent, mut rests) = (Duration::ZERO, 0);
     until("the device is at rest", || {
         let threads = threads(pid)?;
-        let now: u64 = threads.iter().map(|thread| thread.spent).sum();
+        let now = ran(&threads);
         let asleep = threads.iter().all(|thread| thread.state == b'S');
         rests = if asleep && now == spent { rests + 1 } else { 0 };
         spent = now;
@@ -140,31 +141,9 @@ fn rest(pid: Pid) -> io::Result<()> {
     })
 }
 
-struct Thread {
-    /// As in /proc/PID/stat.
-    state: u8,
-    /// Nanoseconds on a CPU.
-    spent: u64,
-}
-
+/// The threads of a process that is there.
 fn threads(pid: Pid) -> io::Result<Vec<Thread>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let path = entry?.path();
-        let read = |file| fs::read_to_string(path.join(file));
-        let (stat, schedstat) = match (read("stat"), read("schedstat")) {
-            (Ok(stat), Ok(schedstat)) => (stat, schedstat),
-            // The thread has ended meanwhile.
-            _ => continue,
-        };
-        // The name in parentheses may have any character.
-        let state = stat.rfind(") ").and_then(|at| stat.as_bytes().get(at + 2));
-        let spent = schedstat.split_whitespace().next();
-        all.push(Thread {
-            state: *state.unwrap_or(&b'?'),
-            spent: spent.and_then(|it| it.parse().ok()).unwrap_or(0),
-        });
-    }
+    let all = threads::threads(pid)?;
     match all.is_empty() {
         true => Err(io::Error::other("the process has gone")),
         false => Ok(all),

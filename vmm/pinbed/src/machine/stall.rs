@@ -3,11 +3,12 @@
 //! verdict depends on what else the host has to do.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+
+use crate::machine::threads::{Thread, threads};
 
 /// How often to look, at least: a process is seen to be stopped only while it is.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -46,7 +47,20 @@ impl Stall {
         let now = Instant::now();
         let since = now.duration_since(self.looked);
         self.looked = now;
-        let waited: HashMap<_, _> = processes.iter().flat_map(|pid| threads(*pid)).collect();
+        // A process that has gone waits for nothing.
+        let threads = processes
+            .iter()
+            .flat_map(|pid| threads(*pid).unwrap_or_default());
+        let threads: Vec<_> = threads.collect();
+        let is_stopped = |thread: &Thread| thread.leads && matches!(thread.state, b'T' | b't');
+        let stopped = match threads.iter().any(is_stopped) {
+            true => since,
+            false => Duration::ZERO,
+        };
+        let waited: HashMap<_, _> = threads
+            .into_iter()
+            .map(|thread| (thread.path, thread.waited))
+            .collect();
         // Threads wait at the same time, so this is what the guest waited for at least.
         let longest = waited
             .iter()
@@ -57,10 +71,6 @@ impl Stall {
             .max()
             .unwrap_or_default();
         self.waited = waited;
-        let stopped = match processes.iter().any(|pid| is_stopped(*pid)) {
-            true => since,
-            false => Duration::ZERO,
-        };
         // Who looks too late was stopped or frozen, and the guest perhaps with us.
         let late = match since > 4 * TICK {
             true => since - TICK,
@@ -68,28 +78,6 @@ impl Stall {
         };
         self.total += longest.max(stopped).max(late).min(since);
     }
-}
-
-/// What each thread of a process has waited for a CPU. A kernel without that figure says nothing.
-fn threads(pid: Pid) -> impl Iterator<Item = (PathBuf, Duration)> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten();
-    threads.flatten().filter_map(|thread| {
-        let path = thread.path();
-        // Nanoseconds on a CPU, then waiting for one (Documentation/scheduler/sched-stats.rst).
-        let text = fs::read_to_string(path.join("schedstat")).ok()?;
-        let waited = text.split_whitespace().nth(1)?.parse().ok()?;
-        Some((path, Duration::from_nanos(waited)))
-    })
-}
-
-/// Whether a process is stopped, by a signal or a tracer.
-fn is_stopped(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may have anything in it; the state is after it.
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-    state.is_some_and(|state| state.starts_with(['T', 't']))
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 
 use crate::tests::dmabuf::taker::Taker;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::node::open_node;
 use pinbed_guest::observe::extent::PAGE;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -37,12 +36,8 @@ impl GupTest {
     /// # Errors
     /// Where the kernel has it not.
     pub fn open(fast: bool) -> Result<Self, Error> {
-        let file = open(PATH, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|_| {
-            Error::Absent {
-                what: PATH.into(),
-                remedy: "build the kernel with CONFIG_GUP_TEST and CONFIG_DEBUG_FS".into(),
-            }
-        })?;
+        let remedy = "build the kernel with CONFIG_GUP_TEST and CONFIG_DEBUG_FS";
+        let file = open_node(PATH, remedy)?;
         let flags = USE_WRITE | if fast { USE_FAST } else { 0 };
         // SAFETY: the descriptor is open, and nothing is pinned yet.
         unsafe { stop(file.as_raw_fd()) }.map_err(|_| Error::Absent {

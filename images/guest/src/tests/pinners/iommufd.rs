@@ -1,26 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IOMMU_IOAS_MAP: an address space of iommufd, with the selftests' mock device behind it, without which nothing is pinned.
 
+use super::remedy;
 use crate::tests::dmabuf::taker::Taker;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::kconfig;
+use pinbed_guest::harness::node::open_node;
 use pinbed_guest::observe::extent::PAGE;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-const PATH: &str = "/dev/iommu";
-
-/// `_IO(';', number)`.
-const fn command(number: u8) -> libc::c_ulong {
-    (b';' as libc::c_ulong) << 8 | number as libc::c_ulong
-}
-
-const IOAS_ALLOC: libc::c_ulong = command(0x81);
-const IOAS_MAP: libc::c_ulong = command(0x85);
+const IOAS_ALLOC: libc::c_ulong = nix::request_code_none!(b';', 0x81);
+const IOAS_MAP: libc::c_ulong = nix::request_code_none!(b';', 0x85);
 /// IOMMU_TEST_CMD of drivers/iommu/iommufd/iommufd_test.h.
-const TEST: libc::c_ulong = command(0x80 + 32);
+const TEST: libc::c_ulong = nix::request_code_none!(b';', 0x80 + 32);
 const MOCK_DOMAIN: u32 = 2;
 const WRITEABLE: u32 = 2;
 const READABLE: u32 = 4;
@@ -65,11 +58,7 @@ impl Ioas {
     /// # Errors
     /// Where the kernel has no iommufd, or not its selftests.
     pub fn open() -> Result<Self, Error> {
-        let absent = |_| Error::Absent {
-            what: PATH.into(),
-            remedy: "build the kernel with CONFIG_IOMMUFD, as the fragment pinners does".into(),
-        };
-        let file = open(PATH, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(absent)?;
+        let file = open_node("/dev/iommu", remedy("CONFIG_IOMMUFD"))?;
         kconfig::unless_off("IOMMUFD_TEST", "the mock device of iommufd")?;
         let mut made = Alloc {
             size: size_of::<Alloc>() as u32,

@@ -97,6 +97,19 @@ macro_rules! short {
     };
 }
 
+/// What to do about a kernel without this symbol.
+fn remedy(symbol: &str) -> String {
+    format!("build the kernel with {symbol}, as the fragment pinners does")
+}
+
+/// The kernel has no such thing, for want of this symbol.
+fn absent(what: &str, symbol: &str) -> Error {
+    Error::Absent {
+        what: what.into(),
+        remedy: remedy(symbol),
+    }
+}
+
 #[rustfmt::skip]
 pub const TESTS: &[&[Test]] = &[
     long!(vb2_sg, Pinner::VB2_SG, "QBUF of USERPTR on vb2-dma-sg", "pin_user_pages_locked(), since 5.12 pin_user_pages_fast()"),

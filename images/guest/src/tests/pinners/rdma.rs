@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A memory region of RDMA: rxe, RDMA in software, on a dummy network card, by the kernel's own calls.
 
+use super::{absent, remedy};
 use crate::tests::dmabuf::taker::Taker;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::node::open_node;
 use pinbed_guest::observe::extent::PAGE;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -42,8 +42,7 @@ impl Domain {
         if !Path::new(UVERBS).exists() {
             add_link()?;
         }
-        let file = open(UVERBS, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|_| absent(UVERBS, "CONFIG_INFINIBAND_USER_ACCESS"))?;
+        let file = open_node(UVERBS, remedy("CONFIG_INFINIBAND_USER_ACCESS"))?;
         let [_async_fd, _] =
             command::<2>(&file, GET_CONTEXT).map_err(Error::call("GET_CONTEXT of RDMA"))?;
         let [handle] = command::<1>(&file, ALLOC_PD).map_err(Error::call("ALLOC_PD of RDMA"))?;
@@ -190,12 +189,5 @@ fn add_link() -> Result<(), Error> {
         Errno::EEXIST => Ok(()),
         Errno::EINVAL | Errno::EOPNOTSUPP => Err(absent("rxe", "CONFIG_RDMA_RXE")),
         errno => Err(Error::call("adding a link of rxe")(errno)),
-    }
-}
-
-fn absent(what: &str, symbol: &str) -> Error {
-    Error::Absent {
-        what: what.into(),
-        remedy: format!("build the kernel with {symbol}, as the fragment pinners does"),
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Sockets that take user pages: AF_XDP's umem, and MSG_ZEROCOPY.
 
+use super::absent;
 use crate::tests::dmabuf::taker::Taker;
 use nix::errno::Errno;
 use pinbed_guest::harness::error::Error;
@@ -128,11 +129,4 @@ fn set<T>(socket: RawFd, level: i32, option: i32, value: &T) -> Result<(), Errno
     let set =
         unsafe { libc::setsockopt(socket, level, option, (&raw const *value).cast(), length) };
     Errno::result(set).map(drop)
-}
-
-fn absent(what: &str, symbol: &str) -> Error {
-    Error::Absent {
-        what: what.into(),
-        remedy: format!("build the kernel with {symbol}, as the fragment pinners does"),
-    }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! VFIO_IOMMU_MAP_DMA: a container of VFIO with QEMU's PCI test device, which the environment `iommu` puts behind an IOMMU.
 
+use super::remedy;
 use crate::tests::dmabuf::taker::Taker;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::node::open_node;
 use pinbed_guest::harness::patience::{LIMIT, until};
 use pinbed_guest::harness::setting;
 use pinbed_guest::observe::extent::PAGE;
@@ -13,14 +13,11 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// `_IO(';', 100 + number)` of linux/vfio.h.
-const fn command(number: u8) -> libc::c_ulong {
-    (b';' as libc::c_ulong) << 8 | (100 + number) as libc::c_ulong
-}
-
-const SET_IOMMU: libc::c_ulong = command(2);
-const GROUP_SET_CONTAINER: libc::c_ulong = command(4);
-const MAP_DMA: libc::c_ulong = command(13);
+/// Of linux/vfio.h.
+const SET_IOMMU: libc::c_ulong = nix::request_code_none!(b';', 100 + 2);
+const GROUP_SET_CONTAINER: libc::c_ulong = nix::request_code_none!(b';', 100 + 4);
+const MAP_DMA: libc::c_ulong = nix::request_code_none!(b';', 100 + 13);
+const SYMBOL: &str = "CONFIG_VFIO_PCI";
 const TYPE1V2: libc::c_ulong = 3;
 const READ: u32 = 1;
 const WRITE: u32 = 2;
@@ -46,7 +43,7 @@ impl Container {
     /// # Errors
     /// Where the kernel has no VFIO, or the machine no such device or no IOMMU.
     pub fn open() -> Result<Self, Error> {
-        let file = open_file(Path::new("/dev/vfio/vfio"), "CONFIG_VFIO_PCI")?;
+        let file = open_node("/dev/vfio/vfio", remedy(SYMBOL))?;
         let device = test_device()?.ok_or_else(|| Error::Absent {
             what: "a PCI device behind an IOMMU".into(),
             remedy: "run in the environment iommu".into(),
@@ -67,7 +64,7 @@ impl Container {
             setting::write("/sys/bus/pci/drivers_probe", &name(&device))?;
         }
         until(LIMIT, || Ok(group.exists()))?;
-        let group = open_file(&group, "CONFIG_VFIO_PCI")?;
+        let group = open_node(&group, remedy(SYMBOL))?;
         let container = file.as_raw_fd();
         // SAFETY: both descriptors are open, and the argument is a descriptor that the call reads.
         Errno::result(unsafe {
@@ -98,14 +95,6 @@ impl Taker for Container {
         Errno::result(unsafe { libc::ioctl(self.file.as_raw_fd(), MAP_DMA, &raw const map) })?;
         Ok(())
     }
-}
-
-fn open_file(path: &Path, symbol: &str) -> Result<OwnedFd, Error> {
-    let opened = open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
-    opened.map_err(|_| Error::Absent {
-        what: path.display().to_string(),
-        remedy: format!("build the kernel with {symbol}, as the fragment pinners does"),
-    })
 }
 
 /// QEMU's pci-testdev.
