@@ -16,6 +16,8 @@ use std::vec::Vec;
 pub const PLAN_PATH: &str = "/etc/pinbed-plan.json";
 /// Path in the guest of the configuration of its kernel, in the form of a .config.
 pub const CONFIG_PATH: &str = "/etc/pinbed-kernel.config";
+/// What a comment in it says of a symbol whose module the runner left out.
+pub const NOT_LOADED: &str = "is a module that is not loaded";
 /// Path in the guest of the list of modules to load before the driver, in order: a line for each, its path and parameters. Not there
 /// where the kernel has none.
 pub const MODULES_PATH: &str = "/etc/pinbed-modules";
@@ -149,6 +151,8 @@ pub enum Eye {
     Aftermath,
     /// The test did not get to a judgement: it crashed, timed out, or could not set itself up.
     Harness,
+    /// The state that the test starts from did not come about (pages in one piece, a page that moves), so it judged nothing.
+    Premise,
 }
 
 /// Something a correct kernel does not do, or that kept the test from judging.

@@ -67,11 +67,11 @@ impl From<pinbed_raw::Error> for Stop {
     }
 }
 
-/// The premise of a test: without it the test would show nothing.
+/// The premise of a test: without it the test would show nothing, and the runner tries it again.
 pub fn premise(good: bool, text: impl FnOnce() -> String) -> TestResult {
     match good {
         true => Ok(()),
-        false => Err(Stop::finding(Eye::Harness, text())),
+        false => Err(Stop::finding(Eye::Premise, text())),
     }
 }
 

@@ -2,7 +2,7 @@
 //! The configuration of the kernel under test, which the runner puts into the guest: it tells why something is not there.
 
 use crate::harness::error::Error;
-use pinbed_abi::report::CONFIG_PATH;
+use pinbed_abi::report::{CONFIG_PATH, NOT_LOADED};
 use std::fs;
 use std::sync::LazyLock;
 
@@ -29,7 +29,7 @@ pub fn reason(remedy: &str) -> Option<String> {
     reason_in(&CONFIG, remedy)
 }
 
-/// Symbols after "without" are to be off, all others on. The first that is not as it should be is the reason.
+/// Symbols after "without" are to be off, all others on and not left out as modules. The first that is not as it should be is the reason.
 fn reason_in(config: &str, remedy: &str) -> Option<String> {
     if config.is_empty() {
         return None;
@@ -44,6 +44,11 @@ fn reason_in(config: &str, remedy: &str) -> Option<String> {
                     line.strip_prefix(symbol)
                         .is_some_and(|rest| rest.starts_with('='))
                 });
+                let left_out = format!("{symbol} {NOT_LOADED}");
+                let is_left_out = |line: &str| line.strip_prefix("# ") == Some(&*left_out);
+                if wanted && config.lines().any(is_left_out) {
+                    return Some(left_out);
+                }
                 match (on, wanted) {
                     (false, true) => return Some(format!("{symbol} is not set")),
                     (true, false) => return Some(format!("{symbol} is set")),
@@ -80,5 +85,12 @@ mod tests {
         assert_eq!(reason("with CONFIG_DEVMEM and CONFIG_N=2"), None);
         assert_eq!(reason("use Linux 6.13 or newer"), None);
         assert_eq!(reason_in("", "with CONFIG_CMA"), None);
+        let config =
+            "CONFIG_VFIO=m\nCONFIG_VFIO_PCI=m\n# CONFIG_VFIO_PCI is a module that is not loaded\n";
+        assert_eq!(
+            reason_in(config, "with CONFIG_VFIO and CONFIG_VFIO_PCI").unwrap(),
+            "CONFIG_VFIO_PCI is a module that is not loaded"
+        );
+        assert_eq!(reason_in(config, "with CONFIG_VFIO"), None);
     }
 }

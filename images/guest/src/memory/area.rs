@@ -4,6 +4,7 @@
 use crate::dmabuf::{self, Access};
 use crate::harness::ctx::{Ctx, Stop, TestResult};
 use crate::harness::error::Error;
+use crate::memory::compaction::until_whole;
 use crate::memory::mapping::{Mapping, READ_WRITE};
 use crate::observe::extent::{Extent, PAGE};
 use crate::observe::pagemap;
@@ -111,11 +112,16 @@ impl Area {
         mapping
             .advise(all.clone(), MmapAdvise::MADV_HUGEPAGE)
             .map_err(|error| lacking(format!("a huge page ({error})")))?;
-        for page in all.step_by(HUGE) {
-            mapping.write(page, &[1]);
-        }
-        let huge = huge_bytes(mapping.address())?;
-        if huge < mapping.len() {
+        let mut huge = 0;
+        let whole = until_whole(|| {
+            mapping.advise(all.clone(), MmapAdvise::MADV_DONTNEED)?;
+            for page in all.clone().step_by(HUGE) {
+                mapping.write(page, &[1]);
+            }
+            huge = huge_bytes(mapping.address())?;
+            Ok::<_, Error>(huge >= mapping.len())
+        })?;
+        if !whole {
             return Err(lacking(format!(
                 "a huge page ({huge} of {} bytes are in one)",
                 mapping.len()

@@ -2,7 +2,9 @@
 //! The kernel's pool of huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
 
 use crate::harness::error::Error;
+use crate::harness::setting;
 use crate::memory::area::HUGE;
+use crate::memory::compaction::until_whole;
 use crate::observe::cma;
 use crate::observe::extent::PAGE;
 use std::fs;
@@ -43,12 +45,14 @@ impl Pool {
             what,
             remedy: "build the kernel with CONFIG_HUGETLBFS and give the guest more memory".into(),
         };
-        fs::write(&size, pages.to_string()).map_err(|_| absent(size.clone()))?;
-        let got = fs::read_to_string(&size).map_err(Error::io(format!("reading {size}")))?;
         let pool = Self(size);
-        match got.trim().parse() {
-            Ok(got) if pages <= got => Ok(pool),
-            _ => Err(absent(format!(
+        let whole = until_whole(|| {
+            fs::write(&pool.0, pages.to_string()).map_err(|_| absent(pool.0.clone()))?;
+            Ok::<_, Error>(pages as u64 <= setting::number(&pool.0)?)
+        })?;
+        match whole {
+            true => Ok(pool),
+            false => Err(absent(format!(
                 "a pool of {pages} huge pages on node {node}"
             ))),
         }

@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+const FLAGS: &str = "/proc/kpageflags";
+const HUGETLB: u32 = 17;
+const THP: u32 = 22;
 const ZERO_PAGE: u32 = 24;
 /// Bits of /proc/kpageflags, in the order in which the first that is set tells what a page is.
 const KINDS: [(u32, &str); 9] = [
@@ -18,7 +21,7 @@ const KINDS: [(u32, &str); 9] = [
     (21, "merged by KSM"),
     (26, "a page table"),
     (7, "of a slab"),
-    (17, "of hugetlb"),
+    (HUGETLB, "of hugetlb"),
     (12, "anonymous"),
 ];
 /// It is mapped by user space, or could be.
@@ -50,7 +53,6 @@ pub fn difference(held: &[Extent], here: &[Extent]) -> String {
 
 /// How many of these frames are the page of zeros that all untouched memory shares.
 pub fn zero_pages(frames: impl IntoIterator<Item = u64>) -> Result<usize, Error> {
-    const FLAGS: &str = "/proc/kpageflags";
     let mut count = 0;
     for frame in frames {
         let flags = word(FLAGS, frame).map_err(Error::io(format!("reading {FLAGS}")))?;
@@ -59,12 +61,18 @@ pub fn zero_pages(frames: impl IntoIterator<Item = u64>) -> Result<usize, Error>
     Ok(count)
 }
 
+/// Whether a frame is part of a huge page, transparent or of hugetlb.
+pub fn is_huge(frame: u64) -> Result<bool, Error> {
+    let flags = word(FLAGS, frame).map_err(Error::io(format!("reading {FLAGS}")))?;
+    Ok(flags & (1 << HUGETLB | 1 << THP) != 0)
+}
+
 /// What a frame is, in words.
 fn describe(frame: u64) -> String {
     let word = |file| word(file, frame);
-    let mut words = match word("/proc/kpageflags") {
+    let mut words = match word(FLAGS) {
         Ok(flags) => kind(flags).to_owned(),
-        Err(error) => format!("not known (/proc/kpageflags: {error})"),
+        Err(error) => format!("not known ({FLAGS}: {error})"),
     };
     match word("/proc/kpagecount") {
         Ok(0) => words += ", mapped by nobody",

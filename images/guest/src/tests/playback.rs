@@ -20,6 +20,7 @@ use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::compaction::compact;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::module;
 use pinbed_guest::observe::cma;
@@ -33,7 +34,6 @@ use pinbed_guest::video::image::{Image, Pixels};
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Queue::{self, Capture, Output};
 use pinbed_guest::video::v4l2::{self, Memop, Memory};
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -837,7 +837,7 @@ impl Beside<'_> {
                 }
             }
             // Without compaction there is nothing to be asked of it.
-            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+            let _ = compact();
             thread::sleep(Duration::from_millis(20));
         }
         Ok(count)

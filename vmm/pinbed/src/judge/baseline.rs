@@ -31,7 +31,7 @@ pub struct Baseline {
     known: BTreeMap<String, Known>,
     /// Its configuration, which may lack what a test needs.
     config: Config,
-    /// Parts of the reasons for skips that the environment explains.
+    /// Parts of the reasons for skips that the environment and the modules in the guest explain.
     lacks: Vec<String>,
     /// Findings that many tests have in the environment.
     common: Vec<Common>,
@@ -530,6 +530,12 @@ impl Baseline {
             }
         }
         self.config = config;
+        self
+    }
+
+    /// What is known of the same kernel without these: parts of reasons for skips.
+    pub fn lacking(mut self, parts: impl IntoIterator<Item = String>) -> Self {
+        self.lacks.extend(parts);
         self
     }
 

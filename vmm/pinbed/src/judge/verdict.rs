@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a test's outcome means on the kernel it ran on: the judgement of an outcome against a baseline.
 
-use pinbed_abi::report::{Finding, Outcome};
+use pinbed_abi::report::{Eye, Finding, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::baseline::{Baseline, Expected};
@@ -105,6 +105,11 @@ impl Verdict {
         }
     }
 
+    /// Whether the test judged nothing, since its premise did not hold.
+    pub fn shows_nothing(&self) -> bool {
+        matches!(self, Verdict::Fail { findings, .. } if findings.iter().all(|finding| finding.eye == Eye::Premise))
+    }
+
     /// Whether this is other than the baseline says, so that the run is not green.
     pub fn differs(&self) -> bool {
         match self {
@@ -182,7 +187,6 @@ mod tests {
     use super::*;
     use crate::judge::baseline::tests::known_of_6_12;
     use crate::kernel::Config;
-    use pinbed_abi::report::Eye;
 
     const BASELINE: &str = r#"
         [[known]]

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 pub use config::Config;
 pub use manifest::{Manifest, NEWEST, Recipe};
 pub use module::{Driver, provide as module};
-pub use modules::{Module, provide as modules};
+pub use modules::{Module, not_loaded, provide as modules};
 pub use patch::Patch;
 pub use source::newest;
 

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
 use object::{Endianness, Object, ObjectSection};
+use pinbed_abi::report::NOT_LOADED;
 use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
@@ -167,6 +168,15 @@ pub fn provide(
     work.publish(&modules, Check::EachUse, &[])?;
     context.cache.keep("modules", "", KEPT)?;
     Ok(modules)
+}
+
+/// The modules that a guest does not get, since only others ask for them: each as the reason that a test has to skip.
+pub fn not_loaded(config: &Config, asked_for: &[&str]) -> Vec<String> {
+    ASKED_FOR
+        .iter()
+        .filter(|used| config.get(used.symbol) == Some("m") && !asked_for.contains(&used.symbol))
+        .map(|used| format!("CONFIG_{} {NOT_LOADED}", used.symbol))
+        .collect()
 }
 
 /// What is used and is a module in this configuration.
@@ -457,6 +467,11 @@ mod tests {
         };
         assert_eq!(names(&[]), ["ext4", "brd"]);
         assert_eq!(names(&["9P_FS", "OVERLAY_FS"]), ["ext4", "brd", "9p"]);
+        assert_eq!(
+            not_loaded(&config, &[]),
+            ["CONFIG_9P_FS is a module that is not loaded"]
+        );
+        assert!(not_loaded(&config, &["9P_FS"]).is_empty());
     }
 
     #[test]

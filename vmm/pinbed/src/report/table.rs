@@ -592,6 +592,7 @@ pub fn eye(finding: &Finding) -> &'static str {
         Eye::Placement => "placement",
         Eye::Aftermath => "aftermath",
         Eye::Harness => "harness",
+        Eye::Premise => "premise",
     }
 }
 

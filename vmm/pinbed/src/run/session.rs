@@ -359,7 +359,9 @@ impl<'a> Session<'a> {
         self.times.first_result.get_or_insert(now);
         let verdict = Verdict::of(&entry.test.name, outcome, self.baseline.as_ref());
         let differs = verdict.differs();
-        let retried = differs && entry.attempt <= self.options.retries;
+        // Verdicts do not depend on what ran before: a premise that did not hold gets another boot's memory, once.
+        let attempts = self.options.retries.max(verdict.shows_nothing().into());
+        let retried = differs && entry.attempt <= attempts;
         let known = matches!(verdict, Verdict::Xfail { .. });
         if retried {
             self.plan.retry(entry.clone());

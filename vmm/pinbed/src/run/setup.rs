@@ -152,6 +152,8 @@ pub struct Setup<'a> {
     driver: Driver,
     /// The kernel's own modules that the guest loads, in order.
     modules: Vec<Module>,
+    /// Those it does not load, as reasons for skips.
+    not_loaded: Vec<String>,
     accel: Accel,
     accel_reason: Option<String>,
     /// More arguments for QEMU.
@@ -186,11 +188,13 @@ impl<'a> Setup<'a> {
             .flat_map(|it| it.modules.iter().map(String::as_str))
             .collect();
         let modules = modules(context, &kernel, &driver, &asked_for)?;
+        let not_loaded = kernel::not_loaded(&kernel.config, &asked_for);
         let mut setup = Setup {
             host,
             kernel,
             driver,
             modules,
+            not_loaded,
             accel: if args.accel == AccelArg::Tcg {
                 Accel::Tcg
             } else {
@@ -367,6 +371,7 @@ impl<'a> Setup<'a> {
             baseline
                 .patched(&patches)
                 .configured(self.kernel.config.clone())
+                .lacking(self.not_loaded.clone())
         })
     }
 
@@ -374,6 +379,12 @@ impl<'a> Setup<'a> {
     fn is_known(&self) -> bool {
         let rest = self.kernel.release.strip_prefix(&self.kernel.name);
         rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    }
+
+    /// The kernel's configuration, and which of its modules are not in the guest.
+    fn config(&self) -> String {
+        let left_out = self.not_loaded.iter().map(|why| format!("# {why}\n"));
+        self.kernel.config.text() + &left_out.collect::<String>()
     }
 
     /// The modules that PID 1 loads before the driver, and the list of them.
@@ -421,7 +432,7 @@ impl<'a> Setup<'a> {
             ("lib/ext4.img.gz", Content::File(self.host.disk.clone())),
             (
                 CONFIG_PATH.trim_start_matches('/'),
-                Content::Bytes(self.kernel.config.text().into_bytes()),
+                Content::Bytes(self.config().into_bytes()),
             ),
             (
                 PLAN_PATH.trim_start_matches('/'),

@@ -15,8 +15,8 @@ use pinbed_guest::harness::child::Child;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::{LIMIT, until};
-use pinbed_guest::harness::setting;
 use pinbed_guest::memory::area::Area;
+use pinbed_guest::memory::compaction::compact;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::memory_block::{self, Block};
 use pinbed_guest::memory::numa;
@@ -132,7 +132,7 @@ fn compact_around_buffers(t: &mut Ctx) -> TestResult<Result<Stage, [Mapping; 4]>
     let moved = stage.while_copying(t, |_| {
         let mut count = 0;
         until(LIMIT / 10, || {
-            setting::write("/proc/sys/vm/compact_memory", "1")?;
+            compact()?;
             count = moved(&others[0], &places(&before)?) + moved(&others[1], &places(&after)?);
             Ok(count > pages_left / 8)
         })?;

@@ -13,7 +13,7 @@ use pinbed_abi::wire;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
-use pinbed_guest::harness::setting;
+use pinbed_guest::memory::compaction::compact;
 use pinbed_guest::memory::fixed;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
@@ -128,7 +128,7 @@ fn compaction(_: &mut Ctx, _: &Mapping) -> TestResult<Box<dyn Any>> {
         holes.advise(page..page + PAGE, MmapAdvise::MADV_DONTNEED)?;
     }
     for _ in 0..3 {
-        setting::write("/proc/sys/vm/compact_memory", "1")?;
+        compact()?;
     }
     Ok(Box::new(holes))
 }
