@@ -6,18 +6,17 @@
 //! meanwhile waits here until the ring runs again, and is dropped if that is in another life of the device.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 use pinbed_abi::wire;
-use pinbed_engine::tee::{Call, MAX_CALLS};
-use pinbed_engine::{Answer, Delivery, Engine};
 
 use crate::chain::Chain;
 use crate::events::post;
 use crate::life::{Life, Next};
 use crate::ring::{self, Memory, Ring};
 use crate::spans;
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, thread};
+use crate::{Answer, Call, Delivery, Engine, MAX_CALLS};
 
 /// Calls and closings that are not answered yet; more are declined.
 const SLOTS: usize = 2 * MAX_CALLS;
@@ -171,7 +170,7 @@ impl Calls {
 
     /// Sends an answer, or keeps it if its ring does not run.
     fn try_send(&self, state: &mut State, place: Place, answer: Answer) {
-        let (running, life) = self.life.now();
+        let (_, life) = self.life.now();
         state.enter(life);
         if place.life != life || state.stopping {
             log::debug!("a TEE call ends after the device's reset");
@@ -180,24 +179,25 @@ impl Calls {
         if self.engine.is_silent() {
             return;
         }
-        // Memory is touched under the ring's lock only, after a look at whether it runs.
-        let events = || post(&self.engine, &place.event, &self.memory, &answer.events);
-        let send = |events: &dyn Fn()| {
-            let (ring, memory) = (&place.own, &self.memory);
-            ring::answer_if_running(
-                ring,
-                memory,
-                place.head,
-                &place.chain,
-                &answer.bytes,
-                events,
-            )
+        // Memory is touched under the ring's lock only, and only if the ring runs in the call's life: it may have been stopped and begun anew
+        // since the call ended.
+        let lives = || self.life.now() == (true, place.life);
+        let with_events = || {
+            let lives = lives();
+            if lives {
+                post(&self.engine, &place.event, &self.memory, &answer.events);
+            }
+            lives
         };
-        let sent = match running {
+        let send = |first: &dyn Fn() -> bool| {
+            let (ring, memory) = (&place.own, &self.memory);
+            ring::answer_if_running(ring, memory, place.head, &place.chain, &answer.bytes, first)
+        };
+        let sent = match lives() {
             true => match self.engine.call_delivery() {
                 Delivery::Never => Ok(true),
-                Delivery::Twice => send(&events).and_then(|_| send(&|| ())),
-                Delivery::Once | Delivery::Late => send(&events),
+                Delivery::Twice => send(&with_events).and_then(|_| send(&lives)),
+                Delivery::Once | Delivery::Late => send(&with_events),
             },
             false => Ok(false),
         };

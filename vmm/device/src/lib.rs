@@ -25,7 +25,8 @@ mod socket;
 mod spans;
 mod sync;
 
-use pinbed_engine::Engine;
+use pinbed_engine::tee::{Call, MAX_CALLS};
+use pinbed_engine::{Answer, Delivery, Engine};
 pub use serve::{Error, serve, serve_until};
 
 /// What the host lets the device do.

@@ -24,7 +24,7 @@ use vhost_user_backend::VringT;
 
 use crate::Engine;
 use crate::ring::{Ring, runs};
-use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, doze};
 
 /// How often parked work looks whether a ring runs again, which nobody tells.
 const LOOK: Duration = Duration::from_millis(2);
@@ -169,12 +169,13 @@ impl Life {
 
     /// What work of this life is to do that came from the ring `own`.
     pub fn look(&self, life: u64, control: &Ring, own: &Ring) -> Next {
-        let running = self.is_running(control);
+        // Asked before the lock is taken, which others take while they have a ring's.
+        let runs = self.is_running(control) && runs(own);
         let state = self.state();
         match state.phase {
             Phase::Stopping => Next::Abandon,
             _ if state.number != life => Next::Abandon,
-            Phase::Running if running && runs(own) => Next::GoOn,
+            Phase::Running if runs => Next::GoOn,
             _ => Next::Wait,
         }
     }
@@ -187,7 +188,7 @@ impl Life {
 
     /// Waits a moment, or until something changed.
     pub fn wait_a_moment(&self) {
-        drop(self.changed.wait_timeout(self.state(), LOOK));
+        doze(&self.changed, self.state(), LOOK);
     }
 }
 

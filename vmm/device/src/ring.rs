@@ -73,20 +73,19 @@ pub(crate) fn answer(
     give_back_locked(&mut ring, &memory, head, written)
 }
 
-/// As [`answer`], if the ring runs; false if it does not.
+/// As [`answer`], if the ring runs and `first`, which is asked while nobody can stop or start the ring, says so; false otherwise.
 pub(crate) fn answer_if_running(
     ring: &Ring,
     memory: &Memory,
     head: u16,
     chain: &Chain,
     bytes: &[u8],
-    before: impl FnOnce(),
+    first: impl FnOnce() -> bool,
 ) -> Result<bool, Error> {
     let mut ring = ring.get_mut();
-    if !runs_locked(&ring) {
+    if !runs_locked(&ring) || !first() {
         return Ok(false);
     }
-    before();
     let memory = memory.memory();
     let written = chain.write(&*memory, bytes);
     give_back_locked(&mut ring, &memory, head, written)?;
