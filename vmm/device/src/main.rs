@@ -4,7 +4,6 @@
 mod log_rate;
 mod trace;
 
-use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,7 +36,7 @@ enum Request {
 }
 
 fn main() -> ExitCode {
-    quiet_applications();
+    pinbed_engine::tee::quiet_applications();
     let (socket, options, trace) = match parse() {
         Ok(Request::Serve(socket, options, trace)) => (socket, options, trace),
         Ok(Request::Help) => {
@@ -95,16 +94,6 @@ fn parse() -> Result<Request, lexopt::Error> {
     let missing = || lexopt::Error::Custom("--socket-path is missing".into());
     let serve = |socket| Request::Serve(socket, options, trace);
     socket.map(serve).ok_or_else(missing)
-}
-
-/// A trusted application that panics is the engine's to report, and no more than a line in the log.
-fn quiet_applications() {
-    let others = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !pinbed_engine::tee::panic_is_contained() {
-            others(info);
-        }
-    }));
 }
 
 /// An error and its causes, on one line.

@@ -33,6 +33,9 @@ mod inject;
 mod message;
 pub mod pixel;
 pub mod protected;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod sync;
 pub mod tee;
 mod video;

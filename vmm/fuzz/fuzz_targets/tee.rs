@@ -7,4 +7,4 @@
 #[path = "../../engine/tests/corpus/tee.rs"]
 mod tee;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tee::run(data));
+libfuzzer_sys::fuzz_target!(init: pinbed_engine::tee::quiet_applications(), |data: &[u8]| tee::run(data));

@@ -28,10 +28,17 @@ fn run(faults: &[&str], test: &str) -> (Option<i32>, String) {
 const JOB: &str = "userptr::malloc_is_decoder_input";
 /// A test that calls the TEE.
 const CALL: &str = "fault::wrong_status_is_an_error_of_the_call";
+/// A test that fills all rings before the device hears of it.
+const FULL: &str = "raw_hostile::nothing_is_written_but_what_was_given";
 
 #[test]
 fn death_is_named_wherever_it_comes() {
-    for (fault, test) in [("death", JOB), ("attach-death", JOB), ("call-death", CALL)] {
+    for (fault, test) in [
+        ("death", JOB),
+        ("death", FULL),
+        ("attach-death", JOB),
+        ("call-death", CALL),
+    ] {
         let (code, said) = run(&[fault], test);
         assert_eq!(code, Some(7), "{fault}: {said}");
         assert!(said.contains("the device dies now"), "{fault}: {said}");

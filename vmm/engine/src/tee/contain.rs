@@ -9,10 +9,15 @@ thread_local! {
     static RUNS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread is a trusted application's, which ends that and nothing else: a panic hook of the process need
-/// not report it, since the engine logs it.
-pub fn panic_is_contained() -> bool {
-    RUNS.get()
+/// From now on the process's panic hook does not hear of the panics of trusted applications: each ends that application and nothing else, and
+/// the engine logs it.
+pub fn quiet_applications() {
+    let others = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !RUNS.get() {
+            others(info);
+        }
+    }));
 }
 
 /// Runs `what`; if it panics, returns what it said. The caller must not use again what `what` could have left half changed.

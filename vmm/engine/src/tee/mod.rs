@@ -36,7 +36,7 @@ use pinbed_abi::wire;
 use vm_memory::GuestAddressSpace;
 use zerocopy::IntoBytes;
 
-pub use contain::panic_is_contained;
+pub use contain::quiet_applications;
 pub use sessions::{MAX_CALLS, MAX_SESSIONS};
 pub use storage::MAX_STORAGE;
 
@@ -383,9 +383,10 @@ fn response(params: [Param; 4], result: Result<(), Refusal>) -> CallResponse {
     }
 }
 
-#[cfg(test)]
-mod protection;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub mod protection;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "the unit tests use the rest"))]
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

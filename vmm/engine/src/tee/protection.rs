@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who may see which byte of protected memory: the engine against a model of it.
+//! Who may read and write which byte of protected memory: the engine against a model of it. `ci/fuzz` chooses the requests by coverage, and
+//! a property test at random.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use aes::Aes128;
 use cipher::{KeyIvInit, StreamCipher};
@@ -9,7 +11,6 @@ use ctr::Ctr128BE;
 use pinbed_abi::ta::{pin, playback};
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
-use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::*;
@@ -17,6 +18,10 @@ use super::rig::*;
 /// Where the memory is that all of this is about, and its length.
 const BASE: u64 = 24 << 20;
 const LENGTH: usize = 512;
+/// Bytes before and after it that nothing is attached of.
+const MARGIN: u64 = 256;
+/// Bytes of input that an operation is made of.
+const RECORD: usize = 12;
 const SESSIONS: usize = 3;
 const KEY: [u8; 16] = [0x42; 16];
 
@@ -69,6 +74,8 @@ struct Model<'r> {
     video: Vec<u32>,
     /// The owners of attachments.
     owners: BTreeMap<u64, Option<usize>>,
+    /// What the operation may have written.
+    written: Range<usize>,
 }
 
 /// 0 for the sessions whose streams go to protected memory only.
@@ -94,6 +101,7 @@ impl<'r> Model<'r> {
             plain: vec![None; LENGTH],
             video: vec![0; LENGTH],
             owners: BTreeMap::new(),
+            written: 0..0,
         };
         for session in 0..SESSIONS {
             let opened = model.open(session);
@@ -112,7 +120,7 @@ impl<'r> Model<'r> {
         session
     }
 
-    fn raw(&self, bytes: std::ops::Range<usize>) -> Vec<u8> {
+    fn raw(&self, bytes: Range<usize>) -> Vec<u8> {
         let mut seen = vec![0; bytes.len()];
         let at = GuestAddress(BASE + bytes.start as u64);
         self.rig.memory.read_slice(&mut seen, at).unwrap();
@@ -120,7 +128,7 @@ impl<'r> Model<'r> {
     }
 
     /// The part's bytes and its memref, unless nothing is attached.
-    fn part(&self, part: Part, attr: u64) -> Option<(std::ops::Range<usize>, Param)> {
+    fn part(&self, part: Part, attr: u64) -> Option<(Range<usize>, Param)> {
         let (which, offset, length) = part;
         let (handle, start, whole) = *self.buffers.get(which % self.buffers.len().max(1))?;
         let offset = offset % whole;
@@ -130,7 +138,7 @@ impl<'r> Model<'r> {
     }
 
     /// The first session that accesses it owns what nobody owns.
-    fn claim(&mut self, session: usize, bytes: std::ops::Range<usize>) {
+    fn claim(&mut self, session: usize, bytes: Range<usize>) {
         for byte in bytes {
             let Some(attachment) = self.guard[byte] else {
                 continue;
@@ -146,7 +154,7 @@ impl<'r> Model<'r> {
         }
     }
 
-    fn admits(&self, agent: Agent, mut bytes: std::ops::Range<usize>) -> bool {
+    fn admits(&self, agent: Agent, mut bytes: Range<usize>) -> bool {
         bytes.all(|byte| match (self.guard[byte], agent) {
             (None, _) => true,
             (Some(_), Agent::Outsider) => false,
@@ -159,12 +167,12 @@ impl<'r> Model<'r> {
         })
     }
 
-    fn guarded(&self, bytes: std::ops::Range<usize>) -> usize {
+    fn guarded(&self, bytes: Range<usize>) -> usize {
         self.guard[bytes].iter().flatten().count()
     }
 
     /// What who may see the bytes sees; `None` if some are garbage.
-    fn seen(&self, bytes: std::ops::Range<usize>) -> Option<Vec<u8>> {
+    fn seen(&self, bytes: Range<usize>) -> Option<Vec<u8>> {
         let raw = self.raw(bytes.clone());
         let pairs = bytes.zip(raw);
         pairs
@@ -175,7 +183,8 @@ impl<'r> Model<'r> {
             .collect()
     }
 
-    fn write(&mut self, bytes: std::ops::Range<usize>, from: Option<&[u8]>) {
+    fn write(&mut self, bytes: Range<usize>, from: Option<&[u8]>) {
+        self.written = bytes.clone();
         for (n, byte) in bytes.enumerate() {
             if self.guard[byte].is_some() {
                 self.plain[byte] = from.map(|from| from[n]);
@@ -183,7 +192,52 @@ impl<'r> Model<'r> {
         }
     }
 
+    /// All of the memory, and the margins.
+    fn whole(&self) -> Vec<u8> {
+        let mut bytes = vec![0; LENGTH + 2 * MARGIN as usize];
+        let at = GuestAddress(BASE - MARGIN);
+        self.rig.memory.read_slice(&mut bytes, at).unwrap();
+        bytes
+    }
+
+    /// Does it, and looks whether it changed a byte that the model does not let it write.
     fn run(&mut self, op: &Op) {
+        let before = self.whole();
+        self.written = 0..0;
+        self.apply(op);
+        let after = self.whole();
+        let margin = MARGIN as usize;
+        let (start, end) = (margin + self.written.start, margin + self.written.end);
+        assert_eq!(
+            before[..start],
+            after[..start],
+            "{op:?} wrote before its range"
+        );
+        assert_eq!(before[end..], after[end..], "{op:?} wrote behind its range");
+        self.hidden();
+    }
+
+    /// Everybody looks at every byte that is attached: who may see it sees what stands there, nobody else sees anything.
+    fn look_around(&mut self) {
+        for which in 0..self.buffers.len() {
+            let (_, start, length) = self.buffers[which];
+            let mut at = 0;
+            while at < length {
+                let guard = self.guard[start + at];
+                let same = self.guard[start + at..start + length].iter();
+                let run = same.take_while(|it| **it == guard).count();
+                let part = (which, at, run - 1);
+                self.run(&Op::Control(part));
+                self.run(&Op::Outsider(part));
+                for session in 0..SESSIONS {
+                    self.run(&Op::Checksum(session, part));
+                }
+                at += run;
+            }
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
         let rig = self.rig;
         let read = PARAM_MEMREF_INPUT;
         match *op {
@@ -389,7 +443,6 @@ impl<'r> Model<'r> {
                 }
             }
         }
-        self.hidden();
     }
 
     fn seek(&self, session: usize) {
@@ -412,35 +465,61 @@ impl<'r> Model<'r> {
     }
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let part = || (0..8usize, 0..LENGTH, 0..LENGTH);
-    let session = || 0..SESSIONS;
-    let seed = any::<u8>;
-    prop_oneof![
-        3 => (prop::bool::weighted(0.6), 0..LENGTH, 0..LENGTH)
-            .prop_map(|(protected, start, length)| Op::Attach(protected, start, length)),
-        1 => (0..8usize).prop_map(Op::Detach),
-        1 => (0..LENGTH, 0..LENGTH, seed()).prop_map(|(start, length, seed)| Op::Poke(start, length, seed)),
-        4 => (session(), part(), seed()).prop_map(|(session, to, seed)| Op::Decrypt(session, to, seed)),
-        2 => (session(), part(), part()).prop_map(|(session, from, to)| Op::Through(session, from, to)),
-        3 => (session(), part()).prop_map(|(session, of)| Op::Checksum(session, of)),
-        3 => (session(), part(), 0..4u32).prop_map(|(session, of, direction)| Op::AllowVideo(session, of, direction)),
-        1 => session().prop_map(Op::Close),
-        1 => part().prop_map(Op::Outsider),
-        1 => part().prop_map(Op::Control),
-        4 => (part(), part()).prop_map(|(from, to)| Op::Copy(from, to)),
-    ]
+impl Op {
+    fn of(record: &[u8; RECORD]) -> Self {
+        let [kind, session, parts @ ..] = record;
+        let short = |at: usize| usize::from(u16::from_le_bytes([parts[at], parts[at + 1]]));
+        let part = |at: usize| {
+            let which = usize::from(parts[at]);
+            (which, short(at + 1) % LENGTH, short(at + 3) % LENGTH)
+        };
+        let (first, second) = (part(0), part(5));
+        let session = usize::from(*session) % SESSIONS;
+        let seed = parts[9];
+        match kind % 28 {
+            0..2 => Op::Attach(true, first.1, first.2),
+            2 => Op::Attach(false, first.1, first.2),
+            3 => Op::Detach(first.0),
+            4 => Op::Poke(first.1, first.2, seed),
+            5..9 => Op::Decrypt(session, first, seed),
+            9..12 => Op::Through(session, first, second),
+            12..15 => Op::Checksum(session, first),
+            15..18 => Op::AllowVideo(session, first, u32::from(seed % 4)),
+            18 => Op::Close(session),
+            19..21 => Op::Outsider(first),
+            21..23 => Op::Control(first),
+            _ => Op::Copy(first, second),
+        }
+    }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+/// Operations, one for each record of the input: each does what the model says, and no more.
+pub fn run(data: &[u8]) {
+    let rig = Rig::new();
+    let mut model = Model::new(&rig);
+    for record in data.as_chunks().0 {
+        model.run(&Op::of(record));
+    }
+    model.look_around();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::replay;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn who_sees_which_byte_is_as_the_model_says(records in prop::collection::vec(any::<[u8; RECORD]>(), 1..60)) {
+            run(records.as_flattened());
+        }
+    }
 
     #[test]
-    fn who_sees_which_byte_is_as_the_model_says(ops in prop::collection::vec(op(), 1..60)) {
-        let rig = Rig::new();
-        let mut model = Model::new(&rig);
-        for op in &ops {
-            model.run(op);
-        }
+    fn the_corpus_of_protected_memory_breaks_nothing() {
+        replay("protection", run);
     }
 }

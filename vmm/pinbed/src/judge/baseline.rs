@@ -235,7 +235,11 @@ impl Baselines {
         Ok(baselines)
     }
 
-    fn add(&mut self, path: &Path, text: &str, names: &Names) -> Result<(), Error> {
+    /// Adds what a file with this text says; its name has the group, and is for errors.
+    ///
+    /// # Errors
+    /// As [`Baselines::read`].
+    pub fn add(&mut self, path: &Path, text: &str, names: &Names) -> Result<(), Error> {
         let group = path.file_stem().unwrap_or_default().to_string_lossy();
         let file: Text = toml::from_str(text).map_err(|source| Error::Parse {
             path: path.into(),

@@ -61,7 +61,8 @@ impl Manifest {
         Manifest::parse(path, &text)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+    /// Checks the file's text; `path` is for errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let bad = |why: String| Error::Manifest {
             path: path.to_owned(),
             why,

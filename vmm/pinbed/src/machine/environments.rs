@@ -78,6 +78,10 @@ pub fn read(workspace: &Path) -> Result<Vec<Definition>, Error> {
         what,
     };
     let text = fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
-    let file: File = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-    Ok(file.environment)
+    parse(&text).map_err(|error| unreadable(error.to_string()))
+}
+
+/// Those of a file with this text.
+pub fn parse(text: &str) -> Result<Vec<Definition>, toml::de::Error> {
+    toml::from_str(text).map(|file: File| file.environment)
 }

@@ -75,8 +75,7 @@ pub fn listen(sources: Sources, to: &Sender<Happening>) {
     }
     let through_qemu = vec![
         each_line(sources.report, Some(sources.report_log), to, |line| {
-            let message = Message::from_line(line).map_err(|error| format!("{error} in {line:?}"));
-            Some(Happening::Report(message))
+            Some(Happening::Report(message(line)))
         }),
         each_line(sources.qmp, None, to, |line| {
             qmp::parse(line).map(Happening::Qemu)
@@ -101,6 +100,11 @@ pub fn listen_to_device(device: Pid, to: &Sender<Happening>) {
     on_end_of(device, to, move |to| {
         to.send(Happening::DeviceEnded(device))
     });
+}
+
+/// A line of the report port, or why it is no message.
+pub fn message(line: &str) -> Result<Message, String> {
+    Message::from_line(line).map_err(|error| format!("{error} in {line:?}"))
 }
 
 /// Lines of the console as they are told.
