@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The aftermath eye: what the system holds before a test, and whether it holds no more after it.
 
-use crate::kmsg::News;
+use crate::news::News;
 use pinbed_abi::report::{Eye, Finding, Holdings};
 use pinbed_abi::wire::INJECT_NONE;
 use pinbed_guest::dmabuf::{self, Alive};

@@ -7,8 +7,8 @@
 mod aftermath;
 mod bounded;
 mod errand;
-mod kmsg;
 mod mounts;
+mod news;
 mod port;
 mod processes;
 mod shell;
@@ -18,6 +18,7 @@ mod trace;
 use nix::sys::reboot::{RebootMode, reboot};
 use pinbed_abi::report::{Message, PLAN_PATH, Plan};
 use pinbed_guest::module;
+use pinbed_guest::observe::kmsg::Log;
 use pinbed_guest::observe::movable;
 use port::Port;
 use std::fs;
@@ -74,7 +75,11 @@ fn main() {
 }
 
 fn carry_out(port: &mut Port, mut warnings: Vec<String>) -> Result<(), Broken> {
-    let mut log = kmsg::Log::open()?;
+    let mut log = Log::open().map_err(|error| {
+        Broken(format!(
+            "the kernel log cannot be read, so no test could be judged: /dev/kmsg: {error}"
+        ))
+    })?;
     let plan = match read_plan()? {
         Plan::Await => errand::wait(port)?,
         plan => plan,

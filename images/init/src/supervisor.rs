@@ -3,7 +3,7 @@
 
 use crate::aftermath::{self, Witness};
 use crate::bounded::Allowance;
-use crate::kmsg::{Log, News};
+use crate::news::News;
 use crate::port::Port;
 use crate::trace::Trace;
 use crate::{Broken, bounded, processes};
@@ -18,6 +18,7 @@ use nix::unistd::{Pid, pipe2, read};
 use pinbed_abi::report::{Eye, Finding, Holdings, Memory, Message, Outcome, Part, Sighting};
 use pinbed_guest::harness::ctx::SIGHTINGS;
 use pinbed_guest::harness::progress::{FD, Progress};
+use pinbed_guest::observe::kmsg::Log;
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -49,7 +50,7 @@ pub fn run_all(
     let mut trace = bounded::run("setting the trace up", TRACE, Trace::begin)??;
     let mut witness = bounded::run("looking at the system", LOOK, Witness::new)??;
     let mut news = News::default();
-    log.read(&mut news);
+    news.read(log);
     let mut at_load = aftermath::complaints(&news);
     for finding in &mut at_load {
         finding.text.insert_str(
@@ -89,7 +90,7 @@ pub fn run_all(
             || witness.after_test().map(|seen| (witness, seen)),
         )??;
         case.findings.extend(leaks);
-        log.read(&mut news);
+        news.read(log);
         news.excuse(&case.expected);
         case.findings.extend(aftermath::complaints(&news));
         let outcome = case.outcome();
@@ -284,7 +285,7 @@ fn run_one(
         wait(&signals, &[ears.pipe.as_fd(), log.as_fd()], left)?;
         ears.listen(case);
         case.ask(port);
-        log.read(news);
+        news.read(log);
         status = processes::reap(pid);
     }
     ears.listen(case);

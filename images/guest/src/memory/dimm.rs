@@ -55,8 +55,9 @@ impl Leaving {
     }
 
     fn put_in(&self) -> Result<(), Error> {
-        if self.is_out()? {
+        if self.block()?.is_none() {
             // The kernel looks at the firmware itself once it has ejected the DIMM, and makes nothing of one that has come back by then.
+            until(LIMIT, || self.is_out())?;
             memory_block::wait_for_hotplug()?;
         }
         tell_from_anywhere(&Progress::Hotplug {

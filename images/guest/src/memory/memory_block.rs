@@ -7,7 +7,6 @@ use crate::observe::extent::PAGE;
 use crate::observe::zones;
 use nix::errno::Errno;
 use std::fs;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -34,9 +33,9 @@ pub fn all() -> Result<Vec<Block>, Error> {
         if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
             let path = entry.path();
             let first = match hexadecimal(&path.join("phys_index")) {
-                // It has left the machine just now.
+                // It has left the machine just now, or is about to: its files are taken away one by one.
                 Err(Error::Call {
-                    errno: Errno::ENOENT,
+                    errno: Errno::ENOENT | Errno::ENODEV,
                     ..
                 }) => continue,
                 index => index? * size,
@@ -84,9 +83,11 @@ impl Block {
         let path = self.path.join("state");
         match fs::read_to_string(&path) {
             Ok(now) => Ok(now.trim() == state),
-            // It has left the machine.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::io(format!("reading {}", path.display()))(error)),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                // It has left the machine, or is about to.
+                Some(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+                _ => Err(Error::io(format!("reading {}", path.display()))(error)),
+            },
         }
     }
 

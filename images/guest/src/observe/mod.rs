@@ -6,7 +6,7 @@
 //! - [`frame`]: what a page frame is used for now;
 //! - [`vmstat`]: counts of pinned and of available pages; [`dma`]: of DMA mappings; [`swiotlb`]: bounce buffers;
 //! - [`slab`]: objects of each slab cache; [`mm`]: what a process is charged for;
-//! - [`audit`]: who takes user pages; [`release`]: which kernel it is;
+//! - [`audit`]: who takes user pages; [`release`]: which kernel it is; [`kmsg`]: what it says;
 //! - [`device`]: the engine, through /dev/pinbed;
 //! - [`extent`]: the pieces of physical memory that all of them speak of.
 
@@ -16,6 +16,7 @@ pub mod device;
 pub mod dma;
 pub mod extent;
 pub mod frame;
+pub mod kmsg;
 pub mod mm;
 pub mod movable;
 pub mod pagemap;

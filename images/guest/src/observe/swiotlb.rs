@@ -4,10 +4,9 @@
 
 use crate::harness::error::Error;
 use crate::observe::extent::Extent;
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Read};
+use crate::observe::kmsg::{Log, Record};
+use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 
 /// Whether all DMA mappings are bounced, but for those of devices that opt out.
@@ -49,13 +48,19 @@ pub fn pool() -> Result<Option<Range<u64>>, Error> {
     if let Some(pool) = POOL.get() {
         return Ok(Some(pool.clone()));
     }
-    let log = log()?;
-    let pool = log.lines().find_map(parse).ok_or_else(|| Error::Format {
+    let failed = || Error::io("reading /dev/kmsg");
+    for record in Log::open().map_err(failed())? {
+        if let Record::Line(line) = record.map_err(failed())?
+            && let Some(pool) = parse(&line)
+        {
+            return Ok(Some(POOL.get_or_init(|| pool).clone()));
+        }
+    }
+    Err(Error::Format {
         source_name: "the kernel log".into(),
         text: "no line \"software IO TLB: mapped [mem ...]\"; log_buf_len= makes room for it"
             .into(),
-    })?;
-    Ok(Some(POOL.get_or_init(|| pool).clone()))
+    })
 }
 
 /// Whether all of these pieces are bounce buffers.
@@ -79,26 +84,6 @@ fn parse(line: &str) -> Option<Range<u64>> {
     Some(number(start)?..number(end)?.next_multiple_of(2))
 }
 
-/// The kernel log, from the oldest line that it has.
-fn log() -> Result<String, Error> {
-    let failed = || Error::io("reading /dev/kmsg");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-        .map_err(failed())?;
-    let (mut log, mut record) = (String::new(), vec![0; 8192]);
-    loop {
-        match file.read(&mut record) {
-            Ok(length) => log.push_str(&String::from_utf8_lossy(&record[..length])),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(log),
-            // Overwritten meanwhile; the next read goes on behind.
-            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(error) => return Err(failed()(error)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,8 +98,8 @@ mod tests {
 
     #[test]
     fn the_pool_is_where_the_log_says() {
-        let line = "6,130,51234,-;software IO TLB: mapped [mem 0x0000000018c00000-0x000000001ac00000] (32MB)";
+        let line = "software IO TLB: mapped [mem 0x0000000018c00000-0x000000001ac00000] (32MB)";
         assert_eq!(parse(line), Some(0x18c0_0000..0x1ac0_0000));
-        assert_eq!(parse("6,1,2,-;software IO TLB: area num 2."), None);
+        assert_eq!(parse("software IO TLB: area num 2."), None);
     }
 }

@@ -175,6 +175,7 @@ fn locked_memory_limit_holds(t: &mut Ctx) -> TestResult {
     const LIMIT: usize = 16 * PAGE;
     let file = dmabuf::memfd(4 * LIMIT)?;
     dmabuf::seal(&file, SealFlag::F_SEAL_SHRINK)?;
+    drop(dmabuf::udmabuf_device()?);
     // Whoever opens it: only the limit is to be in the way.
     std::fs::set_permissions("/dev/udmabuf", std::fs::Permissions::from_mode(0o666))
         .map_err(Error::io("chmod of /dev/udmabuf"))?;

@@ -4,7 +4,8 @@
 
 use super::memory::LIMIT;
 use super::stage::{
-    LENGTH, calls_become, close, judge_checksum, judge_placement, only_held, register, registered,
+    LENGTH, call_begins, calls_become, close, judge_checksum, judge_placement, only_held, register,
+    registered,
 };
 use crate::tests::driver::needs_module;
 use crate::tests::pin::longterm::{in_cma, judge_inside};
@@ -413,7 +414,7 @@ fn killed_client_leaves_nothing(t: &mut Ctx) -> TestResult {
             unsafe { libc::_exit(1) }
         }
     };
-    let waiting = calls_become(&before.device, 1)?;
+    let waiting = call_begins(&before.device)?;
     t.check(Eye::Device, waiting, || {
         "the child's call is not under way".into()
     });

@@ -102,6 +102,12 @@ pub fn close(tee: &Tee, session: Session) -> TestResult {
         .map_err(Error::call("TEE_IOC_CLOSE_SESSION"))?)
 }
 
+/// Waits until a client has a call under way that opens its session first, registers memory then, and makes the call last, and returns
+/// whether it came to that. That a call is under way does not say so: opening a session is one.
+pub fn call_begins(device: &Device) -> TestResult<bool> {
+    Ok(until(LIMIT, || Ok(device.list()?.len() == 1))? && calls_become(device, 1)?)
+}
+
 /// Waits until the device has so many calls under way, and returns whether it came to that.
 pub fn calls_become(device: &Device, wanted: u64) -> TestResult<bool> {
     Ok(until(LIMIT, || Ok(device.status()?.calls == wanted))?)

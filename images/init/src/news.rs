@@ -1,16 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel log, and which of its lines are complaints (Documentation/ABI/testing/dev-kmsg).
+//! What the kernel says while a test runs, and which of its lines are complaints.
 
-use crate::Broken;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-
-/// /dev/kmsg, from where it was when this was opened.
-pub struct Log {
-    file: File,
-}
+use pinbed_guest::observe::kmsg::{Log, Record};
 
 /// What the kernel said since the last judgement.
 #[derive(Default)]
@@ -37,6 +28,18 @@ pub struct Complaint {
 impl News {
     /// Enough for some traces; a kernel that complains without end must not fill the memory that the tests need.
     const LINES: usize = 1000;
+
+    /// Adds what came since the log was last read.
+    pub fn read(&mut self, log: &mut Log) {
+        for record in log {
+            match record {
+                Ok(Record::Line(line)) => self.add(line),
+                Ok(Record::Lost) => self.lost = true,
+                // It will not get better.
+                Err(_) => return,
+            }
+        }
+    }
 
     fn add(&mut self, line: String) {
         if is_complaint(&line) {
@@ -76,47 +79,6 @@ impl News {
     }
 }
 
-impl Log {
-    /// Opens the log where it begins, so that what the kernel complains of while it boots is heard, too.
-    pub fn open() -> Result<Self, Broken> {
-        let unreadable = |error| {
-            Broken(format!(
-                "the kernel log cannot be read, so no test could be judged: /dev/kmsg: {error}"
-            ))
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg")
-            .map_err(unreadable)?;
-        Ok(Self { file })
-    }
-
-    /// Adds what came since the last call.
-    pub fn read(&mut self, news: &mut News) {
-        let mut record = [0; 8192];
-        loop {
-            match self.file.read(&mut record) {
-                Ok(length) => {
-                    if let Some(line) = kernel_line(&String::from_utf8_lossy(&record[..length])) {
-                        news.add(line);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => news.lost = true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => (),
-                // EAGAIN is the end; any other error will not get better.
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-impl AsFd for Log {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 /// A line without its numbers, decimal or hexadecimal.
 fn shape(line: &str) -> String {
     line.split_inclusive(|c: char| !c.is_ascii_alphanumeric())
@@ -125,15 +87,6 @@ fn shape(line: &str) -> String {
             None => word,
         })
         .collect()
-}
-
-/// The text of a record "priority,sequence,time,flags;text\n key=value\n", if the kernel wrote it: processes can write to the log
-/// too, and are no witnesses.
-fn kernel_line(record: &str) -> Option<String> {
-    let (prefix, text) = record.split_once(';')?;
-    let priority: u32 = prefix.split(',').next()?.parse().ok()?;
-    let facility = priority >> 3;
-    (facility == 0).then(|| text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// How a report begins, of whatever checker of the kernel's.
@@ -189,20 +142,6 @@ pub fn is_complaint(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn records_of_processes_are_not_the_kernels() {
-        let kernel = "4,1022,5123456,-;WARNING: CPU: 0 PID: 61 at mm/gup.c:1 f+0x1\n SUBSYSTEM=x\n";
-        assert_eq!(
-            kernel_line(kernel).as_deref(),
-            Some("WARNING: CPU: 0 PID: 61 at mm/gup.c:1 f+0x1")
-        );
-        assert_eq!(
-            kernel_line("12,1023,5123457,-;WARNING: said a process\n"),
-            None
-        );
-        assert_eq!(kernel_line("nonsense"), None);
-    }
 
     #[test]
     fn complaints_are_told_from_news() {
