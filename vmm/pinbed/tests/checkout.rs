@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which checkout the command works on, and that ci/run leaves a caller's directory and arguments alone.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-fn top() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.join("../..").canonicalize().unwrap()
-}
+use common::top;
 
 fn pinbed(program: &Path, current: &Path, arguments: &[&str]) -> Output {
     Command::new(program)

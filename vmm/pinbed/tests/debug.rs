@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `pinbed debug` with a real guest and a real gdb, which takes its commands from its command line.
 
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use common::{pinbed, said};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -18,26 +21,21 @@ fn lacks_gdb() -> bool {
     lacks
 }
 
-fn pinbed(options: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pinbed"));
-    command
-        .args(["debug", TEST, "--kernel", "6.12", "--accel", "tcg"])
-        .args(options);
+fn debug(options: &[&str]) -> Command {
+    let mut command = pinbed(&["debug", TEST, "--kernel", "6.12", "--accel", "tcg"]);
+    command.args(options);
     command
 }
 
 /// What gdb and pinbed print, and the exit code.
 fn debugged(options: &[&str], commands: &[&str]) -> (String, Option<i32>) {
     let commands = commands.iter().flat_map(|command| ["-ex", *command]);
-    let output = pinbed(options)
+    let output = debug(options)
         .args(["--", "-batch"])
         .args(commands)
-        .stdin(Stdio::null())
         .output()
         .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let shown = text(&output.stdout) + &text(&output.stderr);
-    (shown, output.status.code())
+    (said(&output), output.status.code())
 }
 
 #[track_caller]
@@ -101,7 +99,7 @@ fn a_debugger_of_ones_own_can_attach() {
     if lacks_gdb() {
         return;
     }
-    let mut waiting = pinbed(&["--attach"])
+    let mut waiting = debug(&["--attach"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -134,11 +132,8 @@ fn what_cannot_be_debugged_is_refused() {
         (&["debug", "no_such_test_at_all"], 2, "no test matches"),
         (&["debug", TEST, "--gdb", "no-such-gdb"], 3, "no-such-gdb"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
-            .args(arguments)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
+        let output = pinbed(arguments).output().unwrap();
+        let said = said(&output);
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(says), "{said}");
     }

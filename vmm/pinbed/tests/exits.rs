@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Exit codes of what goes wrong before a guest is started: 2 where the command line is to blame, 3 where the machine is.
 
+mod common;
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::pinbed;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Sees that `pinbed` ends with this code and says this. `environment` is set for it.
 fn ends(code: i32, says: &str, arguments: &[&str], environment: &[(&str, &str)]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
-        .args(arguments)
+    let output = pinbed(arguments)
         .envs(environment.iter().copied())
-        .stdin(Stdio::null())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -65,4 +72,38 @@ fn what_the_machine_refuses_is_3() {
     ] {
         ends(3, says, &arguments, environment);
     }
+}
+
+#[test]
+fn a_signal_ends_the_build_of_the_guests_programs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cargo, began) = (
+        directory.path().join("cargo"),
+        directory.path().join("began"),
+    );
+    let script = format!("#!/bin/sh\ntouch {}\nsleep 1000\n", began.display());
+    std::fs::write(&cargo, script).unwrap();
+    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut run = pinbed(&["run", "--accel", "tcg"])
+        .env("CARGO", &cargo)
+        .env("CARGO_TARGET_DIR", directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !began.exists() {
+        assert!(Instant::now() < deadline, "cargo never began");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill(Pid::from_raw(run.id().cast_signed()), Signal::SIGTERM).unwrap();
+    // It ends when all that it started has, which has its standard error, too.
+    let mut said = String::new();
+    run.stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{said}");
+    assert!(Instant::now() < deadline, "{said}");
 }

@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Faults of the device that the host asks for, with real guests: `pinbed run --fault NAME[=N]`.
 
-use std::process::{Command, Output, Stdio};
+mod common;
+
+use common::{pinbed, said};
 
 fn run(faults: &[&str], test: &str) -> (Option<i32>, String) {
     let results = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pinbed"));
-    command.args(["run", "--accel", "tcg", "--kernel", "6.12"]);
+    let mut command = pinbed(&["run", "--accel", "tcg", "--kernel", "6.12"]);
     for fault in faults {
         command.args(["--fault", fault]);
     }
-    let run = command
-        .arg(test)
-        .env("XDG_STATE_HOME", results.path())
-        .stdin(Stdio::null())
-        .output();
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = run.unwrap();
-    let said = [stdout, stderr].concat();
-    (status.code(), String::from_utf8_lossy(&said).into_owned())
+    let run = command.arg(test).env("XDG_STATE_HOME", results.path());
+    let run = run.output().unwrap();
+    (run.status.code(), said(&run))
 }
 
 /// A test with one job.

@@ -4,9 +4,12 @@
 //!
 //! It provides what it needs as `pinbed run` does, so the first time takes as long as its.
 
-use std::fs;
+mod common;
 
+use std::fs;
 use std::process::{Command, Output};
+
+use common::said;
 
 /// Where Debian's QEMU is configured to have its modules.
 const DIRECTORY: &str = "/usr/lib/x86_64-linux-gnu";
@@ -68,10 +71,6 @@ fn with_foreign_modules(script: &str) -> (Output, bool) {
         .output()
         .unwrap();
     (output, mark.exists())
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 #[test]

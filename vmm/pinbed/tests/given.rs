@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernels that the user has built: one of pinbed's own serves as such. Costs a boot, and the first time a build of the driver.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+
+use common::{pinbed, said, vmlinux};
 
 const TEST: &str = "userptr::malloc_is_decoder_input";
-
-fn pinbed(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pinbed"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
 
 /// Runs a test on an image, and returns the exit code and all that was said.
 fn run(image: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -21,29 +16,13 @@ fn run(image: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     all.push(image.to_str().unwrap());
     all.extend(arguments);
     all.push(TEST);
-    let output = pinbed(&all);
-    let said = [output.stdout, output.stderr].concat();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&said).into_owned(),
-    )
-}
-
-/// The vmlinux of a kernel of kernels.toml, which is built if it is not there.
-fn vmlinux() -> PathBuf {
-    let output = pinbed(&["setup", "--accel", "tcg", "--kernel", "6.1"]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}");
-    let line = said.lines().find(|line| line.ends_with("/vmlinux"));
-    PathBuf::from(
-        line.unwrap_or_else(|| panic!("no vmlinux in {said}"))
-            .trim(),
-    )
+    let output = pinbed(&all).output().unwrap();
+    (output.status.code(), said(&output))
 }
 
 #[test]
 fn an_image_is_tested_with_a_driver_built_where_it_was_built() {
-    let image = vmlinux();
+    let image = vmlinux("6.1");
     let (code, said) = run(&image, &[]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("1 passed, 0 failed"), "{said}");
@@ -73,7 +52,7 @@ fn what_is_no_kernel_or_no_package_is_named() {
         ("deb:./nonexistent.deb", "No such file"),
         ("deb:trixie/vim", "comes a suite of Debian"),
     ] {
-        let output = pinbed(&["run", "--kernel", name, TEST]);
+        let output = pinbed(&["run", "--kernel", name, TEST]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(says), "{said}");

@@ -2,12 +2,15 @@
 //! The device behind a virtual IOMMU that it knows nothing of: its driver refuses it where DMA is translated, and takes it where the map is
 //! the identity. The kernel is Debian's, which has the IOMMU's driver.
 
-use std::process::{Command, Output};
+mod common;
+
+use std::process::Output;
+
+use common::pinbed;
 
 /// Runs a command in a guest whose PCI devices are behind an IOMMU.
 fn behind_an_iommu(append: &str, words: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pinbed"))
-        .args(["shell", "--accel", "tcg", "--kernel", "deb:trixie"])
+    pinbed(&["shell", "--accel", "tcg", "--kernel", "deb:trixie"])
         .args(["--qemu-arg=-device", "--qemu-arg=intel-iommu"])
         .args(["--append", append, "--", words])
         .output()

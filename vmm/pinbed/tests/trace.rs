@@ -2,19 +2,14 @@
 //! `pinbed run --trace` with a real guest. The file is read by a reader of its own, which knows of protocol buffers only how they are
 //! written. The kernel is one of pinbed's own as it is, without function graphs, so that nothing is built.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Output, Stdio};
+
+use common::{pinbed, top, vmlinux};
 
 const TEST: &str = "userptr::malloc_is_decoder_input";
-
-fn pinbed(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pinbed"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
 
 /// A field of a message: a number, or bytes.
 enum Field<'a> {
@@ -86,15 +81,6 @@ struct Seen {
     name: String,
 }
 
-/// The image of a kernel of pinbed's own, as the tests use it.
-fn image() -> String {
-    let output = pinbed(&["setup", "--accel", "tcg", "--kernel", "6.12"]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let image = said.lines().find(|line| line.ends_with("/vmlinux"));
-    let image = image.unwrap_or_else(|| panic!("no vmlinux in {said}"));
-    image.trim().to_owned()
-}
-
 #[test]
 fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
     let directory = tempfile::tempdir().unwrap();
@@ -106,10 +92,12 @@ fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
         "--accel",
         "tcg",
         "--kernel-image",
-        &image(),
+        vmlinux("6.12").to_str().unwrap(),
         "--trace",
         path,
-    ]);
+    ])
+    .output()
+    .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("test.pftrace has"), "{said}");
@@ -203,7 +191,9 @@ fn a_trace_has_system_calls_pins_and_the_devices_accesses_in_their_order() {
 
 #[test]
 fn a_trace_that_cannot_be_written_is_refused_before_anything_runs() {
-    let output = pinbed(&["trace", TEST, "--trace", "/nonexistent/x.pftrace"]);
+    let output = pinbed(&["trace", TEST, "--trace", "/nonexistent/x.pftrace"])
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(
@@ -218,18 +208,14 @@ fn the_trace_of_a_failure_leaves_the_results_of_its_run_alone() {
     const FAILS: &str = "fault::lost_completions_give_the_device_up";
     let directory = tempfile::tempdir().unwrap();
     let results = directory.path().join("state");
-    let image = image();
-    let output = Command::new(env!("CARGO_BIN_EXE_pinbed"))
-        .args(["run", TEST, FAILS, "--accel", "tcg", "--timeout", "1"])
-        .args(["--kernel-image", &image, "--on-fail", "trace"])
+    let output = pinbed(&["run", TEST, FAILS, "--accel", "tcg", "--timeout", "1"])
+        .arg("--kernel-image")
+        .arg(vmlinux("6.12"))
+        .args(["--on-fail", "trace"])
         .args(["--json", "run.json", "--events", "run.events", "--ktap"])
         .current_dir(directory.path())
-        .env(
-            "PINBED_WORKSPACE",
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../.."),
-        )
+        .env("PINBED_WORKSPACE", top())
         .env("XDG_STATE_HOME", &results)
-        .stdin(Stdio::null())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

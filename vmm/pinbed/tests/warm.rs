@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Warm starts with real guests: what is saved, when it is used, and what happens when it is damaged.
 
+mod common;
+
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
+use common::{cache_without, pinbed};
 use serde_json::Value;
 
 /// Each leaves something to find to a device that was plugged in after the guest had started.
@@ -26,36 +28,17 @@ struct Cache {
 
 impl Cache {
     fn new() -> Self {
-        let of_user = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
-            PathBuf::from,
-        );
-        let cache = Cache {
-            home: tempfile::tempdir().unwrap(),
+        Cache {
+            home: cache_without(&["start", "answers"]),
             results: tempfile::tempdir().unwrap(),
-        };
-        let ours = cache.home.path().join("pinbed");
-        fs::create_dir(&ours).unwrap();
-        for kind in fs::read_dir(of_user.join("pinbed"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = kind.file_name();
-            if name != "start" && name != "answers" {
-                symlink(kind.path(), ours.join(name)).unwrap();
-            }
         }
-        cache
     }
 
     fn pinbed(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_pinbed"))
-            .args(["run", "--accel", "tcg", "--kernel", "6.12"])
+        pinbed(&["run", "--accel", "tcg", "--kernel", "6.12"])
             .args(arguments)
             .env("XDG_CACHE_HOME", self.home.path())
             .env("XDG_STATE_HOME", self.results.path())
-            .stdin(Stdio::null())
             .output()
             .unwrap()
     }

@@ -4,16 +4,19 @@
 //! make works in one place for each source tree, whatever the configuration, so that a build that was interrupted, a changed fragment or
 //! an edited tree cost what they must and no more. (A fragment such as `dwarf`, with which every file is compiled anew, has a place of its
 //! own beside it, so that both stay warm.) kbuild's own tools contain their path: the place cannot move.
+//! Where ccache is installed, it is used, in a place of its own for that.
 //! What is used of a built kernel is then copied into an entry that never changes again.
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
+use super::ccache::{self, Ccache};
 use super::config::{Config, Wish};
 use super::make::{LOCALVERSION, is_error, is_fatal, is_of_object, is_step, make};
 use super::module::{Kit, MEM2MEM};
@@ -56,18 +59,19 @@ pub fn provide(
         .fold(fingerprint, |print, patch| print.add("patch", &patch.text))
         .finish();
     // What is made in one place, and what is kept together.
-    let variant = request.variant();
-    let (place, family) = match source.entry {
-        Some(_) => (
-            format!("{}{variant}", request.recipe.name),
-            format!("{}{variant}", request.name()),
-        ),
-        None => {
-            let path = source.dir.as_os_str().as_encoded_bytes();
-            let tree = Fingerprint::default().add("tree", path).finish();
-            let tree = format!("tree{tree}{variant}");
-            (tree.clone(), tree)
-        }
+    let mut variant = request.variant();
+    let family = match source.entry {
+        Some(_) => format!("{}{variant}", request.name()),
+        None => tree_name(&source, &variant),
+    };
+    // Debug information has the paths of sources in it, which are to be those of the tree.
+    let with_ccache = ccache::is_there() && !wish.has_debug_info();
+    if with_ccache {
+        variant += ccache::SUFFIX;
+    }
+    let place = match source.entry {
+        Some(_) => format!("{}{variant}", request.recipe.name),
+        None => tree_name(&source, &variant),
     };
     let entry = context
         .cache
@@ -79,8 +83,9 @@ pub fn provide(
             match entry.record() {
                 Some(built) => built,
                 None => {
-                    let release = build(context, request, &source, wish, &place)?;
-                    let built = keep(context, &place, &entry, Built { release })?;
+                    let work = Work::new(&place, &source, with_ccache)?;
+                    let release = build(context, request, &source, wish, &work)?;
+                    let built = keep(context, &work.objects, &entry, Built { release })?;
                     context.cache.keep("kernel", &format!("{family}-"), KEPT)?;
                     built
                 }
@@ -111,6 +116,13 @@ pub fn provide(
     })
 }
 
+/// What is made of a user's own tree is called so.
+fn tree_name(source: &Source, variant: &str) -> String {
+    let path = source.dir.as_os_str().as_encoded_bytes();
+    let tree = Fingerprint::default().add("tree", path).finish();
+    format!("tree{tree}{variant}")
+}
+
 /// Where make works on this source, locked. Debian's source has its times from the package, so make cannot tell a new package
 /// from an old one by them: a new package is a new place, and the old one goes.
 fn workplace(context: &Context, family: &str, source: &Source) -> Result<Locked, Error> {
@@ -132,36 +144,80 @@ fn workplace(context: &Context, family: &str, source: &Source) -> Result<Locked,
     place.lock(&context.progress)
 }
 
+/// How make works in a place.
+struct Work<'a> {
+    place: &'a Locked,
+    /// Where it starts: the source, or links to what that has.
+    start: PathBuf,
+    objects: PathBuf,
+    ccache: Option<Ccache>,
+}
+
+impl<'a> Work<'a> {
+    fn new(place: &'a Locked, source: &Source, with_ccache: bool) -> Result<Self, Error> {
+        let directory = place.dir();
+        if !with_ccache {
+            return Ok(Work {
+                place,
+                start: source.dir.clone(),
+                objects: directory.join("objects"),
+                ccache: None,
+            });
+        }
+        let start = directory.join("tree");
+        Ok(Work {
+            place,
+            objects: ccache::links(&source.dir, &start)?,
+            start,
+            ccache: Some(Ccache::new(directory.join("ccache.log"))?),
+        })
+    }
+
+    fn make(&self) -> Command {
+        let mut make = make(&self.start, &self.objects);
+        if let Some(ccache) = &self.ccache {
+            ccache.tell(&mut make);
+        }
+        make
+    }
+
+    /// Throws away what is built.
+    fn begin_anew(&self) -> Result<(), Error> {
+        let objects = self.objects.strip_prefix(self.place.dir());
+        let objects = objects.unwrap_or(&self.objects).to_string_lossy();
+        self.place.fresh(&objects).map(drop)
+    }
+}
+
 /// Configures and runs make. Returns the kernel's release.
 fn build(
     context: &Context,
     request: &SourceBuild,
     source: &Source,
     wish: &Wish,
-    place: &Locked,
+    work: &Work<'_>,
 ) -> Result<String, Error> {
     let _source = Held::new(context, source, &request.patches)?;
-    let objects = place.dir().join("objects");
-    if !objects.exists() {
-        let debug = wish.has_base() || wish.text().contains("CONFIG_DEBUG_INFO_DWARF");
+    if !work.objects.join(".config").exists() {
+        let debug = wish.has_base() || wish.has_debug_info();
         context
             .cache
             .require_free(if debug { SPACE_DEBUG } else { SPACE })?;
     }
     // What a killed build was writing may look whole to make.
-    let unfinished = place.dir().join("unfinished");
+    let unfinished = work.place.dir().join("unfinished");
     let is_suspect = unfinished.exists();
-    create_dir(&objects)?;
+    create_dir(&work.objects)?;
     fs::write(&unfinished, "").map_err(|e| Error::io("write", &unfinished, e))?;
-    let made = make_all(context, request, source, wish, place);
+    let made = make_all(context, request, source, wish, work);
     let made = match made {
         Err(Error::Command { lines, .. })
             if is_suspect && lines.iter().any(|line| is_of_object(line)) =>
         {
             let what = "an earlier build was cut off; building from the beginning";
             context.progress.say(what);
-            place.fresh("objects")?;
-            make_all(context, request, source, wish, place)
+            work.begin_anew()?;
+            make_all(context, request, source, wish, work)
         }
         made => made,
     };
@@ -178,18 +234,17 @@ fn make_all(
     request: &SourceBuild,
     source: &Source,
     wish: &Wish,
-    place: &Locked,
+    work: &Work<'_>,
 ) -> Result<String, Error> {
     let suffix = request.suffix();
     let kernel = format!("{}{suffix}", source.version);
-    let objects = place.dir().join("objects");
-    let is_first = !objects.join(".config").exists();
-    configure(source, wish, &objects)?;
-    let has_gdb_scripts = Config::read(&objects.join(".config"))?.has("GDB_SCRIPTS");
+    let is_first = !work.objects.join(".config").exists();
+    configure(source, wish, work)?;
+    let has_gdb_scripts = Config::read(&work.objects.join(".config"))?.has("GDB_SCRIPTS");
 
-    let log = place.dir().join("build.log");
+    let log = work.place.dir().join("build.log");
     let jobs = available_parallelism().map_or(1, usize::from);
-    let mut command = make(&source.dir, &objects);
+    let mut command = work.make();
     command
         .arg(format!("-j{jobs}"))
         .args(["vmlinux", "modules"])
@@ -213,8 +268,15 @@ fn make_all(
             }
             _ => task.tick(),
         })?;
-    task.finish(&format!("built kernel {kernel}, {steps} steps"));
-    let path = objects.join("include/config/kernel.release");
+    let hits = match &work.ccache {
+        Some(ccache) => {
+            let (hits, all) = ccache.hits();
+            format!(", {hits} of {all} compilations out of ccache")
+        }
+        None => String::new(),
+    };
+    task.finish(&format!("built kernel {kernel}, {steps} steps{hits}"));
+    let path = work.objects.join("include/config/kernel.release");
     let release = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     Ok(release.trim().to_owned())
 }
@@ -228,17 +290,17 @@ fn local_version(suffix: &str) -> String {
 }
 
 /// Copies what is used of a built kernel: vmlinux, and what a module is built against.
-fn keep(context: &Context, place: &Locked, entry: &Entry, built: Built) -> Result<Built, Error> {
+fn keep(context: &Context, from: &Path, entry: &Entry, built: Built) -> Result<Built, Error> {
     let work = entry.lock(&context.progress)?;
-    let (from, to) = (place.dir().join("objects"), work.fresh("objects")?);
-    for file in WalkDir::new(&from)
+    let to = work.fresh("objects")?;
+    for file in WalkDir::new(from)
         .min_depth(1)
         .into_iter()
-        .filter_entry(|file| is_used(&from, file))
+        .filter_entry(|file| is_used(from, file))
     {
-        let file = file.map_err(|e| Error::io("read", &from, e.into()))?;
+        let file = file.map_err(|e| Error::io("read", from, e.into()))?;
         // Below `from`, so there is always a rest.
-        let target = to.join(file.path().strip_prefix(&from).unwrap_or(file.path()));
+        let target = to.join(file.path().strip_prefix(from).unwrap_or(file.path()));
         let copied = if file.file_type().is_dir() {
             fs::create_dir(&target)
         } else if file.file_type().is_symlink() {
@@ -270,15 +332,15 @@ fn is_used(objects: &Path, file: &DirEntry) -> bool {
 }
 
 /// Makes the choices of the wish; answers every other one "no", or as its base and the kernel's defaults do; then looks whether the wish came true.
-fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> {
+fn configure(source: &Source, wish: &Wish, work: &Work<'_>) -> Result<(), Error> {
     let name = if wish.has_base() {
         ".config"
     } else {
         "wanted.config"
     };
-    let path = objects.join(name);
+    let path = work.objects.join(name);
     fs::write(&path, wish.text()).map_err(|e| Error::io("write", &path, e))?;
-    let mut command = make(&source.dir, objects);
+    let mut command = work.make();
     if wish.has_base() {
         command.arg("olddefconfig");
     } else {
@@ -288,7 +350,7 @@ fn configure(source: &Source, wish: &Wish, objects: &Path) -> Result<(), Error> 
         .errors(is_error)
         .checked(|_| {})?;
 
-    let path = objects.join(".config");
+    let path = work.objects.join(".config");
     let config = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
     let missing = wish.missing_in(&config);
     if missing.is_empty() && wish.has_base() {

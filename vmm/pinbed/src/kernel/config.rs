@@ -230,6 +230,15 @@ impl Wish {
         self.base.is_some()
     }
 
+    /// Whether debug information is asked for, in whatever form.
+    pub fn has_debug_info(&self) -> bool {
+        let text = self.text();
+        let mut forms = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("CONFIG_DEBUG_INFO"));
+        forms.any(|form| form.ends_with("=y") && !form.starts_with("_NONE="))
+    }
+
     /// The lines: the base, if there is one, and then each symbol once.
     pub fn text(&self) -> String {
         let lines = self

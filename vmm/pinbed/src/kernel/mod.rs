@@ -2,6 +2,7 @@
 //! The kernel under test and the driver for it: source, configuration, build, all kept in the cache by content.
 
 mod build;
+mod ccache;
 mod compiler;
 mod config;
 mod deb;

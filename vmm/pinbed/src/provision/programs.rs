@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The device and the guest's programs: built by cargo, which knows when there is nothing to do. The tests' program lists its tests.
 
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::TestInfo;
 use walkdir::WalkDir;
 
-use crate::interrupt;
 use crate::provision::cache::Fingerprint;
+use crate::provision::child::{Event, Run};
 use crate::provision::{self, answers};
 
 /// The one target that they are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
@@ -106,28 +107,50 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         return Ok(programs);
     }
     let quiet = programs.tests.exists().then_some("--quiet");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    std::fs::create_dir_all(&target)
+        .map_err(|error| provision::Error::io("create", &target, error))?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
         .args(["build", "--release", "--locked", "--target", TARGET])
-        .args(["-p", "pinbed-device", "-p", "pinbed-init", "-p", "pinbed-guest"])
+        .args([
+            "-p",
+            "pinbed-device",
+            "-p",
+            "pinbed-init",
+            "-p",
+            "pinbed-guest",
+        ])
         .args(quiet)
         .args(provision::is_offline().then_some("--offline"))
-        .current_dir(workspace)
+        .arg("--manifest-path")
+        .arg(workspace.join("Cargo.toml"))
+        // Where it writes, and so where the disk may be full.
+        .current_dir(&target)
         .env("CARGO_TARGET_DIR", &target)
         // Progress of other things is shown at the same time.
         .env("CARGO_TERM_PROGRESS_WHEN", "never")
         // Theirs, not the caller's: another set would be another build each time.
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C relocation-model=static",
+        )
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_BUILD_TARGET")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
-        .context("cannot start cargo, which builds the device and the guest's programs; install Rust, or put cargo into PATH")?;
-    if interrupt::requested() {
-        // It reached cargo, too.
-        return Err(provision::Error::Interrupted.into());
+        .env_remove("CARGO_BUILD_TARGET");
+    if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        cargo.env("CARGO_TERM_COLOR", "always");
     }
-    ensure!(status.success(), BuildFailed);
+    let built = Run::new("building the device and the guest's programs", cargo).ended(|event| {
+        if let Event::Line(line) = event {
+            say!("{line}");
+        }
+    });
+    let built = match built {
+        Err(error @ provision::Error::Spawn { .. }) => {
+            return Err(error).context("cannot start cargo, which builds the device and the guest's programs; install Rust, or put cargo into PATH");
+        }
+        built => built?,
+    };
+    ensure!(built.status.success(), BuildFailed);
     // Taken before the build: an edit during it counts at the next.
     if let Some(sources) = &sources {
         answers::keep(&cache, &question, &stamps(sources), &true);
