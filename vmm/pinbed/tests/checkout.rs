@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which checkout the command works on, and that ci/run leaves a caller's directory and arguments alone.
+//! Which checkout the command works on, that it need not be writable, and that ci/run leaves a caller's directory and arguments alone.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::top;
+use common::{cache_without, said, top};
 
 fn pinbed(program: &Path, current: &Path, arguments: &[&str]) -> Output {
     Command::new(program)
@@ -87,5 +87,45 @@ fn ci_run_leaves_the_directory_and_the_arguments_to_the_command() {
         expected,
         "{}",
         String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A checkout on a file system that cannot be written, as an image or another user's: what is built of it is built elsewhere.
+#[test]
+fn a_checkout_that_cannot_be_written_works() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    // So that cargo is asked.
+    let cache = cache_without(&["answers"]);
+    let top = top();
+    // What is built already is there, too, so that it takes no longer than it must.
+    let built = Path::new(env!("CARGO_BIN_EXE_pinbed"));
+    let built = built.ancestors().nth(2).unwrap();
+    let script = r#"set -e
+        mount --bind "$BUILT" "$CARGO_TARGET_DIR"
+        mount --bind "$TOP" "$TOP"
+        mount -o remount,bind,ro "$TOP"
+        if touch "$TOP/written" 2>/dev/null; then exit 99; fi
+        cd /
+        exec "$PINBED" run --accel tcg userptr::malloc_is_decoder_input"#;
+    // The superuser of a namespace of one's own may mount as well.
+    let mut command = Command::new("unshare");
+    if !nix::unistd::Uid::effective().is_root() {
+        command.arg("--map-root-user");
+    }
+    let output = command
+        .args(["--mount", "bash", "-c", script])
+        .env("TOP", &top)
+        .env("BUILT", built)
+        .env("XDG_CACHE_HOME", cache.path())
+        .env("CARGO_TARGET_DIR", elsewhere.path())
+        .env("PINBED", env!("CARGO_BIN_EXE_pinbed"))
+        .env("PINBED_WORKSPACE", &top)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("1 passed, 0 failed"),
+        "{}",
+        said(&output)
     );
 }
