@@ -90,42 +90,52 @@ fn ci_run_leaves_the_directory_and_the_arguments_to_the_command() {
     );
 }
 
-/// A checkout on a file system that cannot be written, as an image or another user's: what is built of it is built elsewhere.
+/// A checkout on a file system that cannot be written, as an image or another user's: what is built of it is built in the cache, and where
+/// its directory for that is another file system's, there.
 #[test]
 fn a_checkout_that_cannot_be_written_works() {
-    let elsewhere = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     // So that cargo is asked.
-    let cache = cache_without(&["answers"]);
-    let top = top();
-    // What is built already is there, too, so that it takes no longer than it must.
-    let built = Path::new(env!("CARGO_BIN_EXE_pinbed"));
-    let built = built.ancestors().nth(2).unwrap();
-    let script = r#"set -e
-        mount --bind "$BUILT" "$CARGO_TARGET_DIR"
+    let cache = cache_without(&["answers", "target"]);
+    let chosen = directory.path().join("chosen");
+    script(
+        &directory.path().join("cargo"),
+        &format!("echo $CARGO_TARGET_DIR >{}; false", chosen.display()),
+    );
+    fs::create_dir(directory.path().join("built")).unwrap();
+    let mounts = r#"set -e
+        mount --bind "$BUILT" built
         mount --bind "$TOP" "$TOP"
         mount -o remount,bind,ro "$TOP"
         if touch "$TOP/written" 2>/dev/null; then exit 99; fi
-        cd /
-        exec "$PINBED" run --accel tcg userptr::malloc_is_decoder_input"#;
+        unset CARGO_TARGET_DIR
+        run="$PINBED run --accel tcg userptr::malloc_is_decoder_input"
+        if CARGO=$PWD/cargo $run; then exit 98; fi
+        case $BUILT in
+        "$TOP"/*) mount --bind built "$BUILT" ;;
+        *) export CARGO_TARGET_DIR=$BUILT ;;
+        esac
+        exec $run"#;
+    let built = Path::new(env!("CARGO_BIN_EXE_pinbed")).ancestors().nth(2);
     // The superuser of a namespace of one's own may mount as well.
     let mut command = Command::new("unshare");
     if !nix::unistd::Uid::effective().is_root() {
         command.arg("--map-root-user");
     }
     let output = command
-        .args(["--mount", "bash", "-c", script])
-        .env("TOP", &top)
-        .env("BUILT", built)
+        .args(["--mount", "bash", "-c", mounts])
+        .current_dir(directory.path())
+        .env("TOP", top())
+        .env("BUILT", built.unwrap())
         .env("XDG_CACHE_HOME", cache.path())
-        .env("CARGO_TARGET_DIR", elsewhere.path())
         .env("PINBED", env!("CARGO_BIN_EXE_pinbed"))
-        .env("PINBED_WORKSPACE", &top)
+        .env("PINBED_WORKSPACE", top())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(
-        said(&output).contains("1 passed, 0 failed"),
-        "{}",
-        said(&output)
-    );
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed, 0 failed"), "{said}");
+    let chosen = fs::read_to_string(chosen).unwrap();
+    let of_cache = cache.path().join("pinbed/target");
+    assert!(Path::new(&chosen).starts_with(of_cache), "{chosen}");
 }
