@@ -537,6 +537,45 @@ fn a_report_that_cannot_be_written_is_named_and_costs_no_verdict() {
     assert!(said.contains("the JSON report /dev/full"), "{said}");
 }
 
+/// The file system of the run's directory and of the kept runs fills up once the guest is there.
+#[test]
+fn a_disk_that_fills_up_costs_no_verdict() {
+    let (directory, reports) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let script = r#"set -e
+        mount -t tmpfs -o size=64M none "$TMPDIR"
+        {
+            until ls "$TMPDIR"/*/report.jsonl >/dev/null 2>&1; do sleep 0.01; done
+            dd if=/dev/zero of="$TMPDIR/fill" bs=4k 2>/dev/null || touch "$FULL"
+        } &
+        exec "$@""#;
+    let (json, full) = (reports.path().join("run.json"), reports.path().join("full"));
+    // The superuser of a namespace of one's own may mount as well.
+    let mut command = Command::new("unshare");
+    if !nix::unistd::Uid::effective().is_root() {
+        command.arg("--map-root-user");
+    }
+    let output = command
+        .args(["--mount", "bash", "-c", script, "bash"])
+        .args([env!("CARGO_BIN_EXE_pinbed"), "run", "--cold"])
+        .args(["--accel", "tcg", TESTS[0], LAST, "--json"])
+        .arg(&json)
+        .env("TMPDIR", directory.path())
+        .env("FULL", &full)
+        .env("XDG_STATE_HOME", directory.path().join("state"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(full.exists(), "the disk was not full: {said}");
+    assert!(said.contains("2 passed, 0 failed"), "{said}");
+    assert!(said.contains("the run cannot be kept whole in"), "{said}");
+    let run: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!(run["sessions"][0]["counts"]["passed"], 2, "{run}");
+}
+
 #[test]
 fn a_filter_without_match_names_close_tests() {
     let run = Command::new(env!("CARGO_BIN_EXE_pinbed"))

@@ -84,8 +84,10 @@ pub struct Recorder {
     parent: PathBuf,
     /// The first event, until there is a session.
     first: Option<Event>,
-    open: Option<(PathBuf, File)>,
+    open: Option<(PathBuf, Option<File>)>,
     collector: Collector,
+    /// Whether the user knows that something cannot be written.
+    told: bool,
 }
 
 impl Recorder {
@@ -96,6 +98,7 @@ impl Recorder {
             first: None,
             open: None,
             collector: Collector::default(),
+            told: false,
         }
     }
 
@@ -109,7 +112,7 @@ impl Recorder {
         fs::create_dir_all(&directory)?;
         let mut events = File::create(directory.join(EVENTS))?;
         events.write_all(&line(first)?)?;
-        self.open = Some((directory, events));
+        self.open = Some((directory, Some(events)));
         Ok(())
     }
 
@@ -127,7 +130,14 @@ impl Recorder {
         let Some((directory, events)) = &mut self.open else {
             return Ok(());
         };
-        events.write_all(&line(event)?)?;
+        let written = match events {
+            Some(file) => file.write_all(&line(event)?),
+            None => Ok(()),
+        };
+        if written.is_err() {
+            // Nothing goes behind half a line. The results are kept if there is room again at the end.
+            *events = None;
+        }
         if let (What::RunFinished { .. }, Some(run)) = (&event.what, self.collector.run()) {
             let bytes = json(run).map_err(io::Error::other)?;
             let temporary = directory.join("run.json.part");
@@ -135,17 +145,20 @@ impl Recorder {
             fs::rename(temporary, directory.join(RUN))?;
             clear(&self.parent, KEPT, BYTES);
         }
-        Ok(())
+        written
     }
 }
 
 impl Reporter for Recorder {
     fn hear(&mut self, event: &Event) -> Result<(), Error> {
         // That a run is not kept is no reason to fail it.
-        if let Err(error) = self.take(event) {
-            log::warn!("the run is not kept in {}: {error}", self.parent.display());
-            (self.first, self.open) = (None, None);
-            self.collector = Collector::default();
+        if let Err(error) = self.take(event)
+            && !std::mem::replace(&mut self.told, true)
+        {
+            say!(
+                "pinbed: the run cannot be kept whole in {}: {error}",
+                self.parent.display()
+            );
         }
         Ok(())
     }
