@@ -13,6 +13,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use crate::machine::stall::Stall;
+
 /// How long a process may take to end after SIGKILL. One that waits in the host's kernel for something that does not come never does.
 const DEATH: Duration = Duration::from_secs(5);
 
@@ -80,8 +82,13 @@ impl Drop for Process {
         // Either fails only if the child has been reaped, which is what they are for.
         let _ = self.child.kill();
         let begin = Instant::now();
+        let mut stall = Stall::new();
         while let Ok(None) = self.child.try_wait() {
-            if begin.elapsed() > DEATH {
+            // It takes the CPU to end.
+            if stall.due() <= Instant::now() {
+                stall.look(&[self.pid()]);
+            }
+            if begin.elapsed().saturating_sub(stall.total()) > DEATH {
                 let pid = self.child.id();
                 say!(
                     "pinbed: process {pid} has not ended {} s after SIGKILL, and is left behind: it waits in the host's kernel, or a debugger has it",

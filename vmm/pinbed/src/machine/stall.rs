@@ -16,18 +16,43 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// Adds up such time.
 #[derive(Debug)]
 pub struct Stall {
+    began: Instant,
     looked: Instant,
-    /// What each thread has waited for a CPU so far.
-    waited: HashMap<PathBuf, Duration>,
+    threads: HashMap<PathBuf, Seen>,
     total: Duration,
+}
+
+/// A thread when it was last looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// On a CPU so far.
+    ran: Duration,
+    /// Waiting for one so far.
+    waited: Duration,
+}
+
+impl Seen {
+    /// The same thread after this time. The host's kernel counts what a thread has waited when it comes to run; one that has not run, and
+    /// can, has waited all the time.
+    fn later(self, now: &Thread, since: Duration) -> Self {
+        // A host's kernel without the figure would have all of them wait.
+        let waits = now.state == b'R' && now.ran == self.ran && !now.ran.is_zero();
+        let so_far = self.waited + if waits { since } else { Duration::ZERO };
+        Seen {
+            ran: now.ran,
+            waited: now.waited.max(so_far),
+        }
+    }
 }
 
 impl Stall {
     /// From now on.
     pub fn new() -> Self {
+        let now = Instant::now();
         Stall {
-            looked: Instant::now(),
-            waited: HashMap::new(),
+            began: now,
+            looked: now,
+            threads: HashMap::new(),
             total: Duration::ZERO,
         }
     }
@@ -57,26 +82,30 @@ impl Stall {
             true => since,
             false => Duration::ZERO,
         };
-        let waited: HashMap<_, _> = threads
-            .into_iter()
-            .map(|thread| (thread.path, thread.waited))
-            .collect();
-        // Threads wait at the same time, so this is what the guest waited for at least.
-        let longest = waited
-            .iter()
-            .map(|(thread, now)| {
-                let before = self.waited.get(thread).copied().unwrap_or_default();
-                now.saturating_sub(before)
-            })
-            .max()
-            .unwrap_or_default();
-        self.waited = waited;
+        let mut longest = Duration::ZERO;
+        let mut seen = HashMap::new();
+        for thread in threads {
+            let (before, after) = match self.threads.get(&thread.path) {
+                Some(before) => (before.waited, before.later(&thread, since)),
+                // As one that has just begun, which has not waited yet or is counted with all that it waited for.
+                None => (
+                    Duration::ZERO,
+                    Seen::default().later(&thread, Duration::ZERO),
+                ),
+            };
+            // Threads wait at the same time, so this is what the guest waited for at least.
+            longest = longest.max(after.waited - before);
+            seen.insert(thread.path, after);
+        }
+        self.threads = seen;
         // Who looks too late was stopped or frozen, and the guest perhaps with us.
         let late = match since > 4 * TICK {
             true => since - TICK,
             false => Duration::ZERO,
         };
-        self.total += longest.max(stopped).max(late).min(since);
+        // A wait that ends now may have begun before the last look.
+        let most = now.duration_since(self.began) - self.total;
+        self.total += longest.max(stopped).max(late).min(most);
     }
 }
 
@@ -109,6 +138,34 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_does_not_come_to_run_waits() {
+        let thread = |state, ran, waited| Thread {
+            path: PathBuf::new(),
+            leads: true,
+            state,
+            ran: Duration::from_secs(ran),
+            waited: Duration::from_secs(waited),
+        };
+        let tick = Duration::from_secs(1);
+        let begun = Seen::default().later(&thread(b'S', 1, 1), tick);
+        let mut seen = begun;
+        for _ in 0..30 {
+            seen = seen.later(&thread(b'R', 1, 1), tick);
+        }
+        assert_eq!(
+            seen.waited,
+            Duration::from_secs(31),
+            "the kernel has not counted it yet"
+        );
+        let runs = seen.later(&thread(b'R', 2, 31), tick);
+        assert_eq!(runs.waited, seen.waited, "nor is it counted twice");
+        let unknown = Seen::default().later(&thread(b'R', 0, 0), tick);
+        assert_eq!(unknown.waited, Duration::ZERO);
+        let sleeps = begun.later(&thread(b'S', 1, 1), tick);
+        assert_eq!(sleeps.waited, begun.waited);
+    }
+
+    #[test]
     fn a_process_that_is_stopped_cannot_run() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
@@ -136,6 +193,7 @@ mod tests {
     fn who_looks_too_late_was_stopped_too() {
         let mut stall = Stall::new();
         stall.looked -= Duration::from_secs(10);
+        stall.began = stall.looked;
         stall.look(&[]);
         assert!(stall.total() > Duration::from_secs(9));
     }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use pinbed_abi::report::Finding;
 
 use super::event::{Event, What};
-use super::record::{Collector, Run, Session};
+use super::record::{Boot, Collector, Run, Session};
 use super::{Error, Reporter};
 use crate::judge::few;
 use crate::judge::mutants::{Mutant, shows};
@@ -26,6 +26,8 @@ struct Found<'a> {
     cause: Option<&'a Finding>,
     /// What the guest came to, where that was a bad end.
     end: Option<&'a str>,
+    /// Whether the guest came up.
+    tried: bool,
 }
 
 impl<'a> Found<'a> {
@@ -36,11 +38,17 @@ impl<'a> Found<'a> {
             .collect();
         let findings: Vec<_> = shown.iter().flat_map(|(_, findings)| *findings).collect();
         let is_bad = |end: &End| !matches!(end, End::Done | End::Stopped | End::Interrupted { .. });
-        let bad = session.boots.iter().find(|boot| is_bad(&boot.end));
+        // Without a word of the kernel's, that is the host's doing rather than the mutant's.
+        let never_up =
+            |boot: &Boot| matches!(boot.end, End::NeverUp { .. }) && boot.headline.is_none();
+        let mut boots = session.boots.iter();
+        let tried = !boots.clone().any(never_up);
+        let bad = boots.find(|boot| is_bad(&boot.end) && !never_up(boot));
         Found {
             mutant,
             cause: mutant.names_cause(&findings),
             tests: shown.into_iter().map(|(name, _)| name).collect(),
+            tried,
             end: bad.map(|boot| boot.headline.as_deref().unwrap_or("the guest ended badly")),
         }
     }
@@ -52,6 +60,9 @@ impl<'a> Found<'a> {
     /// The tests that find it, in a few words.
     fn by(&self) -> String {
         let mut text = match self.tests.as_slice() {
+            [] if !self.tried && self.end.is_none() => {
+                "no test: the guest did not come up".to_owned()
+            }
             [] => self.end.unwrap_or("no test").to_owned(),
             [one] => (*one).to_owned(),
             all => format!("{} tests, as {}", all.len(), all[0]),
@@ -120,6 +131,7 @@ impl<W: Write> Lines<W> {
                 let word = match (found.killed(), found.cause.is_some()) {
                     (true, true) => "killed",
                     (true, false) => "killed, cause not named",
+                    (false, _) if !found.tried => "NOT TRIED",
                     (false, _) => "SURVIVED",
                 };
                 writeln!(self.out, "  {:<30} {word}  by {}", mutant.name, found.by())
@@ -194,7 +206,11 @@ pub fn page(mutants: &[Mutant], first: bool, run: &Run) -> Result<Vec<u8>, Strin
             tests.push(escape(end));
         }
         if tests.is_empty() {
-            tests.push("**none: it survives**".to_owned());
+            let survives = match found.tried {
+                true => "it survives",
+                false => "the guest did not come up",
+            };
+            tests.push(format!("**none: {survives}**"));
         }
         let cause = found
             .cause
