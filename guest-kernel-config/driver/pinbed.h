@@ -76,6 +76,9 @@ struct pinbed_queue {
  * refers to it.
  * @ref: References: the binding, video nodes, the TEE, open files, holds.
  * @vdev: The virtio device, referenced; after remove only to name it.
+ * @number: The lowest that no other bound device has.
+ * @name: "pinbed", with @number unless that is zero; what the names of all its
+ * nodes begin with.
  * @max_segments: Segments in one ATTACH.
  * @max_length: Bytes in one ATTACH.
  * @cookie: Of the last request.
@@ -99,6 +102,8 @@ struct pinbed_queue {
 struct pinbed_device {
 	struct kref ref;
 	struct virtio_device *vdev;
+	int number;
+	char name[16];
 	u32 max_segments;
 	u64 max_length;
 	atomic64_t cookie;
@@ -199,10 +204,10 @@ void pinbed_device_put(struct pinbed_device *pdev);
 void pinbed_device_kill(struct pinbed_device *pdev);
 bool pinbed_device_is_late(struct pinbed_device *pdev);
 struct device *pinbed_dma_device_new(struct pinbed_device *pdev,
-				     struct device *parent, const char *name);
+				     struct device *parent, const char *user);
 struct device *pinbed_dma_device_new_coherent(struct pinbed_device *pdev,
 					      struct device *parent,
-					      const char *name);
+					      const char *user);
 void pinbed_dma_device_unregister(struct device *dev);
 unsigned int pinbed_max_segment(struct device *dev);
 

@@ -240,14 +240,14 @@ int pinbed_ctl_register(struct pinbed_device *pdev)
 	int ret;
 
 	pdev->dma = pinbed_dma_device_new_coherent(pdev, &pdev->vdev->dev,
-						   "pinbed-ctl");
+						   "ctl");
 	if (IS_ERR(pdev->dma)) {
 		ret = PTR_ERR(pdev->dma);
 		pdev->dma = NULL;
 		return ret;
 	}
 	pdev->misc.minor = MISC_DYNAMIC_MINOR;
-	pdev->misc.name = "pinbed";
+	pdev->misc.name = pdev->name;
 	pdev->misc.fops = &pinbed_fops;
 	pdev->misc.parent = &pdev->vdev->dev;
 	ret = misc_register(&pdev->misc);

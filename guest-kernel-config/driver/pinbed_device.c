@@ -173,12 +173,14 @@ bool pinbed_device_is_late(struct pinbed_device *pdev)
  * A device for the DMA API, so that mappings of the same memory by several users
  * are told apart. It may be used after the binding has ended, until its last
  * reference is put: its DMA addresses are physical ones. Behind an IOMMU, only
- * the transport's device has an address space; there it is that one.
+ * the transport's device has an address space; there it is that one. Its name is
+ * @pdev's and @user.
  */
 struct device *pinbed_dma_device_new(struct pinbed_device *pdev,
-				     struct device *parent, const char *name)
+				     struct device *parent, const char *user)
 {
 	struct device *transport = pdev->vdev->dev.parent;
+	char name[32];
 	struct platform_device_info info = {
 		.parent = parent,
 		.name = name,
@@ -189,6 +191,7 @@ struct device *pinbed_dma_device_new(struct pinbed_device *pdev,
 
 	if (device_iommu_mapped(transport))
 		return get_device(transport);
+	snprintf(name, sizeof(name), "%s-%s", pdev->name, user);
 	platform = platform_device_register_full(&info);
 	if (IS_ERR(platform))
 		return ERR_CAST(platform);
@@ -207,9 +210,9 @@ struct device *pinbed_dma_device_new(struct pinbed_device *pdev,
  */
 struct device *pinbed_dma_device_new_coherent(struct pinbed_device *pdev,
 					      struct device *parent,
-					      const char *name)
+					      const char *user)
 {
-	struct device *dev = pinbed_dma_device_new(pdev, parent, name);
+	struct device *dev = pinbed_dma_device_new(pdev, parent, user);
 
 #if defined(PINBED_HAVE_IO_TLB_MEM) && defined(CONFIG_SWIOTLB)
 	if (!IS_ERR(dev) && dev->bus == &platform_bus_type)

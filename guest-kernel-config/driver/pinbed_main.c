@@ -4,7 +4,9 @@
  */
 #include <linux/bitops.h>
 #include <linux/device.h>
+#include <linux/idr.h>
 #include <linux/iommu.h>
+#include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/workqueue.h>
 
@@ -27,8 +29,8 @@ static const unsigned int pinbed_features[] = {
 	PINBED_F_SABOTAGE,
 };
 
-/* There is one /dev/pinbed, so one device can be bound. */
-static unsigned long pinbed_bound;
+/* Numbers of the bound devices; see struct pinbed_device. */
+static DEFINE_IDA(pinbed_numbers);
 
 static int pinbed_validate(struct virtio_device *vdev)
 {
@@ -125,6 +127,22 @@ static void pinbed_heartbeat_work(struct work_struct *work)
 		pinbed_video_fail(pdev);
 }
 
+/* Nodes of the first device are called as those of a machine that has but one. */
+static int pinbed_name(struct pinbed_device *pdev)
+{
+	int number = ida_alloc(&pinbed_numbers, GFP_KERNEL);
+
+	if (number < 0)
+		return number;
+	pdev->number = number;
+	if (number)
+		snprintf(pdev->name, sizeof(pdev->name), "%s%d", KBUILD_MODNAME,
+			 number);
+	else
+		strscpy(pdev->name, KBUILD_MODNAME, sizeof(pdev->name));
+	return 0;
+}
+
 /* When this returns the device is dead and no work refers to its binding. */
 static void pinbed_stop(struct pinbed_device *pdev)
 {
@@ -141,25 +159,22 @@ static int pinbed_probe(struct virtio_device *vdev)
 	ret = pinbed_check_iommu(vdev);
 	if (ret)
 		return ret;
-	if (test_and_set_bit(0, &pinbed_bound)) {
-		dev_err(&vdev->dev, "another pinbed device is bound already\n");
-		return -EBUSY;
-	}
 
 	pdev = pinbed_device_new(vdev);
-	if (!pdev) {
-		ret = -ENOMEM;
-		goto unbind;
-	}
+	if (!pdev)
+		return -ENOMEM;
 	INIT_DELAYED_WORK(&pdev->heartbeat_work, pinbed_heartbeat_work);
 	vdev->priv = pdev;
 
 	ret = pinbed_read_config(pdev);
 	if (ret)
 		goto put;
-	ret = pinbed_find_queues(pdev);
+	ret = pinbed_name(pdev);
 	if (ret)
 		goto put;
+	ret = pinbed_find_queues(pdev);
+	if (ret)
+		goto free_number;
 
 	virtio_device_ready(vdev);
 	ret = pinbed_events_start(pdev);
@@ -183,10 +198,10 @@ unregister_video:
 stop:
 	pinbed_stop(pdev);
 	vdev->config->del_vqs(vdev);
+free_number:
+	ida_free(&pinbed_numbers, pdev->number);
 put:
 	pinbed_device_put(pdev);
-unbind:
-	clear_bit(0, &pinbed_bound);
 	return ret;
 }
 
@@ -203,8 +218,8 @@ static void pinbed_remove(struct virtio_device *vdev)
 	pinbed_video_unregister(pdev);
 	pinbed_ctl_unregister(pdev);
 	vdev->config->del_vqs(vdev);
+	ida_free(&pinbed_numbers, pdev->number);
 	pinbed_device_put(pdev);
-	clear_bit(0, &pinbed_bound);
 }
 
 static const struct virtio_device_id pinbed_ids[] = {

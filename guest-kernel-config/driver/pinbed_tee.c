@@ -422,6 +422,7 @@ static const struct tee_desc pinbed_tee_desc = {
 
 static void pinbed_tee_free(struct pinbed_tee *tee)
 {
+	pinbed_tee_heap_forget(tee);
 	tee_shm_pool_free(tee->pool);
 	xa_destroy(&tee->memories);
 	pinbed_dma_device_unregister(tee->dma);
@@ -464,7 +465,7 @@ static struct pinbed_tee *pinbed_tee_new(struct pinbed_device *pdev)
 		goto free;
 	}
 	/* No child of the virtio device: it may outlive the binding. */
-	tee->dma = pinbed_dma_device_new_coherent(pdev, NULL, "pinbed-tee");
+	tee->dma = pinbed_dma_device_new_coherent(pdev, NULL, "tee");
 	if (IS_ERR(tee->dma)) {
 		ret = PTR_ERR(tee->dma);
 		goto free_pool;

@@ -61,12 +61,17 @@ int pinbed_tee_shm_handle(struct pinbed_tee *tee, struct tee_shm *shm,
 
 #if IS_ENABLED(CONFIG_TEE_DMABUF_HEAPS)
 int pinbed_tee_heap_register(struct pinbed_tee *tee);
+void pinbed_tee_heap_forget(struct pinbed_tee *tee);
 int pinbed_tee_heap_handle(struct pinbed_tee *tee, struct tee_shm *shm,
 			   u64 *handle);
 #else
 static inline int pinbed_tee_heap_register(struct pinbed_tee *tee)
 {
 	return 0;
+}
+
+static inline void pinbed_tee_heap_forget(struct pinbed_tee *tee)
+{
 }
 
 static inline int pinbed_tee_heap_handle(struct pinbed_tee *tee,

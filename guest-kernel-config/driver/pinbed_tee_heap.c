@@ -3,6 +3,7 @@
  * The kernel's heap of protected memory, /dev/dma_heap/protected,secure-video.
  * Its dma-bufs can be registered with the TEE and imported by the video nodes.
  */
+#include <linux/atomic.h>
 #include <linux/err.h>
 #include <linux/io.h>
 #include <linux/module.h>
@@ -90,7 +91,13 @@ static const struct tee_protmem_pool_ops pinbed_heap_ops = {
 	.destroy_pool = pinbed_heap_destroy,
 };
 
-/* The kernel has one such heap: no error if a former binding still uses it. */
+/* Whose the heap is: the kernel has one of them, whatever the number of TEEs. */
+static struct pinbed_tee *pinbed_heap_owner;
+
+/*
+ * No error if the heap is another device's, of a former binding that is still
+ * used, or of another driver.
+ */
 int pinbed_tee_heap_register(struct pinbed_tee *tee)
 {
 	int ret;
@@ -99,10 +106,20 @@ int pinbed_tee_heap_register(struct pinbed_tee *tee)
 		return 0;
 	tee->heap.ops = &pinbed_heap_ops;
 	xa_init(&tee->protected);
+	if (cmpxchg(&pinbed_heap_owner, NULL, tee))
+		return 0;
 	ret = tee_device_register_dma_heap(tee->teedev,
 					   TEE_DMA_HEAP_SECURE_VIDEO_PLAY,
 					   &tee->heap);
+	if (ret)
+		pinbed_tee_heap_forget(tee);
 	return ret == -EBUSY ? 0 : ret;
+}
+
+/* The TEE subsystem has taken the heap back, if it was this one's. */
+void pinbed_tee_heap_forget(struct pinbed_tee *tee)
+{
+	cmpxchg(&pinbed_heap_owner, tee, NULL);
 }
 
 /* The device's name for a registered dma-buf, which the caller holds on to. */

@@ -229,7 +229,6 @@ static struct pinbed_node *pinbed_node_new(struct pinbed_device *pdev,
 					   const struct pinbed_memop *memop)
 {
 	struct pinbed_node *node;
-	char name[32];
 	int ret;
 
 	node = pinbed_zalloc_obj(*node);
@@ -243,8 +242,7 @@ static struct pinbed_node *pinbed_node_new(struct pinbed_device *pdev,
 		ret = PTR_ERR(node->m2m_dev);
 		goto free;
 	}
-	snprintf(name, sizeof(name), "%s-%s", KBUILD_MODNAME, memop->name);
-	node->dma = pinbed_dma_device_new(pdev, &pdev->vdev->dev, name);
+	node->dma = pinbed_dma_device_new(pdev, &pdev->vdev->dev, memop->name);
 	if (IS_ERR(node->dma)) {
 		ret = PTR_ERR(node->dma);
 		goto release_m2m;
@@ -285,8 +283,7 @@ static struct pinbed_node *pinbed_node_register(struct pinbed_device *pdev,
 	if (IS_ERR(node))
 		return node;
 	vfd = &node->vfd;
-	snprintf(vfd->name, sizeof(vfd->name), "%s-%s", KBUILD_MODNAME,
-		 memop->name);
+	snprintf(vfd->name, sizeof(vfd->name), "%s-%s", pdev->name, memop->name);
 	vfd->v4l2_dev = &node->v4l2_dev;
 	vfd->vfl_dir = VFL_DIR_M2M;
 	vfd->device_caps = V4L2_CAP_STREAMING |

@@ -3,6 +3,7 @@
 //!
 //! Each folder uses those below it only:
 //!
+//! - [`second`]: a second device beside the one that every test has;
 //! - [`module`]: pinbed.ko and the nodes that it brings;
 //! - [`video`]: the video node's two queues; [`tee`]: a client of the TEE;
 //! - [`memory`]: memory that a buffer can be made of, and what moves it or takes it away;
@@ -16,5 +17,6 @@ pub mod harness;
 pub mod memory;
 pub mod module;
 pub mod observe;
+pub mod second;
 pub mod tee;
 pub mod video;

@@ -13,7 +13,7 @@ use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module}
 use pinbed_abi::report::{MODULES_PATH, Part};
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Where the runner puts the driver.
@@ -124,13 +124,42 @@ const DRIVER: &str = "/sys/bus/virtio/drivers/pinbed";
 /// The device's virtio ID, as sysfs has it.
 const ID: &str = "0x0015";
 
+/// Our devices in sysfs, in their order on the PCI bus. There is a second one only while a test has one.
+pub fn devices() -> Vec<PathBuf> {
+    let all = fs::read_dir("/sys/bus/virtio/devices")
+        .into_iter()
+        .flatten();
+    let is_ours =
+        |path: &PathBuf| fs::read_to_string(path.join("device")).is_ok_and(|id| id.trim() == ID);
+    let mut ours: Vec<_> = all
+        .flatten()
+        .filter_map(|entry| fs::canonicalize(entry.path()).ok())
+        .filter(is_ours)
+        .collect();
+    ours.sort();
+    ours
+}
+
+/// Waits until there is no second device: the host takes it out after a test that had one.
+pub fn wait_until_alone() -> Result<(), Error> {
+    match patience::until(patience::LIMIT, || Ok(devices().len() < 2))? {
+        true => Ok(()),
+        false => Err(Error::Call {
+            what: "waiting for the second device to leave the machine".into(),
+            errno: Errno::ETIMEDOUT,
+        }),
+    }
+}
+
 /// The device's name on the virtio bus, if it is there.
 fn device_name() -> Option<String> {
-    let devices = fs::read_dir("/sys/bus/virtio/devices").ok()?;
-    devices.flatten().find_map(|entry| {
-        let id = fs::read_to_string(entry.path().join("device")).ok()?;
-        (id.trim() == ID).then(|| entry.file_name().to_string_lossy().into_owned())
-    })
+    Some(name_of(devices().first()?))
+}
+
+/// A device's name on its bus.
+pub fn name_of(device: &Path) -> String {
+    let name = device.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The device's name on the virtio bus, if the driver is bound to it.
@@ -146,9 +175,19 @@ fn tell_sysfs(path: impl AsRef<Path>, text: &str) -> Result<(), Error> {
 /// Unbinds the driver from the device. Returns when the kernel does.
 pub fn unbind() -> Result<(), Error> {
     match bound() {
-        Some(name) => tell_sysfs(Path::new(DRIVER).join("unbind"), &name),
+        Some(name) => unbind_from(&name),
         None => Ok(()),
     }
+}
+
+/// Unbinds the driver from the device of this name on the virtio bus.
+pub fn unbind_from(name: &str) -> Result<(), Error> {
+    tell_sysfs(Path::new(DRIVER).join("unbind"), name)
+}
+
+/// Binds the driver to the device of this name on the virtio bus.
+pub fn bind_to(name: &str) -> Result<(), Error> {
+    tell_sysfs(Path::new(DRIVER).join("bind"), name)
 }
 
 /// Binds the driver to the device, unless it is bound.
@@ -168,15 +207,19 @@ pub fn bind() -> Result<(), Error> {
     told
 }
 
-fn try_bind() -> Result<(), Error> {
-    let name = device_name().ok_or_else(|| Error::Absent {
+fn no_device() -> Error {
+    Error::Absent {
         what: "the device on the virtio bus".into(),
         remedy: "rescan the PCI bus".into(),
-    })?;
+    }
+}
+
+fn try_bind() -> Result<(), Error> {
+    let name = device_name().ok_or_else(no_device)?;
     if bound().is_some() {
         return Ok(());
     }
-    match tell_sysfs(Path::new(DRIVER).join("bind"), &name) {
+    match bind_to(&name) {
         // EBUSY: the kernel has just bound it by itself, as it does when a device comes.
         Err(_) if bound().is_some() => Ok(()),
         told => told,
@@ -201,18 +244,22 @@ pub fn rescan() -> Result<(), Error> {
 /// Has the host take the device out of the machine (QMP's `device_del`), and waits until the kernel has let go of it.
 pub fn unplug() -> Result<(), Error> {
     needs_hotplug()?;
-    // The PCI device: the kernel unlinks it when its driver has returned, and the virtio device before.
-    let name = device_name().unwrap_or_default();
-    let path = format!("/sys/bus/virtio/devices/{name}/..");
-    let device = fs::canonicalize(&path).map_err(Error::io(format!("looking for {path}")))?;
+    let device = devices().into_iter().next().ok_or_else(no_device)?;
+    take_out(Part::Device, &device)
+}
+
+/// Has the host take this device out, which is that part of the machine, and waits until the kernel has let go of it.
+pub fn take_out(part: Part, device: &Path) -> Result<(), Error> {
     tell_from_anywhere(&Progress::Hotplug {
-        part: Part::Device,
+        part,
         plugged: false,
     });
-    match patience::until(patience::LIMIT, || Ok(!device.exists()))? {
+    // The PCI device: the kernel unlinks it when its driver has returned, and the virtio device before.
+    let is_gone = || Ok(device.parent().is_none_or(|pci| !pci.exists()));
+    match patience::until(patience::LIMIT, is_gone)? {
         true => Ok(()),
         false => Err(Error::Call {
-            what: "waiting for the device to leave the machine".into(),
+            what: format!("waiting for the {part} to leave the machine"),
             errno: Errno::ETIMEDOUT,
         }),
     }

@@ -100,6 +100,7 @@ impl Witness {
     /// Judges what a test left, once it has settled, and says what is held.
     pub fn after_test(&mut self) -> Result<(Vec<Finding>, Holdings), Error> {
         let before = self.before.take().unwrap_or_default();
+        module::wait_until_alone()?;
         let start = Instant::now();
         let lost = match Device::open() {
             Ok(_) => None,

@@ -118,8 +118,8 @@ struct Case {
     expected: Vec<String>,
     /// What it asks the host for, not passed on yet.
     asked: Vec<Message>,
-    /// What it asked the host to take away.
-    unplugged: BTreeSet<Part>,
+    /// What it asked the host to take away, and what it asked for that is not in the machine otherwise.
+    displaced: BTreeSet<Part>,
     finished: bool,
     timeout: Duration,
 }
@@ -165,9 +165,9 @@ impl Case {
             Ok(Progress::Sighting(sighting)) => self.sightings.push(sighting),
             Ok(Progress::Expected(text)) => self.expected.push(text),
             Ok(Progress::Hotplug { part, plugged }) => {
-                match plugged {
-                    true => self.unplugged.remove(&part),
-                    false => self.unplugged.insert(part),
+                match plugged == part.is_in_at_rest() {
+                    true => self.displaced.remove(&part),
+                    false => self.displaced.insert(part),
                 };
                 self.asked.push(Message::Hotplug { part, plugged });
             }
@@ -296,8 +296,8 @@ fn run_one(
     ears.listen(case);
     // The next test is to find the machine whole.
     case.ask(port);
-    for part in std::mem::take(&mut case.unplugged) {
-        let plugged = true;
+    for part in std::mem::take(&mut case.displaced) {
+        let plugged = part.is_in_at_rest();
         port.send(&Message::Hotplug { part, plugged });
     }
     Ok(())

@@ -36,8 +36,8 @@ pub const COMPLIANCE_PROGRAM: &str = "v4l2-compliance";
 /// The library in [`COMPLIANCE_PATH`] that makes time pass faster for a program: libfaketime.
 pub const COMPLIANCE_HURRY: &str = "libfaketimeMT.so.1";
 
-/// Group of the tests that may have the device taken out of the machine; see [`Message::Hotplug`].
-pub const HOTPLUG_GROUP: &str = "unplug";
+/// Groups of the tests that may have devices taken out of the machine and put in; see [`Message::Hotplug`].
+pub const HOTPLUG_GROUPS: [&str; 2] = ["unplug", "devices"];
 
 /// A part of the machine that the host takes out and puts in; see [`Message::Hotplug`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +47,18 @@ pub enum Part {
     Device,
     /// The memory of the second NUMA node, which is a DIMM.
     Memory,
+    /// A second pinbed device.
+    SecondDevice,
+}
+
+impl Part {
+    /// Whether it is in the machine unless a test asks for something else.
+    pub fn is_in_at_rest(self) -> bool {
+        match self {
+            Part::Device | Part::Memory => true,
+            Part::SecondDevice => false,
+        }
+    }
 }
 
 impl fmt::Display for Part {
@@ -54,6 +66,7 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Part::Device => "device",
             Part::Memory => "memory",
+            Part::SecondDevice => "second device",
         })
     }
 }

@@ -185,14 +185,21 @@ impl Area {
     /// The kernel keeps the direction of the first CPU access for all later ones, which DMA-API debugging objects to where they
     /// differ. That is a test of its own (`dmabuf::cpu_reads_what_it_wrote_to_a_udmabuf`), so the CPU comes as both here.
     pub fn udmabuf(length: usize) -> Result<Self, Error> {
+        Ok(Self::udmabuf_and_memfd(length)?.0)
+    }
+
+    /// As [`Area::udmabuf`], and the same pages as shared user memory.
+    pub fn udmabuf_and_memfd(length: usize) -> Result<(Self, Self), Error> {
         let pages = length.next_multiple_of(PAGE);
         let (fd, file) = dmabuf::udmabuf(pages)?;
-        let witness = Mapping::shared(file, pages, READ_WRITE)?;
-        Ok(Self {
+        let witness = Mapping::shared(&file, pages, READ_WRITE)?;
+        let of_file = Mapping::shared(&file, pages, READ_WRITE)?;
+        let area = Self {
             witness: Some(witness),
             as_both: true,
             ..Self::dmabuf(fd, pages, length)?
-        })
+        };
+        Ok((area, Self::user(of_file, 0..length)))
     }
 
     /// A buffer that a queue made, mapped.

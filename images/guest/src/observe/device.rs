@@ -98,12 +98,17 @@ pub fn header(op: u32) -> wire::RequestHeader {
 impl Device {
     /// Opens /dev/pinbed.
     pub fn open() -> Result<Self, Error> {
+        Self::open_at(PATH)
+    }
+
+    /// Opens the node of any device.
+    pub fn open_at(path: &str) -> Result<Self, Error> {
         let file = open(
-            PATH,
+            path,
             OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
             Mode::empty(),
         )
-        .map_err(Error::call(format!("opening {PATH}")))?;
+        .map_err(Error::call(format!("opening {path}")))?;
         Ok(Self { file })
     }
 

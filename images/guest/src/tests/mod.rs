@@ -2,8 +2,9 @@
 //! All tests, in a folder for each subject.
 //!
 //! Each group is a file with a table: name, what a correct kernel does, where that is from, the function. A subject uses only those
-//! after it: playback, tee, lifecycle, leaks, pin, video; misbehave, unplug, pinners, dmabuf, ioctl, driver; raw.
+//! after it: playback, tee, lifecycle, leaks, pin, video; misbehave, devices, unplug, pinners, dmabuf, ioctl, driver; raw.
 
+mod devices;
 mod dmabuf;
 mod driver;
 mod ioctl;
@@ -67,6 +68,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         raw::engines::TESTS,
         raw::hostile::TESTS,
         raw::pin::TESTS,
+        devices::TESTS,
         unplug::TESTS,
         tee::memory::LAST,
     ]

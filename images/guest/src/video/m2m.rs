@@ -63,15 +63,20 @@ impl M2m {
 
     /// Opens a node and sets both formats.
     pub fn open_on(memop: Memop, source: Image, sink: Image) -> TestResult<Self> {
-        Self::over(Node::open(memop)?, memop, source, sink)
+        Self::over((Device::open()?, Node::open(memop)?), memop, source, sink)
     }
 
-    /// Sets both formats of an open node.
-    pub fn over(node: Node, memop: Memop, source: Image, sink: Image) -> TestResult<Self> {
+    /// Sets both formats of an open node; also given is the engine behind it.
+    pub fn over(
+        (device, node): (Device, Node),
+        memop: Memop,
+        source: Image,
+        sink: Image,
+    ) -> TestResult<Self> {
         let m2m = Self {
             node,
             memop,
-            device: Device::open()?,
+            device,
             source,
             sink,
         };

@@ -203,18 +203,29 @@ impl Memop {
     pub const ALL: [Self; 3] = [Self::DmaSg, Self::DmaContig, Self::Vmalloc];
 
     /// The name of its node.
-    pub fn node(self) -> &'static str {
-        match self {
-            Self::DmaSg => "pinbed-dma-sg",
-            Self::DmaContig => "pinbed-dma-contig",
-            Self::Vmalloc => "pinbed-vmalloc",
-        }
+    pub fn node(self) -> String {
+        self.node_of("pinbed")
+    }
+
+    /// The same, of the device whose nodes' names begin so.
+    fn node_of(self, device: &str) -> String {
+        let name = match self {
+            Self::DmaSg => "dma-sg",
+            Self::DmaContig => "dma-contig",
+            Self::Vmalloc => "vmalloc",
+        };
+        format!("{device}-{name}")
     }
 }
 
 /// The node that pinbed's driver offers for a memop, wherever the kernel put it among others.
 pub fn find(memop: Memop) -> Result<PathBuf, Error> {
-    find_named(memop.node())
+    find_of("pinbed", memop)
+}
+
+/// The same, of the device whose nodes' names begin so.
+pub fn find_of(device: &str, memop: Memop) -> Result<PathBuf, Error> {
+    find_named(&memop.node_of(device))
 }
 
 /// The video node of this name, wherever the kernel put it among others.

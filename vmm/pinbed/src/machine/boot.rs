@@ -21,7 +21,7 @@ use crate::machine::saved;
 use crate::machine::slot::{Dimm, Slot};
 use crate::machine::stall::{Stall, TICK};
 use crate::machine::unwind;
-use crate::machine::vm::{self, Files, Machine, Start, Vm};
+use crate::machine::vm::{self, Files, Machine, Start, Unit, Vm};
 use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
 use crate::text::printable;
 
@@ -72,7 +72,7 @@ struct Boot<'a> {
     machine: &'a Machine,
     files: &'a Files,
     watch: Watch,
-    slot: Slot,
+    slots: [Slot; 2],
     dimm: Dimm,
     to: Sender<Happening>,
     happenings: Receiver<Happening>,
@@ -124,7 +124,7 @@ pub fn run(
     let mut boot = Boot {
         machine,
         files,
-        slot: Slot::new(),
+        slots: [Slot::first(vm.device.pid()), Slot::second()],
         dimm: Dimm::new(),
         to,
         watch: Watch::new(limits, Instant::now()),
@@ -199,8 +199,8 @@ impl Boot<'_> {
                     });
                 }
                 Ok(Happening::Qemu(Said::Deleted(id))) => {
-                    if id == vm::DEVICE {
-                        self.device_left(vm, monitor)?;
+                    if let Some(slot) = self.slots.iter().position(|slot| slot.id() == id) {
+                        self.device_left(slot, monitor)?;
                     } else if let (vm::DIMM, Some(monitor)) = (id.as_str(), &mut *monitor) {
                         // If it fails, QEMU has just died, and we shall hear of that.
                         let _ = self.dimm.left(monitor);
@@ -209,14 +209,11 @@ impl Boot<'_> {
                 }
                 Ok(Happening::QemuEnded) => Event::QemuExited(vm.qemu.reap()?),
                 Ok(Happening::DeviceEnded(pid)) => {
-                    let current = pid == vm.device.pid();
-                    let process = match self.slot.former(pid) {
-                        Some(former) => former,
-                        None => &mut vm.device,
-                    };
-                    let status = process.reap()?;
+                    let mut slots = self.slots.iter_mut();
+                    let process = slots.find_map(|slot| slot.process(pid));
+                    let status = process.unwrap_or(&mut vm.device).reap()?;
                     // It ends when it has been taken out.
-                    if status.success() && (!current || self.slot.is_left()) {
+                    if status.success() && self.slots.iter().all(|slot| slot.has_left(pid)) {
                         continue;
                     }
                     Event::DeviceExited(status)
@@ -245,7 +242,8 @@ impl Boot<'_> {
             }
             if let Event::Report(Message::Hotplug { part, plugged }) = event {
                 match part {
-                    Part::Device => self.ask_for_device(plugged, vm, monitor)?,
+                    Part::Device => self.ask_for_device(0, plugged, monitor)?,
+                    Part::SecondDevice => self.ask_for_device(1, plugged, monitor)?,
                     // As for the device.
                     Part::Memory => drop(monitor.as_mut().map(|it| self.dimm.ask(plugged, it))),
                 }
@@ -260,7 +258,8 @@ impl Boot<'_> {
                 .map_err(io::Error::other)
                 .and_then(|line| self.port.write_all(line.as_bytes()));
             } else if let Event::Report(Message::Freeze { mailbox }) = event {
-                frozen::compare(vm.qemu.pid(), vm.device.pid(), &vm.memory, mailbox);
+                let device = self.slots[0].device().unwrap_or(vm.device.pid());
+                frozen::compare(vm.qemu.pid(), device, &vm.memory, mailbox);
             } else if let Event::Report(mut message) = event {
                 if let Message::Start { .. } = message {
                     self.before_test = self.console.len();
@@ -277,7 +276,9 @@ impl Boot<'_> {
     /// Adds what the guest could not run in to the watch's deadline.
     fn look_for_stalls(&mut self, vm: &Vm) {
         let before = self.stall.total();
-        self.stall.look(&[vm.qemu.pid(), vm.device.pid()]);
+        let devices = self.slots.iter().filter_map(Slot::device);
+        let all: Vec<_> = devices.chain([vm.qemu.pid()]).collect();
+        self.stall.look(&all);
         self.watch.grant(self.stall.total() - before);
     }
 
@@ -286,40 +287,39 @@ impl Boot<'_> {
         if let (Start::Warm(_, plan), Some(monitor)) = (&self.machine.start, monitor) {
             // If one of these fails, QEMU has just died, and we shall hear of that.
             let _ = monitor
-                .add_device(vm::device_in_slot(&vm::chardev(1)))
+                .add_device(vm::device_in_slot(Unit::First(1)))
                 .and_then(|()| monitor.resume())
                 .and_then(|()| saved::send_errand(&mut self.port, plan));
         }
     }
 
-    /// The guest asks for a device or for none.
+    /// The guest asks for a device in a slot or for none.
     fn ask_for_device(
         &mut self,
+        slot: usize,
         plugged: bool,
-        vm: &mut Vm,
         monitor: &mut Option<Monitor>,
     ) -> Result<()> {
         // Without it, or if it fails, QEMU has just died, and we shall hear of that. So below.
-        match monitor.as_mut().map(|it| (self.slot.ask(plugged, it), it)) {
-            Some((Ok(true), monitor)) => self.fill_slot(vm, monitor),
+        let place = &mut self.slots[slot];
+        match monitor.as_mut().map(|it| (place.ask(plugged, it), it)) {
+            Some((Ok(true), monitor)) => self.fill(slot, monitor),
             _ => Ok(()),
         }
     }
 
-    /// QEMU has taken the device out.
-    fn device_left(&mut self, vm: &mut Vm, monitor: &mut Option<Monitor>) -> Result<()> {
-        match monitor.as_mut().map(|it| (self.slot.left(it), it)) {
-            Some((Ok(true), monitor)) => self.fill_slot(vm, monitor),
+    /// QEMU has taken the device of a slot out.
+    fn device_left(&mut self, slot: usize, monitor: &mut Option<Monitor>) -> Result<()> {
+        match monitor.as_mut().map(|it| (self.slots[slot].left(it), it)) {
+            Some((Ok(true), monitor)) => self.fill(slot, monitor),
             _ => Ok(()),
         }
     }
 
-    fn fill_slot(&mut self, vm: &mut Vm, monitor: &mut Monitor) -> Result<()> {
-        let filled = self
-            .slot
-            .fill(&mut vm.device, self.machine, self.files, monitor);
-        filled.context("cannot put another device into the machine")?;
-        events::listen_to_device(vm.device.pid(), &self.to);
+    fn fill(&mut self, slot: usize, monitor: &mut Monitor) -> Result<()> {
+        let filled = self.slots[slot].fill(self.machine, self.files, monitor);
+        let device = filled.context("cannot put another device into the machine")?;
+        events::listen_to_device(device, &self.to);
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a test may ask to have taken out of the machine while it is in use, and put in again: the device in its slot, and the DIMM.
+//! What a test may ask to have taken out of the machine while it is in use, and put in: devices in their slots, and the DIMM.
 //!
 //! QEMU takes a device out when the guest has let go of it, and says so. Then its connection is closed, by which the device process
 //! ends. A process serves one front end, so that another device is another process.
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::machine::process::Process;
 use crate::machine::qmp::Monitor;
-use crate::machine::vm::{self, Files, Machine};
+use crate::machine::vm::{self, Files, Machine, Unit};
 
 /// What is in a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,33 +85,57 @@ impl Dimm {
     }
 }
 
-/// The slot, and the processes of the devices that have been in it.
+/// A place for a device, and the processes of those that were put in.
 #[derive(Debug)]
 pub struct Slot {
     state: State,
-    /// Devices so far, from 1.
-    count: u32,
-    former: Vec<Process>,
+    /// The device that is there, or was there last; the zeroth if there was none.
+    unit: Unit,
+    /// Its process.
+    current: Option<Pid>,
+    /// The processes that were started here.
+    started: Vec<Process>,
 }
 
 impl Slot {
-    /// The slot of a machine that has just been started.
-    pub fn new() -> Self {
+    /// The first place of a machine that has just been started with this device process.
+    pub fn first(device: Pid) -> Self {
         Slot {
             state: State::Taken,
-            count: 1,
-            former: Vec::new(),
+            unit: Unit::First(1),
+            current: Some(device),
+            started: Vec::new(),
         }
     }
 
-    /// Whether it is no news that the device process ended without an error.
-    pub fn is_left(&self) -> bool {
-        self.state != State::Taken
+    /// The second place, which is empty at first.
+    pub fn second() -> Self {
+        Slot {
+            state: State::Empty,
+            unit: Unit::Second(0),
+            current: None,
+            started: Vec::new(),
+        }
     }
 
-    /// The process of a former device.
-    pub fn former(&mut self, pid: Pid) -> Option<&mut Process> {
-        self.former.iter_mut().find(|process| process.pid() == pid)
+    /// The id in QEMU of the device that is there.
+    pub fn id(&self) -> &'static str {
+        self.unit.id()
+    }
+
+    /// The process of the device that is there, or was there last.
+    pub fn device(&self) -> Option<Pid> {
+        self.current
+    }
+
+    /// Whether it is no news that this process ended without an error: its device has been taken out.
+    pub fn has_left(&self, pid: Pid) -> bool {
+        self.current != Some(pid) || self.state != State::Taken
+    }
+
+    /// A process that was started here.
+    pub fn process(&mut self, pid: Pid) -> Option<&mut Process> {
+        self.started.iter_mut().find(|process| process.pid() == pid)
     }
 
     /// The guest asks for a device or for none. Returns whether another device is to be put in now; see [`Slot::fill`].
@@ -119,7 +143,8 @@ impl Slot {
     /// # Errors
     /// When the connection to QEMU is closed.
     pub fn ask(&mut self, plugged: bool, monitor: &mut Monitor) -> io::Result<bool> {
-        self.state.ask(plugged, || monitor.take_device(vm::DEVICE))
+        self.state
+            .ask(plugged, || monitor.take_device(self.unit.id()))
     }
 
     /// QEMU has taken the device out. Returns as [`Slot::ask`].
@@ -128,31 +153,26 @@ impl Slot {
     /// When the connection to QEMU is closed.
     pub fn left(&mut self, monitor: &mut Monitor) -> io::Result<bool> {
         let again = self.state.left();
-        monitor.remove_chardev(&vm::chardev(self.count))?;
+        monitor.remove_chardev(&self.unit.chardev())?;
         Ok(again)
     }
 
-    /// Puts another device in. `process` is that of the last one, and of the new one when this returns.
+    /// Puts another device in. Returns its process.
     ///
     /// # Errors
     /// When the device process cannot be started.
-    pub fn fill(
-        &mut self,
-        process: &mut Process,
-        machine: &Machine,
-        files: &Files,
-        monitor: &mut Monitor,
-    ) -> Result<()> {
-        self.count += 1;
-        let new = vm::start_device(machine, files, self.count)?;
-        self.former.push(std::mem::replace(process, new));
-        let chardev = vm::chardev(self.count);
+    pub fn fill(&mut self, machine: &Machine, files: &Files, monitor: &mut Monitor) -> Result<Pid> {
+        self.unit = self.unit.next();
+        let process = vm::start_device(machine, files, self.unit)?;
+        let pid = process.pid();
+        self.current = Some(pid);
+        self.started.push(process);
         // If it fails, QEMU has just died, and we shall hear of that.
         let _ = monitor
-            .add_socket(&chardev, &files.socket(self.count))
-            .and_then(|()| monitor.add_device(vm::device_in_slot(&chardev)));
+            .add_socket(&self.unit.chardev(), &files.socket(self.unit))
+            .and_then(|()| monitor.add_device(vm::device_in_slot(self.unit)));
         self.state = State::Taken;
-        Ok(())
+        Ok(pid)
     }
 }
 
@@ -183,13 +203,14 @@ mod tests {
         theirs.set_nonblocking(true).unwrap();
         let mut monitor = Monitor::new(ours).unwrap();
         told(&mut theirs);
-        let mut slot = Slot::new();
+        let device = Pid::from_raw(7);
+        let mut slot = Slot::first(device);
         assert!(!slot.ask(true, &mut monitor).unwrap() && told(&mut theirs).is_empty());
-        assert!(!slot.is_left());
+        assert!(!slot.has_left(device) && slot.has_left(Pid::from_raw(8)));
 
         assert!(!slot.ask(false, &mut monitor).unwrap());
         assert_eq!(told(&mut theirs), [r#""device_del" "pinbed""#]);
-        assert!(slot.is_left());
+        assert!(slot.has_left(device));
         assert!(!slot.ask(true, &mut monitor).unwrap() && told(&mut theirs).is_empty());
         assert!(slot.left(&mut monitor).unwrap());
         assert_eq!(told(&mut theirs), [r#""chardev-remove" "device1""#]);
@@ -198,6 +219,26 @@ mod tests {
         slot.ask(false, &mut monitor).unwrap();
         assert!(!slot.left(&mut monitor).unwrap());
         assert!(slot.ask(true, &mut monitor).unwrap());
+    }
+
+    #[test]
+    fn the_second_place_is_empty_until_a_device_is_asked_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut monitor = Monitor::new(ours).unwrap();
+        told(&mut theirs);
+        let mut slot = Slot::second();
+        assert_eq!(slot.device(), None);
+        assert!(!slot.ask(false, &mut monitor).unwrap());
+        assert!(slot.ask(true, &mut monitor).unwrap());
+        slot.state = State::Taken;
+        slot.unit = slot.unit.next();
+        assert!(!slot.ask(false, &mut monitor).unwrap());
+        assert!(!slot.left(&mut monitor).unwrap());
+        assert_eq!(
+            told(&mut theirs),
+            [r#""device_del" "pinbed2""#, r#""chardev-remove" "second1""#]
+        );
     }
 
     #[test]

@@ -44,8 +44,48 @@ const NO_BOUNCE: &str = "swiotlb=noforce";
 /// Nothing is allocated there unless it asks for that node, or the first one is full.
 const MOVABLE: u64 = 128;
 
-/// The id in QEMU of the port that has the device: on the root bus itself no device can come and go.
-pub const SLOT: &str = "pinbed-slot";
+/// A device that a machine has or has had. Its place on the root bus is a port: on the bus itself no device can come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// The nth in the first place, from 1.
+    First(u32),
+    /// The nth in the second place.
+    Second(u32),
+}
+
+impl Unit {
+    /// The id in QEMU of the port that it is plugged into.
+    fn slot(self) -> &'static str {
+        match self {
+            Unit::First(_) => "pinbed-slot",
+            Unit::Second(_) => "pinbed-slot2",
+        }
+    }
+
+    /// The one that comes after it in the same place.
+    pub fn next(self) -> Self {
+        match self {
+            Unit::First(count) => Unit::First(count + 1),
+            Unit::Second(count) => Unit::Second(count + 1),
+        }
+    }
+
+    /// Its id in QEMU.
+    pub fn id(self) -> &'static str {
+        match self {
+            Unit::First(_) => DEVICE,
+            Unit::Second(_) => SECOND,
+        }
+    }
+
+    /// The id in QEMU of the connection to its process.
+    pub fn chardev(self) -> String {
+        match self {
+            Unit::First(count) => format!("device{count}"),
+            Unit::Second(count) => format!("second{count}"),
+        }
+    }
+}
 
 /// How a guest comes up.
 #[derive(Clone, Debug)]
@@ -152,9 +192,9 @@ impl Files {
     pub fn directory(&self) -> &Path {
         &self.directory
     }
-    /// Where the nth device listens, from 1.
-    pub fn socket(&self, device: u32) -> PathBuf {
-        self.directory.join(format!("device{device}.sock"))
+    /// Where a device listens.
+    pub fn socket(&self, unit: Unit) -> PathBuf {
+        self.directory.join(format!("{}.sock", unit.chardev()))
     }
     /// Where the device tells debuggers what it holds.
     pub fn inspect(&self) -> PathBuf {
@@ -214,7 +254,7 @@ pub struct Vm {
 /// # Errors
 /// When one of them cannot be started, the device does not come to listen, or the memory of a warm start is damaged.
 pub fn start(machine: &Machine, qemu: Command, files: &Files) -> Result<(Vm, Sources)> {
-    let device = start_device(machine, files, 1)?;
+    let device = start_device(machine, files, Unit::First(1))?;
     let started = start_qemu(machine, qemu, files)?;
     let mut console_log = create(&files.console())?;
     let mut console_before = Vec::new();
@@ -307,13 +347,13 @@ pub fn start_qemu(machine: &Machine, mut qemu: Command, files: &Files) -> Result
     })
 }
 
-/// Starts the process of the nth device, from 1.
+/// Starts the process of a device. Debuggers ask, and traces follow, the one in the first place.
 ///
 /// # Errors
 /// When it cannot be started, or does not come to listen.
-pub fn start_device(machine: &Machine, files: &Files, device: u32) -> Result<Process> {
+pub fn start_device(machine: &Machine, files: &Files, unit: Unit) -> Result<Process> {
     let program = &machine.device;
-    let socket = files.socket(device);
+    let socket = files.socket(unit);
     let mut command = Command::new(program);
     command.arg("--socket-path").arg(&socket);
     // Tests delay jobs, fail them, and have the device die.
@@ -321,9 +361,11 @@ pub fn start_device(machine: &Machine, files: &Files, device: u32) -> Result<Pro
     for fault in &machine.faults {
         command.arg("--fault").arg(fault.to_string());
     }
-    command.arg("--inspect").arg(files.inspect());
-    if machine.trace {
-        command.arg("--trace").arg(files.device_trace());
+    if let Unit::First(_) = unit {
+        command.arg("--inspect").arg(files.inspect());
+        if machine.trace {
+            command.arg("--trace").arg(files.device_trace());
+        }
     }
     command
         .stdin(Stdio::null())
@@ -431,17 +473,24 @@ fn arguments(
             machine.append
         ),
     );
+    let unit = Unit::First(1);
     let socket = format!(
         "socket,id={},path={}",
-        chardev(1),
-        doubled(&files.socket(1))
+        unit.chardev(),
+        doubled(&files.socket(unit))
     );
     let first = match machine.hotplug {
         true => {
-            option("device", format!("pcie-root-port,id={SLOT},chassis=1"));
-            device_in_slot(&chardev(1))
+            for (place, chassis) in [(unit, 1), (Unit::Second(1), 2)] {
+                let slot = place.slot();
+                option(
+                    "device",
+                    format!("pcie-root-port,id={slot},chassis={chassis}"),
+                );
+            }
+            device_in_slot(unit)
         }
-        false => device(&chardev(1)),
+        false => device(unit),
     };
     match machine.start {
         Start::Cold => {
@@ -496,6 +545,9 @@ fn reserved(memory: u64) -> String {
 /// The device's id in QEMU.
 pub const DEVICE: &str = "pinbed";
 
+/// The id in QEMU of the second device, which is there only while a test asks for it.
+pub const SECOND: &str = "pinbed2";
+
 /// The movable memory's id in QEMU.
 pub const DIMM: &str = "pinbed-dimm";
 
@@ -504,17 +556,12 @@ pub fn dimm() -> Value {
     json!({ "driver": "pc-dimm", "id": DIMM, "memdev": "movable", "node": 1 })
 }
 
-/// The id in QEMU of the connection to the nth device, from 1.
-pub fn chardev(device: u32) -> String {
-    format!("device{device}")
-}
-
-/// The device on this connection, as QEMU's -device and `device_add` take it, but for the bus.
-pub fn device(chardev: &str) -> Value {
+/// A device as QEMU's -device and `device_add` take it, but for the bus.
+fn device(unit: Unit) -> Value {
     json!({
         "driver": "vhost-user-test-device-pci",
-        "id": DEVICE,
-        "chardev": chardev,
+        "id": unit.id(),
+        "chardev": unit.chardev(),
         "virtio-id": wire::VIRTIO_ID,
         "num_vqs": wire::QUEUE_COUNT,
         "vq_size": wire::QUEUE_SIZE,
@@ -522,10 +569,10 @@ pub fn device(chardev: &str) -> Value {
     })
 }
 
-/// The same, for the slot in which devices come and go.
-pub fn device_in_slot(chardev: &str) -> Value {
-    let mut device = device(chardev);
-    device["bus"] = SLOT.into();
+/// The same, for the slot in which it comes and goes.
+pub fn device_in_slot(unit: Unit) -> Value {
+    let mut device = device(unit);
+    device["bus"] = unit.slot().into();
     device
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use pinbed_abi::report::{
-    COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUP, MODULES_PATH, PLAN_PATH, Plan, TestInfo,
+    COMPLIANCE_PATH, CONFIG_PATH, HOTPLUG_GROUPS, MODULES_PATH, PLAN_PATH, Plan, TestInfo,
 };
 use pinbed_abi::trace::WANTED_PATH;
 
@@ -497,7 +497,8 @@ impl<'a> Setup<'a> {
     /// The same, without an initramfs yet.
     pub fn machine_of(&self, args: &VmArgs, files: &Files, plan: &Plan, start: Start) -> Machine {
         // What the plan of a saved guest needs is not known.
-        let hotplug = !matches!(start, Start::Cold) || plan.has_group(HOTPLUG_GROUP);
+        let hotplug = !matches!(start, Start::Cold)
+            || HOTPLUG_GROUPS.iter().any(|group| plan.has_group(group));
         Machine {
             device: self.host.programs.device.clone(),
             kernel: self.kernel.image.clone(),

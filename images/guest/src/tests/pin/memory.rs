@@ -454,7 +454,9 @@ pub fn sg_buffer_of_a_node_on_ext4(t: &mut Ctx, image: Image) -> TestResult<Samp
         .map_err(Error::call("mknod on ext4"))?;
     let node = Node::open_at(&path);
     fs::remove_file(&path).map_err(Error::io("removing a device node"))?;
-    buffer(t, image, M2m::over(node?, Memop::DmaSg, image, image)?)
+    let device = Device::open()?;
+    let m2m = M2m::over((device, node?), Memop::DmaSg, image, image)?;
+    buffer(t, image, m2m)
 }
 
 pub fn secretmem(t: &mut Ctx, image: Image) -> TestResult<Sample> {

@@ -29,11 +29,11 @@ const HUGE_PAGES: usize = 6;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
-    node("compliance::sg_node_complies", |t| complies(t, DmaSg.node()),
+    node("compliance::sg_node_complies", |t| complies(t, &DmaSg.node()),
         "The dma-sg node passes all tests of v4l2-compliance, streaming included, without warnings."),
-    node("compliance::contig_node_complies", |t| complies(t, DmaContig.node()),
+    node("compliance::contig_node_complies", |t| complies(t, &DmaContig.node()),
         "The dma-contig node passes all tests of v4l2-compliance, streaming included, without warnings."),
-    node("compliance::vmalloc_node_complies", |t| complies(t, Vmalloc.node()),
+    node("compliance::vmalloc_node_complies", |t| complies(t, &Vmalloc.node()),
         "The vmalloc node passes all tests of v4l2-compliance, streaming included, without warnings."),
     node("compliance::multiplanar_node_complies", |t| complies(t, mplane::NAME),
         "The multi-planar node passes all tests of v4l2-compliance, streaming included but for dma-bufs, without warnings."),
@@ -125,7 +125,7 @@ fn run(node: &str, pace: u32) -> TestResult<Output> {
     if node != mplane::NAME {
         command
             .arg("--expbuf-device")
-            .arg(find_named(DmaContig.node())?);
+            .arg(find_named(&DmaContig.node())?);
     }
     command
         .output()
