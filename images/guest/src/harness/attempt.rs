@@ -2,8 +2,10 @@
 //! A system call that may never come back, made by a forked process in the test's place.
 
 use crate::harness::child::Child;
+use crate::harness::ctx::{Stop, TestResult};
 use crate::harness::error::Error;
 use nix::errno::Errno;
+use pinbed_abi::report::Eye;
 use std::fmt;
 
 /// What came of the call.
@@ -14,6 +16,16 @@ pub enum Attempt {
     Killed,
     /// Nothing ends it.
     Stuck(Child),
+}
+
+impl Attempt {
+    /// What the call returned; a finding where it is to return, and did not.
+    pub fn returned(self, what: &str) -> TestResult<Result<(), Errno>> {
+        match self {
+            Self::Returned(result) => Ok(result),
+            other => Err(Stop::finding(Eye::Cpu, format!("{what} {other}"))),
+        }
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -57,6 +69,12 @@ mod tests {
         let told = |call: fn() -> Result<(), Errno>| attempt(call).unwrap().to_string();
         assert_eq!(told(|| Ok(())), "accepted");
         assert_eq!(told(|| Err(Errno::EFAULT)), "refused with EFAULT");
+        let call = attempt(|| Err(Errno::EFAULT)).unwrap();
+        assert_eq!(call.returned("a call").unwrap(), Err(Errno::EFAULT));
+        let Err(Stop::Finding(finding)) = Attempt::Killed.returned("a call") else {
+            panic!("it returned")
+        };
+        assert_eq!(finding.text, "a call does not end, but by SIGKILL");
     }
 
     #[test]

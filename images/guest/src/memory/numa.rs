@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which NUMA node a process's pages are on, and moving them (man 2 mbind, move_pages, migrate_pages).
 
+use crate::harness::ctx::{TestResult, premise};
 use crate::harness::error::Error;
 use crate::memory::mapping::Mapping;
 use crate::observe::extent::PAGE;
+use crate::observe::{movable, zones};
 use nix::errno::Errno;
 use std::path::Path;
 use std::ptr;
@@ -12,6 +14,22 @@ use std::ptr;
 pub const HOME: u32 = 0;
 /// The node that is in ZONE_MOVABLE whole.
 pub const MOVABLE: u32 = 1;
+
+/// Writes to a mapping while its pages come from ZONE_MOVABLE, and binds it to [`HOME`] afterwards, so that who moves the pages does not
+/// move them within that zone.
+///
+/// # Errors
+/// When there is no such zone, or a page is not in it.
+pub fn fill_in_movable(mapping: &Mapping, bytes: &[u8]) -> TestResult {
+    zones::movable_node()?;
+    mapping.bind(MOVABLE)?;
+    mapping.write(0, bytes);
+    mapping.bind(HOME)?;
+    let inside = movable::count_in(mapping.address(), bytes.len())?;
+    premise(inside == bytes.len().div_ceil(PAGE), || {
+        format!("{inside} pages of the memory are in ZONE_MOVABLE")
+    })
+}
 
 const MPOL_MF_STRICT: u32 = 1;
 const MPOL_MF_MOVE: u32 = 2;

@@ -5,14 +5,14 @@ use crate::tests::sources::IO_URING;
 use crate::tests::test::{Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
+use pinbed_guest::harness::ctx::{Ctx, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::{become_nobody, limit_locked_memory};
 use pinbed_guest::memory::fixed::{register, ring};
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::numa;
 use pinbed_guest::observe::extent::PAGE;
-use pinbed_guest::observe::{movable, zones};
+use pinbed_guest::observe::movable;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -24,18 +24,10 @@ pub const TESTS: &[Test] = &[
 
 fn leave_zone_movable(t: &mut Ctx) -> TestResult {
     const LENGTH: usize = 8 * PAGE;
-    zones::movable_node()?;
     let ring = ring()?;
     let memory = Mapping::anon(LENGTH)?;
-    memory.bind(numa::MOVABLE)?;
     let bytes = t.random(LENGTH);
-    memory.write(0, &bytes);
-    // Where they go to must not be the same zone.
-    memory.bind(numa::HOME)?;
-    let before = movable::count_in(memory.address(), LENGTH)?;
-    premise(before == LENGTH / PAGE, || {
-        format!("{before} pages of the memory are in ZONE_MOVABLE")
-    })?;
+    numa::fill_in_movable(&memory, &bytes)?;
     register(&ring, memory.address(), LENGTH).map_err(Error::call("IORING_REGISTER_BUFFERS"))?;
     t.equal(
         Eye::Placement,

@@ -81,18 +81,10 @@ fn in_movable_places(mapping: &Mapping) -> TestResult<usize> {
 
 fn leaves_zone_movable(t: &mut Ctx) -> TestResult {
     const LENGTH: usize = 8 * PAGE;
-    zones::movable_node()?;
     let file = dmabuf::memfd(LENGTH)?;
     let mapping = Mapping::shared(&file, LENGTH, READ_WRITE)?;
-    mapping.bind(numa::MOVABLE)?;
     let bytes = t.random(LENGTH);
-    mapping.write(0, &bytes);
-    // Where they go to must not be the same zone.
-    mapping.bind(numa::HOME)?;
-    let before = in_movable_places(&mapping)?;
-    premise(before == LENGTH / PAGE, || {
-        format!("{before} of the memfd's pages are in ZONE_MOVABLE")
-    })?;
+    numa::fill_in_movable(&mapping, &bytes)?;
     let _buffer = dmabuf::udmabuf_of(&file, std::slice::from_ref(&(0..LENGTH)))?;
     t.equal(
         Eye::Placement,

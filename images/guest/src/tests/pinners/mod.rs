@@ -16,14 +16,14 @@ use crate::tests::sources::{MLOCK, TEE_LONGTERM};
 use crate::tests::test::{Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::attempt::{Attempt, attempt};
-use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
+use pinbed_guest::harness::attempt::attempt;
+use pinbed_guest::harness::ctx::{Ctx, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::limit_locked_memory;
 use pinbed_guest::memory::numa;
 use pinbed_guest::observe::audit::Audit;
 use pinbed_guest::observe::extent::PAGE;
-use pinbed_guest::observe::{movable, zones};
+use pinbed_guest::observe::movable;
 
 /// The tests of one that keeps pages for as long as user space likes.
 macro_rules! long {
@@ -182,16 +182,10 @@ fn says(t: &mut Ctx, pinner: Pinner, by: &str) -> TestResult {
 }
 
 fn leaves_zone_movable(t: &mut Ctx, pinner: Pinner) -> TestResult {
-    zones::movable_node()?;
     let memory = pinner.memory()?;
-    memory.bind(numa::MOVABLE)?;
     let bytes = t.random(PAGE);
-    memory.write(0, &bytes);
-    // Where it goes to must not be the same zone.
-    memory.bind(numa::HOME)?;
+    numa::fill_in_movable(&memory, &bytes)?;
     let mut taker = pinner.ready(t, &memory)?;
-    let before = movable::count_in(memory.address(), PAGE)?;
-    premise(before == 1, || "the page is in ZONE_MOVABLE".into())?;
     taker
         .take(memory.address())
         .map_err(Error::call("taking the page"))?;
@@ -232,18 +226,11 @@ fn is_limited_for_the_user(t: &mut Ctx, pinner: Pinner) -> TestResult {
         .take(memory.address())
         .map_err(Error::call("taking the page"))?;
     // What is counted for a process is counted from nothing in its child.
-    let again = match attempt(|| {
+    let again = attempt(|| {
         limit_locked_memory(PAGE).map_err(|_| Errno::EIO)?;
         second.take(memory.address())
-    })? {
-        Attempt::Returned(result) => result,
-        other => {
-            return Err(Stop::finding(
-                Eye::Cpu,
-                format!("pinning in a child {other}"),
-            ));
-        }
-    };
+    })?;
+    let again = again.returned("pinning in a child")?;
     t.refused("a second page pinned in a child", again, pinner.refusals());
     Ok(())
 }

@@ -696,15 +696,7 @@ fn limit_is_for_the_user(t: &mut Ctx) -> TestResult {
     let register = || tee.register(memory.address(), LIMIT);
     let first = register().map_err(Error::call("registering the limit"))?;
     // What is counted for a process is counted from nothing in its child.
-    let second = match attempt(|| register().map(drop))? {
-        Attempt::Returned(result) => result,
-        other => {
-            return Err(Stop::finding(
-                Eye::Cpu,
-                format!("registering in a child {other}"),
-            ));
-        }
-    };
+    let second = attempt(|| register().map(drop))?.returned("registering in a child")?;
     t.refused(
         "registering the limit again in a child",
         second,
