@@ -27,6 +27,9 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// After so long without a change nothing is going away any more.
 const STILL: Duration = Duration::from_millis(500);
 
+/// How a finding begins that the device holds memory.
+pub const HELD: &str = "the device still holds";
+
 /// What is known of the system from test to test.
 pub struct Witness {
     regions: Vec<Region>,
@@ -242,7 +245,7 @@ impl Snapshot {
             .iter()
             .filter(|held| !before.held.iter().any(|other| other.handle == held.handle))
         {
-            leaks.push(format!("the device still holds {held}"));
+            leaks.push(format!("{HELD} {held}"));
         }
         if self.mappings != before.mappings {
             let (count, side) = match self.mappings - before.mappings {

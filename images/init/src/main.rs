@@ -7,6 +7,7 @@
 mod aftermath;
 mod bounded;
 mod errand;
+mod failing;
 mod mounts;
 mod news;
 mod port;

@@ -70,6 +70,23 @@ impl News {
             .retain(|complaint| !texts.iter().any(|text| complaint.line.contains(text)));
     }
 
+    /// The lines that are kept.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// Adds the lines of what came later, which are judged already.
+    pub fn append(&mut self, later: Self) {
+        self.more += later.more;
+        for line in later.lines {
+            if self.lines.len() < Self::LINES {
+                self.lines.push(line);
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
     /// The lines, with a last one that counts what is missing.
     pub fn into_lines(mut self) -> Vec<String> {
         if self.more > 0 {

@@ -3,6 +3,7 @@
 
 use crate::aftermath::{self, Witness};
 use crate::bounded::Allowance;
+use crate::failing::{self, Failing};
 use crate::news::News;
 use crate::port::Port;
 use crate::trace::Trace;
@@ -46,9 +47,9 @@ pub fn run_all(
 ) -> Result<(), Broken> {
     std::env::set_current_dir(DIRECTORY)
         .map_err(|error| Broken(format!("tests cannot be run in {DIRECTORY}: {error}")))?;
-    let mut stuck = Vec::new();
-    let mut trace = bounded::run("setting the trace up", TRACE, Trace::begin)??;
-    let mut witness = bounded::run("looking at the system", LOOK, Witness::new)??;
+    let trace = bounded::run("setting the trace up", TRACE, Trace::begin)??;
+    let witness = bounded::run("looking at the system", LOOK, Witness::new)??;
+    let failing = Failing::asked()?;
     let mut news = News::default();
     news.read(log);
     let mut at_load = aftermath::complaints(&news);
@@ -58,44 +59,44 @@ pub fn run_all(
             "while the kernel booted and the driver was loaded, before this test, ",
         );
     }
+    let mut bench = Bench {
+        port,
+        log,
+        timeout,
+        trace,
+        witness,
+        stuck: Vec::new(),
+    };
     for name in names {
         // What a process keeps that does not die, later tests would be blamed for: the runner boots a fresh guest for them.
-        if !stuck.is_empty() {
+        if !bench.stuck.is_empty() {
             break;
         }
         let before;
-        (witness, before) = bounded::run_with(
-            "looking at the system before a test",
-            PREPARE,
-            || port.delay(),
-            || witness.before_test().map(|before| (witness, before)),
-        )??;
-        port.send(&Message::Start { name: name.clone() });
+        (bench, before) = bench.prepare()?;
+        bench.port.send(&Message::Start { name: name.clone() });
         let start = Instant::now();
         let mut case = Case::default();
         case.findings.append(&mut at_load);
-        let mut news = News::default();
-        if let Some(trace) = &mut trace {
-            trace.start(name);
+        if let Some(failing) = &failing {
+            failing.count()?;
         }
-        run_one(name, timeout, &mut case, &mut stuck, port, (log, &mut news))?;
-        if let Some(trace) = &mut trace {
-            trace.stop();
+        let (mut news, after);
+        (bench, (news, after)) = bench.round(name, &mut case, failing.is_some())?;
+        if let Some(failing) = &failing {
+            let allocated = failing.counted()?;
+            for round in 1..=failing.rounds {
+                if !case.passes() || allocated == 0 || !bench.stuck.is_empty() {
+                    break;
+                }
+                let more;
+                (bench, more) = bench.failing_round(name, failing, round, allocated, &mut case)?;
+                news.append(more);
+            }
         }
-        let (leaks, after);
-        (witness, (leaks, after)) = bounded::run_with(
-            "looking at the system after a test",
-            LOOK,
-            || port.delay(),
-            || witness.after_test().map(|seen| (witness, seen)),
-        )??;
-        case.findings.extend(leaks);
-        news.read(log);
-        news.excuse(&case.expected);
-        case.findings.extend(aftermath::complaints(&news));
         let outcome = case.outcome();
         let memory = case.memory(before, after);
-        port.send(&Message::End {
+        bench.port.send(&Message::End {
             name: name.clone(),
             outcome,
             duration_ms: start.elapsed().as_millis() as u64,
@@ -105,6 +106,102 @@ pub fn run_all(
         });
     }
     Ok(())
+}
+
+/// What tests are run with and judged by.
+struct Bench<'a> {
+    port: &'a mut Port,
+    log: &'a mut Log,
+    timeout: Duration,
+    trace: Option<Trace>,
+    witness: Witness,
+    /// The processes that would not die.
+    stuck: Vec<i32>,
+}
+
+impl Bench<'_> {
+    /// Makes the system ready for a test. Says what is held.
+    fn prepare(mut self) -> Result<(Self, Holdings), Broken> {
+        let (mut witness, port) = (self.witness, &mut *self.port);
+        let before;
+        (witness, before) = bounded::run_with(
+            "looking at the system before a test",
+            PREPARE,
+            || port.delay(),
+            || witness.before_test().map(|before| (witness, before)),
+        )??;
+        self.witness = witness;
+        Ok((self, before))
+    }
+
+    /// Runs a test once, and says what the kernel said and what is held after it.
+    fn round(
+        mut self,
+        name: &str,
+        case: &mut Case,
+        may_fail: bool,
+    ) -> Result<(Self, (News, Holdings)), Broken> {
+        let mut news = News::default();
+        if let Some(trace) = &mut self.trace {
+            trace.start(name);
+        }
+        let hear = (&mut *self.log, &mut news);
+        let stuck = &mut self.stuck;
+        run_one(name, self.timeout, case, may_fail, stuck, self.port, hear)?;
+        if let Some(trace) = &mut self.trace {
+            trace.stop();
+        }
+        let (mut witness, port) = (self.witness, &mut *self.port);
+        let (leaks, after);
+        (witness, (leaks, after)) = bounded::run_with(
+            "looking at the system after a test",
+            LOOK,
+            || port.delay(),
+            || witness.after_test().map(|seen| (witness, seen)),
+        )??;
+        self.witness = witness;
+        case.findings.extend(leaks);
+        news.read(self.log);
+        news.excuse(&case.expected);
+        case.findings.extend(aftermath::complaints(&news));
+        Ok((self, (news, after)))
+    }
+
+    /// Runs a test that passes once more, with an allocation that fails, and adds what counts then.
+    fn failing_round(
+        self,
+        name: &str,
+        failing: &Failing,
+        round: u32,
+        allocated: u32,
+        case: &mut Case,
+    ) -> Result<(Self, News), Broken> {
+        let point = failing.point(name, round, allocated);
+        let (bench, _) = self.prepare()?;
+        let mut other = Case::default();
+        failing.fail(point)?;
+        let (bench, (news, _)) = bench.round(name, &mut other, true)?;
+        let failed = failing.failed()?;
+        let note = match failed {
+            true => failing.note(point, allocated, news.lines()),
+            false => format!("round {round}, in which no allocation failed"),
+        };
+        let counts = |finding: &Finding| !failed || failing::counts(&note, finding);
+        let findings = std::mem::take(&mut other.findings);
+        let (wrong, right): (Vec<_>, Vec<_>) = findings.into_iter().partition(counts);
+        case.findings
+            .extend(wrong.into_iter().map(|finding| Finding {
+                text: format!("{note}: {}", finding.text),
+                ..finding
+            }));
+        let came = match (right.first(), other.skip) {
+            (Some(finding), _) => format!("refused: {}", finding.text),
+            (None, Some(reason)) => format!("skipped: {reason}"),
+            (None, None) => "no difference".into(),
+        };
+        case.notes.push(format!("{note}: {came}"));
+        Ok((bench, news))
+    }
 }
 
 /// What is known of a test.
@@ -130,6 +227,10 @@ impl Case {
             eye: Eye::Harness,
             text: text.into(),
         });
+    }
+
+    fn passes(&self) -> bool {
+        self.findings.is_empty() && self.skip.is_none()
     }
 
     fn outcome(&mut self) -> Outcome {
@@ -265,6 +366,7 @@ fn run_one(
     name: &str,
     timeout: Duration,
     case: &mut Case,
+    may_fail: bool,
     stuck: &mut Vec<i32>,
     port: &mut Port,
     (log, news): (&mut Log, &mut News),
@@ -272,7 +374,13 @@ fn run_one(
     let signals = child_signals()?;
     case.timeout = timeout;
     let mut allowance = Allowance::of(timeout);
+    if may_fail {
+        failing::mark(true)?;
+    }
     let (pid, mut ears) = spawn(name)?;
+    if may_fail {
+        failing::mark(false)?;
+    }
     let mut status = None;
     while status.is_none() {
         allowance.limit = case.timeout;

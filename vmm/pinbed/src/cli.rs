@@ -354,6 +354,10 @@ pub struct MatrixArgs {
     /// Who pins how, instead: docs/pinners.md
     #[arg(long)]
     pub pinners: bool,
+    /// In which environments each test ran, instead, by these results: files that `pinbed run --json` wrote, or runs as `pinbed runs` names
+    /// them
+    #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with = "pinners")]
+    pub environments: Vec<String>,
 }
 
 /// Arguments of `pinbed known`.

@@ -304,6 +304,11 @@ pub fn crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }
 
+/// Whether a finding's text says that bytes are not those that they should be, as the CPU or the device sees them.
+pub fn is_about_bytes(text: &str) -> bool {
+    text.contains(" bytes differ (") || text.contains("CRC32C")
+}
+
 fn difference(actual: &[u8], expected: &[u8]) -> Option<String> {
     if actual.len() != expected.len() {
         return Some(format!(
@@ -349,6 +354,7 @@ mod tests {
             text.starts_with("2 of 4 bytes differ (1 of them are zero), the first at 2: 0x00"),
             "{text}"
         );
+        assert!(is_about_bytes(&text));
         assert_eq!(difference(b"a", b"ab").unwrap(), "1 bytes, expected 2");
     }
 

@@ -111,7 +111,7 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
         isolate: false,
         until_fail: args.first,
     };
-    let timeout = setup.timeout(TIMEOUT);
+    let timeout = setup.timeout(&vm, TIMEOUT);
     let mut session = |number: usize, append: String| {
         let vm = VmArgs {
             append,

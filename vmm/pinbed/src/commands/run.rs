@@ -255,7 +255,7 @@ fn on_all(
                 if saved.is_some() {
                     environment.start = Some(StartedBy::Warm);
                 }
-                let timeout_s = setup.timeout(args.timeout);
+                let timeout_s = setup.timeout(vm, args.timeout);
                 let guests = |names: &[String], may_be_warm: bool| {
                     let plan = GuestPlan::Tests {
                         names: names.to_vec(),

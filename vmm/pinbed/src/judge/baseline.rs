@@ -325,6 +325,15 @@ impl Baselines {
     }
 }
 
+/// Whether a text has this part, with * for any.
+fn has_part(text: &str, part: &str) -> bool {
+    let mut rest = Some(text);
+    for piece in part.split('*') {
+        rest = rest.and_then(|it| it.split_once(piece)).map(|it| it.1);
+    }
+    rest.is_some()
+}
+
 /// The name of what is known of a kernel: in an environment, or in all that say nothing else.
 fn place(kernel: &str, environment: Option<&str>) -> String {
     match environment {
@@ -515,7 +524,7 @@ impl Baseline {
         findings.retain(|finding| {
             let is_it = |common: &&Common| {
                 let texts = &mut common.texts.iter();
-                finding.eye == Eye::Aftermath && texts.any(|text| finding.text.contains(text))
+                finding.eye == Eye::Aftermath && texts.any(|text| has_part(&finding.text, text))
             };
             let found = self.common.iter().find(is_it);
             cause = cause.or(found);
@@ -616,6 +625,15 @@ pub mod tests {
     }
 
     const ENTRY: &str = "[[known]]\ntests = [\"cma::page_leaves\"]\nkernels = [\"6.12\"]\n";
+
+    #[test]
+    fn a_part_of_a_text_has_its_pieces_in_order() {
+        let text = "failslab: f < vb2_dc_attach_dmabuf: dma-buf 7 of 4096 bytes is left";
+        assert!(has_part(text, "_attach_dmabuf*: dma-buf * is left"));
+        assert!(has_part(text, "dma-buf 7"));
+        assert!(!has_part(text, "is left*_attach_dmabuf"));
+        assert!(!has_part(text, "_attach_dmabuf* pins left"));
+    }
 
     #[test]
     fn an_empty_file_expects_everything_to_pass() {

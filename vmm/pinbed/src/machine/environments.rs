@@ -25,6 +25,8 @@ pub struct Definition {
     pub parallel: bool,
     #[serde(default)]
     pub fragments: Vec<String>,
+    /// How many times as long a test may take.
+    pub slower: Option<u64>,
     /// Symbols whose modules the guest loads, where a kernel has them as modules.
     #[serde(default)]
     pub modules: Vec<String>,
@@ -49,7 +51,7 @@ pub struct Common {
     pub reason: String,
     /// Where that is known from.
     pub reference: String,
-    /// Parts of the findings' texts, all of the aftermath eye.
+    /// Parts of the findings' texts, with * for any; all are of the aftermath eye.
     pub texts: Vec<String>,
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reporters: whoever hears the events of a run. Each form of output is one of them, in a file of its own.
 
+pub mod coverage;
 pub mod event;
 mod explain;
 pub mod file;

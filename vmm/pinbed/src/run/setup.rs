@@ -345,12 +345,16 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// Seconds that a test may take on this kernel, where it may take `timeout` on others: KASAN makes each access of the kernel's a call.
-    pub fn timeout(&self, timeout: u64) -> u64 {
-        match self.kernel.config.has("KASAN") {
-            true => timeout.saturating_mul(8),
-            false => timeout,
-        }
+    /// Seconds that a test may take on this kernel and in its environment, where it may take `timeout` elsewhere: KASAN makes each access
+    /// of the kernel's a call.
+    pub fn timeout(&self, args: &VmArgs, timeout: u64) -> u64 {
+        let environment = args.environment.as_ref();
+        let slower = environment.and_then(|it| it.slower).unwrap_or(1);
+        let checked = match self.kernel.config.has("KASAN") {
+            true => 8,
+            false => 1,
+        };
+        timeout.saturating_mul(slower).saturating_mul(checked)
     }
 
     /// What is known of this kernel, if it is one of those that baselines name. (The recipe of a user's own tree is the nearest one, and
