@@ -34,6 +34,7 @@ pub fn doctor() -> Result<Exit> {
         ("checkout", checkout()),
         ("settings", settings()),
         ("packages", built_with()),
+        ("tools", tools()),
         ("Rust", rust()),
         ("cache", cache(&context)),
         ("network", network()),
@@ -82,9 +83,16 @@ fn settings() -> State {
 }
 
 fn built_with() -> State {
-    match packages::lacking() {
+    match packages::lacking(packages::needs()) {
         None => Good("all that builds need is installed".to_owned()),
         Some((missing, line)) => Bad(format!("lacks {missing}; {line}")),
+    }
+}
+
+fn tools() -> State {
+    match packages::lacking(packages::EXTRAS) {
+        None => Good("all that debugger, tracer and Debian root need is installed".to_owned()),
+        Some((missing, line)) => Fair(format!("lacks {missing}; {line}")),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::provision::cache::{Entry, Fingerprint, Locked, create_dir};
 use crate::provision::child::{Event, Run};
 use crate::provision::inventory::Check;
 use crate::provision::progress::Unit;
-use crate::provision::{Context, Error};
+use crate::provision::{Context, Error, packages};
 
 /// The space an object directory takes; the debug fragment makes it several times as large.
 const SPACE: u64 = 500 << 20;
@@ -197,6 +197,10 @@ fn build(
     wish: &Wish,
     work: &Work<'_>,
 ) -> Result<String, Error> {
+    if wish.asks_for("DEBUG_INFO_BTF") {
+        // Without it the kernel's configuration would only say that the symbol cannot be set.
+        packages::ensure(context, [packages::PAHOLE])?;
+    }
     let _source = Held::new(context, source, &request.patches)?;
     if !work.objects.join(".config").exists() {
         let debug = wish.has_base() || wish.has_debug_info();

@@ -239,6 +239,12 @@ impl Wish {
         forms.any(|form| form.ends_with("=y") && !form.starts_with("_NONE="))
     }
 
+    /// Whether a fragment turns a symbol on.
+    pub fn asks_for(&self, symbol: &str) -> bool {
+        let mut settings = self.settings.iter();
+        settings.any(|(setting, _)| setting.symbol == symbol && setting.value.is_some())
+    }
+
     /// The lines: the base, if there is one, and then each symbol once.
     pub fn text(&self) -> String {
         let lines = self

@@ -14,10 +14,6 @@ use super::{Context, Error, packages};
 
 /// What it is called on the command line.
 pub const NAME: &str = "debian";
-/// The program that makes it, and its package.
-const PROGRAM: &str = "mmdebstrap";
-/// It writes images by this one.
-const WRITER: &str = "genext2fs";
 /// Where the release is from unless the host is a Debian: whose kernel and QEMU are taken, too.
 const SUITE: &str = "trixie";
 const PACKAGES: [&str; 17] = [
@@ -58,11 +54,7 @@ pub fn provide(context: &Context) -> Result<PathBuf, Error> {
     if entry.record::<()>().is_none() {
         let work = entry.lock(&context.progress)?;
         if entry.record::<()>().is_none() {
-            for program in [PROGRAM, WRITER] {
-                if packages::find(program).is_none() {
-                    return Err(packages::missing(program, program));
-                }
-            }
+            packages::ensure(context, [packages::MMDEBSTRAP, packages::GENEXT2FS])?;
             context.cache.require_free(3 << 30)?;
             make(context, &suite, &work)?;
         }
@@ -94,7 +86,7 @@ fn sources(suite: &str) -> Option<File> {
 fn make(context: &Context, suite: &str, work: &Locked) -> Result<(), Error> {
     work.retract()?;
     let image = work.dir().join(IMAGE);
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new("mmdebstrap");
     command
         .args(["--variant=minbase", "--format=ext2"])
         .arg(format!("--include={}", PACKAGES.join(",")))

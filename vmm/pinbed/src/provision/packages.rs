@@ -19,6 +19,25 @@ pub struct Need {
     package: &'static str,
 }
 
+/// What `pinbed debug` starts.
+pub const GDB: Need = Need::program("gdb", "gdb", "gdb, for `pinbed debug`");
+/// What makes BTF of DWARF in a kernel build.
+pub const PAHOLE: Need = Need::program("pahole", "dwarves", "pahole, for the fragment trace");
+/// What makes a root of Debian, and what writes its image.
+pub const MMDEBSTRAP: Need = Need::program(
+    "mmdebstrap",
+    "mmdebstrap",
+    "mmdebstrap, for `shell --rootfs debian`",
+);
+pub const GENEXT2FS: Need = Need::program(
+    "genext2fs",
+    "genext2fs",
+    "genext2fs, for `shell --rootfs debian`",
+);
+
+/// What only some commands need. It is installed when the first of them runs.
+pub const EXTRAS: [Need; 4] = [GDB, PAHOLE, MMDEBSTRAP, GENEXT2FS];
+
 /// What shows that it is there.
 enum Mark {
     Program(&'static str),
@@ -39,6 +58,14 @@ pub fn find(name: &str) -> Option<PathBuf> {
 }
 
 impl Need {
+    const fn program(name: &'static str, package: &'static str, what: &'static str) -> Self {
+        Need {
+            what,
+            found_by: Mark::Program(name),
+            package,
+        }
+    }
+
     /// A line of the file: how it is found, by what, the package, what people call it. None of a comment.
     fn parse(line: &'static str) -> Option<Self> {
         let (kind, rest) = line.split_once(' ')?;
@@ -70,17 +97,20 @@ impl fmt::Display for Need {
     }
 }
 
-/// What is missing, for people, and the line that installs it; none when all are there.
-pub fn lacking() -> Option<(String, String)> {
-    let missing: Vec<Need> = needs().filter(|need| !need.met()).collect();
+/// What is missing of `needs`, for people, and the line that installs it; none when all are there.
+pub fn lacking(needs: impl IntoIterator<Item = Need>) -> Option<(String, String)> {
+    let missing: Vec<Need> = needs.into_iter().filter(|need| !need.met()).collect();
     let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
     let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
     (!missing.is_empty()).then(|| (names.join(", "), install_line(&packages)))
 }
 
-/// Makes sure of all of them; does nothing, and takes no time, when all are there.
-pub fn ensure(context: &Context) -> Result<(), Error> {
-    let missing: Vec<Need> = needs().filter(|need| !need.met()).collect();
+/// Makes sure of all of `needs`; does nothing, and takes no time, when all are there.
+///
+/// # Errors
+/// When something is missing and cannot be installed here; the error has the line that installs it.
+pub fn ensure(context: &Context, needs: impl IntoIterator<Item = Need>) -> Result<(), Error> {
+    let missing: Vec<Need> = needs.into_iter().filter(|need| !need.met()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -69,7 +69,7 @@ impl Host {
             manifest.add_newest(&kernel::newest(&context, &suites)?, &suites)?;
         }
         let requests = Request::all(&config, &manifest, &choice(args))?;
-        packages::ensure(&context)?;
+        packages::ensure(&context, packages::needs())?;
         // The compiler and the network wait for each other in no way. Of several kernels each may fail for itself, and later.
         let workspace = workspace()?;
         let (provided, programs) = thread::scope(|scope| {
