@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The aftermath eye: what the system holds before a test, and whether it holds no more after it.
 
+use crate::holders;
 use crate::news::News;
 use pinbed_abi::report::{Eye, Finding, Holdings};
 use pinbed_abi::wire::INJECT_NONE;
@@ -100,8 +101,8 @@ impl Witness {
             .unwrap_or_default())
     }
 
-    /// Judges what a test left, once it has settled, and says what is held.
-    pub fn after_test(&mut self) -> Result<(Vec<Finding>, Holdings), Error> {
+    /// Judges what a test left, once it has settled, and says what is held; notes say by whom, where something is left.
+    pub fn after_test(&mut self) -> Result<(Vec<Finding>, Vec<String>, Holdings), Error> {
         let before = self.before.take().unwrap_or_default();
         module::wait_until_alone()?;
         let start = Instant::now();
@@ -127,6 +128,10 @@ impl Witness {
             }
         }
         let mut clean = leaks.is_empty();
+        let notes = match now.keeps_more_than(&before) {
+            true => holders::notes(&now.held, &now.dmabufs),
+            false => Vec::new(),
+        };
         if !self.cma_is_free(now.counters, &now.cma_used)? && !self.drain()? {
             // Users' pages are there, or pages that are lost. They are users' if they can be moved out of the way.
             clean = false;
@@ -145,7 +150,7 @@ impl Witness {
             eye: Eye::Aftermath,
             text,
         });
-        Ok((findings.collect(), holdings))
+        Ok((findings.collect(), notes, holdings))
     }
 
     /// Looks at the system as it is.
@@ -208,6 +213,14 @@ impl Witness {
 }
 
 impl Snapshot {
+    /// Whether memory is pinned, mapped for a device, held by it or by a dma-buf that was not.
+    fn keeps_more_than(&self, before: &Self) -> bool {
+        self.counters.pins > before.counters.pins
+            || self.mappings > before.mappings
+            || self.held.len() > before.held.len()
+            || self.dmabufs.len() > before.dmabufs.len()
+    }
+
     /// For a picture of guest memory.
     fn holdings(&self) -> Holdings {
         let held = self.held.iter().flat_map(|held| frames(&held.segments));
@@ -324,6 +337,7 @@ mod tests {
                 size: 8192,
                 exporter: "system".into(),
                 inode: 12,
+                attached: vec![],
             }],
             ..Snapshot::default()
         };

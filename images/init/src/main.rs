@@ -8,6 +8,7 @@ mod aftermath;
 mod bounded;
 mod errand;
 mod failing;
+mod holders;
 mod mounts;
 mod news;
 mod port;

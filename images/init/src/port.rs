@@ -79,7 +79,16 @@ impl Port {
 
     /// How long the host has kept the guest from running since the last message, now that a limit is over.
     pub fn delay(&mut self) -> Result<Duration, Broken> {
-        self.send(&Message::Late);
+        self.ask(&Message::Late)
+    }
+
+    /// Has the host look at a machine in which a test has timed out; returns when it has.
+    pub fn show(&mut self, tasks: Vec<String>) -> Result<(), Broken> {
+        self.ask(&Message::TimedOut { tasks }).map(drop)
+    }
+
+    fn ask(&mut self, message: &Message) -> Result<Duration, Broken> {
+        self.send(message);
         let line = self.receive()?;
         let delay: Delay = serde_json::from_str(&line)
             .map_err(|error| Broken(format!("the host sent no delay but '{line}': {error}")))?;

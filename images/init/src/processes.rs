@@ -59,41 +59,68 @@ pub fn reap(main: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// What the kernel says of these processes' tasks: state, what they wait in, their kernel stacks.
-pub fn stuck_notes(pids: &[i32]) -> Vec<String> {
-    let mut notes = Vec::new();
-    for pid in pids {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for task in tasks {
-            let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-            let status = read("status");
+/// What the kernel says of a task.
+struct Task {
+    /// Number, process, name, state, and what it waits in.
+    head: String,
+    /// The functions on its kernel stack, the innermost first. Of one that runs, the kernel shows none.
+    stack: Vec<String>,
+}
+
+impl Task {
+    /// The tasks of a process, those that have ended meanwhile left out.
+    fn of(pid: i32) -> impl Iterator<Item = Task> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        let tasks = tasks.into_iter().flatten().flatten();
+        tasks.filter_map(move |task| {
+            let read = |file: &str| fs::read_to_string(task.path().join(file));
+            let status = read("status").ok()?;
             let field = |name: &str| {
-                status
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name))
-                    .map(str::trim)
-                    .unwrap_or("?")
-                    .to_owned()
+                let value = status.lines().find_map(|line| line.strip_prefix(name));
+                value.map_or("?", str::trim)
             };
-            let stack: Vec<_> = read("stack")
-                .lines()
-                .map(|line| line.trim_start_matches("[<0>]").trim().to_owned())
-                .collect();
-            notes.push(format!(
-                "task {} of {} ({}): state {}, waits in {}, stack: {}",
-                task.file_name().to_string_lossy(),
-                pid,
-                field("Name:"),
-                field("State:"),
-                read("wchan"),
-                stack.join(" < ")
-            ));
-        }
+            let stack = read("stack").unwrap_or_default();
+            let function = |line: &str| line.trim_start_matches("[<0>]").trim().to_owned();
+            Some(Task {
+                head: format!(
+                    "task {} of {pid} ({}): state {}, waits in {}",
+                    task.file_name().to_string_lossy(),
+                    field("Name:"),
+                    field("State:"),
+                    read("wchan").unwrap_or_default(),
+                ),
+                stack: stack.lines().map(function).collect(),
+            })
+        })
     }
-    notes
+
+    fn is_blocked(&self) -> bool {
+        self.head.contains("state D")
+    }
+}
+
+/// A line for each task of these processes.
+pub fn stuck_notes(pids: &[i32]) -> Vec<String> {
+    let tasks = pids.iter().flat_map(|pid| Task::of(*pid));
+    let note = |task: Task| format!("{}, stack: {}", task.head, task.stack.join(" < "));
+    tasks.map(note).collect()
+}
+
+/// The tasks of these processes, and all others that are blocked: a line for each, and under it, indented, each function of its stack.
+pub fn blocked(pids: &[i32]) -> Vec<String> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let others = all.filter(|pid| !pids.contains(pid));
+    let others = others.flat_map(Task::of).filter(Task::is_blocked);
+    let tasks = pids.iter().flat_map(|pid| Task::of(*pid)).chain(others);
+    let lines = |task: Task| {
+        let stack = task
+            .stack
+            .into_iter()
+            .map(|function| format!("  {function}"));
+        std::iter::once(task.head).chain(stack)
+    };
+    tasks.flat_map(lines).collect()
 }
 
 #[cfg(test)]
@@ -115,6 +142,19 @@ mod tests {
                 .iter()
                 .any(|note| note.contains("state") && note.contains("stack:")),
             "{notes:?}"
+        );
+    }
+
+    #[test]
+    fn tasks_come_with_their_functions_under_them() {
+        let lines = blocked(&[std::process::id() as i32]);
+        assert!(lines[0].starts_with("task "), "{lines:?}");
+        // Who may not read stacks sees none.
+        let rest = lines.iter().skip(1);
+        assert!(
+            rest.clone()
+                .all(|line| line.starts_with("task ") || line.starts_with("  ")),
+            "{lines:?}"
         );
     }
 }

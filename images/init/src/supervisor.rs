@@ -65,11 +65,12 @@ pub fn run_all(
         timeout,
         trace,
         witness,
+        blind: false,
         stuck: Vec::new(),
     };
     for name in names {
         // What a process keeps that does not die, later tests would be blamed for: the runner boots a fresh guest for them.
-        if !bench.stuck.is_empty() {
+        if !bench.stuck.is_empty() || bench.blind {
             break;
         }
         let before;
@@ -95,6 +96,7 @@ pub fn run_all(
             }
         }
         let outcome = case.outcome();
+        let after = after.unwrap_or_else(|| before.clone());
         let memory = case.memory(before, after);
         bench.port.send(&Message::End {
             name: name.clone(),
@@ -115,6 +117,8 @@ struct Bench<'a> {
     timeout: Duration,
     trace: Option<Trace>,
     witness: Witness,
+    /// Whether what a test left could not be looked at: the runner boots a fresh guest for the rest.
+    blind: bool,
     /// The processes that would not die.
     stuck: Vec<i32>,
 }
@@ -140,7 +144,7 @@ impl Bench<'_> {
         name: &str,
         case: &mut Case,
         may_fail: bool,
-    ) -> Result<(Self, (News, Holdings)), Broken> {
+    ) -> Result<(Self, (News, Option<Holdings>)), Broken> {
         let mut news = News::default();
         if let Some(trace) = &mut self.trace {
             trace.start(name);
@@ -152,15 +156,33 @@ impl Bench<'_> {
             trace.stop();
         }
         let (mut witness, port) = (self.witness, &mut *self.port);
-        let (leaks, after);
-        (witness, (leaks, after)) = bounded::run_with(
+        let seen;
+        (witness, seen) = bounded::run_with(
             "looking at the system after a test",
             LOOK,
             || port.delay(),
-            || witness.after_test().map(|seen| (witness, seen)),
-        )??;
+            || {
+                let seen = witness.after_test();
+                (witness, seen)
+            },
+        )?;
         self.witness = witness;
-        case.findings.extend(leaks);
+        let after = match seen {
+            Ok((leaks, holders, after)) => {
+                case.findings.extend(leaks);
+                case.notes.extend(holders);
+                Some(after)
+            }
+            // What the test found is not lost by that.
+            Err(why) => {
+                case.findings.push(Finding {
+                    eye: Eye::Aftermath,
+                    text: format!("nobody can see what the test left: {why}"),
+                });
+                self.blind = true;
+                None
+            }
+        };
         news.read(self.log);
         news.excuse(&case.expected);
         case.findings.extend(aftermath::complaints(&news));
@@ -387,7 +409,7 @@ fn run_one(
         let left = allowance.left();
         if left.is_zero() && !allowance.grows(&mut || port.delay())? {
             case.harness(format!("timed out after {} s", case.timeout.as_secs()));
-            case.notes.extend(processes::stuck_notes(&fresh(stuck)));
+            port.show(processes::blocked(&fresh(stuck)))?;
             break;
         }
         wait(&signals, &[ears.pipe.as_fd(), log.as_fd()], left)?;

@@ -3,7 +3,7 @@
 //!
 //! The runner puts a [`Plan`] as JSON into the initramfs at [`PLAN_PATH`]. The guest writes one [`Message`] a line, as JSON, to the
 //! virtio-serial port [`PORT_NAME`]. A guest whose state is saved ([`Plan::Await`]) is told by an [`Errand`] over the same port, and
-//! [`Message::Late`] is answered there.
+//! [`Message::Late`] and [`Message::TimedOut`] are answered there.
 
 use crate::shell::Session;
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ impl Plan {
     }
 }
 
-/// The answer to [`Message::Late`]: one line of JSON on the port.
+/// The answer to [`Message::Late`] and [`Message::TimedOut`]: one line of JSON on the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delay {
     /// Milliseconds that the host kept the guest or its device from running, since the last message that was another one.
@@ -375,6 +375,11 @@ pub enum Message {
     },
     /// By the guest's clock a limit is over. The host answers with a [`Delay`].
     Late,
+    /// The test that runs has had all its time, and nothing of it is killed yet. The host looks at the machine, then answers with a [`Delay`].
+    TimedOut {
+        /// Its tasks, and all that are blocked: a line for each, and the functions of its kernel stack after it, indented.
+        tasks: Vec<String>,
+    },
     /// The test that runs asks to have guest memory compared; see [`crate::frozen`].
     Freeze {
         /// Physical address of the [`crate::frozen::Mailbox`].

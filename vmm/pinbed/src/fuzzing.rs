@@ -276,6 +276,7 @@ impl Runner {
                 notes,
                 dmesg,
                 memory,
+                hang: None,
             }),
         });
     }

@@ -6,12 +6,18 @@ mod common;
 use common::{pinbed, said};
 
 fn run(faults: &[&str], test: &str) -> (Option<i32>, String) {
+    run_with(faults, &[test])
+}
+
+fn run_with(faults: &[&str], arguments: &[&str]) -> (Option<i32>, String) {
     let results = tempfile::tempdir().unwrap();
     let mut command = pinbed(&["run", "--accel", "tcg", "--kernel", "6.12"]);
     for fault in faults {
         command.args(["--fault", fault]);
     }
-    let run = command.arg(test).env("XDG_STATE_HOME", results.path());
+    let run = command
+        .args(arguments)
+        .env("XDG_STATE_HOME", results.path());
     let run = run.output().unwrap();
     (run.status.code(), said(&run))
 }
@@ -34,6 +40,28 @@ fn death_is_named_wherever_it_comes() {
         let (code, said) = run(&[fault], test);
         assert_eq!(code, Some(7), "{fault}: {said}");
         assert!(said.contains("the device dies now"), "{fault}: {said}");
+    }
+}
+
+#[test]
+fn a_test_that_hangs_shows_where_the_machine_stands() {
+    let (code, said) = run_with(&["attach-lost"], &["--timeout", "5", JOB]);
+    assert_eq!(code, Some(1), "{said}");
+    for (title, line) in [
+        (
+            "tasks when it timed out",
+            "state D (disk sleep), waits in pinbed_hold_begin",
+        ),
+        ("tasks when it timed out", "vb2_core_reqbufs+0x"),
+        ("backtraces when it timed out", "CPU 1"),
+        (
+            "the device holds when it timed out",
+            "handle 1: 19200 bytes",
+        ),
+        ("registers when it timed out", "RIP="),
+    ] {
+        let shown = said.split(title).nth(1).unwrap_or_default();
+        assert!(shown.contains(line), "{line} under {title}: {said}");
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Alive {
     pub exporter: String,
     /// Its inode: a name for it.
     pub inode: u64,
+    /// The devices that are attached to it.
+    pub attached: Vec<String>,
 }
 
 impl fmt::Display for Alive {
@@ -39,24 +41,36 @@ pub fn alive() -> Result<Vec<Alive>, Error> {
     })
 }
 
-/// Objects are the lines that begin with a digit: size, flags, mode, count, exporter, inode, name; tabs between.
+/// Objects are the lines that begin with a digit: size, flags, mode, count, exporter, inode, name; tabs between. The devices that are attached
+/// follow each, a line for each.
 fn parse(bufinfo: &str) -> Result<Vec<Alive>, String> {
-    bufinfo
-        .lines()
-        .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()))
-        .map(|line| {
+    let mut all: Vec<Alive> = Vec::new();
+    let mut in_devices = false;
+    for line in bufinfo.lines() {
+        if line.starts_with(|c: char| c.is_ascii_digit()) {
             let fields: Vec<_> = line.split('\t').map(str::trim).collect();
             let number = |index: usize| fields.get(index).and_then(|field| field.parse().ok());
-            match (number(0), fields.get(4), number(5)) {
-                (Some(size), Some(exporter), Some(inode)) => Ok(Alive {
-                    size,
-                    exporter: (*exporter).into(),
-                    inode,
-                }),
-                _ => Err(line.to_owned()),
-            }
-        })
-        .collect()
+            let (Some(size), Some(exporter), Some(inode)) = (number(0), fields.get(4), number(5))
+            else {
+                return Err(line.to_owned());
+            };
+            all.push(Alive {
+                size,
+                exporter: (*exporter).into(),
+                inode,
+                attached: Vec::new(),
+            });
+        }
+        // Between these two lines.
+        if line.trim() == "Attached Devices:" {
+            in_devices = true;
+        } else if !line.starts_with('\t') {
+            in_devices = false;
+        } else if let (true, Some(last)) = (in_devices, all.last_mut()) {
+            last.attached.push(line.trim().to_owned());
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -73,7 +87,8 @@ mod tests {
             [Alive {
                 size: 4096,
                 exporter: "system".into(),
-                inode: 12
+                inode: 12,
+                attached: vec!["virtio0".into()],
             }]
         );
         assert!(parse("12 34\n").is_err());

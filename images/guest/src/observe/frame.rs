@@ -68,7 +68,7 @@ pub fn is_huge(frame: u64) -> Result<bool, Error> {
 }
 
 /// What a frame is, in words.
-fn describe(frame: u64) -> String {
+pub fn describe(frame: u64) -> String {
     let word = |file| word(file, frame);
     let mut words = match word(FLAGS) {
         Ok(flags) => kind(flags).to_owned(),

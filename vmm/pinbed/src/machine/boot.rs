@@ -50,6 +50,8 @@ pub enum Heard {
     Report(Message),
     /// A line on the console.
     Console(String),
+    /// The test that runs has timed out, and this is what the machine looked like.
+    TimedOut(Evidence),
 }
 
 /// A boot that is over.
@@ -76,6 +78,8 @@ struct Boot<'a> {
     dimm: Dimm,
     to: Sender<Happening>,
     happenings: Receiver<Happening>,
+    /// What happened while one thing was waited for, and is still to be looked at.
+    postponed: VecDeque<Happening>,
     hear: &'a mut dyn FnMut(Heard),
     /// The report port, for the errand of a saved guest and for answers.
     port: UnixStream,
@@ -129,6 +133,7 @@ pub fn run(
         to,
         watch: Watch::new(limits, Instant::now()),
         happenings,
+        postponed: VecDeque::new(),
         hear,
         port,
         console: VecDeque::new(),
@@ -138,10 +143,11 @@ pub fn run(
     };
     let end = boot.watch(&mut vm, &mut monitor)?;
     let mut seen = Evidence::default();
-    if let (End::Hang { .. }, Some(monitor)) = (&end, monitor) {
-        seen.holds = holds(&files.inspect());
+    if let (End::Hang { .. }, Some(mut monitor)) = (&end, monitor) {
         // If one of these fails, QEMU has died meanwhile: there is no more to see.
-        let _ = boot.examine(monitor, console, &mut seen);
+        let _ = boot
+            .examine(&mut monitor, &mut seen)
+            .and_then(|()| boot.ask_the_kernel(monitor, console));
     }
     drop(vm);
     let evidence = match end {
@@ -173,7 +179,7 @@ impl Boot<'_> {
                 .watch
                 .deadline()
                 .saturating_duration_since(Instant::now());
-            let event = match self.happenings.recv_timeout(left.min(TICK)) {
+            let event = match self.next(left.min(TICK)) {
                 Ok(Happening::Report(Ok(message))) => Event::Report(message),
                 Ok(Happening::Report(Err(why))) => Event::Garbled(why),
                 Ok(Happening::Console(line)) => {
@@ -250,13 +256,17 @@ impl Boot<'_> {
             } else if let Event::Report(Message::Late) = event {
                 self.look_for_stalls(vm);
                 let stalled = self.stall.total() - self.stalled;
-                // If it fails, QEMU has just died, and we shall hear of that.
-                let _ = Delay {
-                    ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
-                }
-                .to_line()
-                .map_err(io::Error::other)
-                .and_then(|line| self.port.write_all(line.as_bytes()));
+                self.answer(stalled);
+            } else if let Event::Report(Message::TimedOut { tasks }) = event {
+                let mut seen = Evidence {
+                    tasks,
+                    ..Evidence::default()
+                };
+                self.machine.decode(&mut seen.tasks);
+                // As for the device.
+                let _ = monitor.as_mut().map(|it| self.examine(it, &mut seen));
+                (self.hear)(Heard::TimedOut(seen));
+                self.answer(Duration::ZERO);
             } else if let Event::Report(Message::Freeze { mailbox }) = event {
                 let device = self.slots[0].device().unwrap_or(vm.device.pid());
                 frozen::compare(vm.qemu.pid(), device, &vm.memory, mailbox);
@@ -271,6 +281,22 @@ impl Boot<'_> {
                 (self.hear)(Heard::Report(message));
             }
         }
+    }
+
+    /// What happens next, within a time.
+    fn next(&mut self, limit: Duration) -> Result<Happening, RecvTimeoutError> {
+        match self.postponed.pop_front() {
+            Some(happening) => Ok(happening),
+            None => self.happenings.recv_timeout(limit),
+        }
+    }
+
+    /// Answers the guest.
+    fn answer(&mut self, delay: Duration) {
+        let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let line = Delay { ms }.to_line().map_err(io::Error::other);
+        // If it fails, QEMU has just died, and we shall hear of that.
+        let _ = line.and_then(|line| self.port.write_all(line.as_bytes()));
     }
 
     /// Adds what the guest could not run in to the watch's deadline.
@@ -331,21 +357,22 @@ impl Boot<'_> {
         self.console.push_back(line);
     }
 
-    /// Looks at a guest that hangs: all CPUs' registers and stacks, if QEMU answers; and, if the kernel does, backtraces on the console.
-    fn examine(
-        &mut self,
-        mut monitor: Monitor,
-        mut console: UnixStream,
-        seen: &mut Evidence,
-    ) -> io::Result<()> {
+    /// Looks at a hang from outside: what the device holds, all CPUs' registers and stacks, if QEMU answers.
+    fn examine(&mut self, monitor: &mut Monitor, seen: &mut Evidence) -> io::Result<()> {
+        seen.holds = holds(&self.files.inspect());
         monitor.ask_registers()?;
         seen.registers = self.listen(REGISTERS, |said| match said {
             Said::Registers(text) => Some(text),
             _ => None,
         });
         if let Some(registers) = &seen.registers {
-            seen.backtraces = self.backtraces(&mut monitor, registers)?;
+            seen.backtraces = self.backtraces(monitor, registers)?;
         }
+        Ok(())
+    }
+
+    /// Has the kernel of a guest that hangs, if it still can, show backtraces on the console.
+    fn ask_the_kernel(&mut self, mut monitor: Monitor, mut console: UnixStream) -> io::Result<()> {
         for (key, time) in SYSRQ {
             monitor.send_break()?;
             self.listen(BREAK, |_| None::<()>);
@@ -400,7 +427,7 @@ impl Boot<'_> {
         lines
     }
 
-    /// Keeps what the console shows for a time, or until QEMU says what is wanted.
+    /// Keeps what the console shows for a time, or until QEMU says what is wanted. All else is for later.
     fn listen<T>(&mut self, time: Duration, wanted: impl Fn(Said) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + time;
         loop {
@@ -415,7 +442,7 @@ impl Boot<'_> {
                     self.keep(line.clone());
                     (self.hear)(Heard::Console(line));
                 }
-                Ok(_) => {}
+                Ok(other) => self.postponed.push_back(other),
                 Err(_) => return None,
             }
         }

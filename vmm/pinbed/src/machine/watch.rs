@@ -145,18 +145,21 @@ impl End {
     }
 }
 
-/// What is known of a bad end.
+/// What is known of a bad end, of a boot or of a test.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// The last lines on the guest's console.
     pub console: Vec<String>,
-    /// All CPUs' registers, if the guest hung.
+    /// All CPUs' registers, if it was a hang.
     pub registers: Option<String>,
-    /// Where each CPU was, if the guest hung: a line "CPU N: function+0xoffset/0xsize", then its callers, indented.
+    /// Where each CPU was, if it was a hang: a line "CPU N: function+0xoffset/0xsize", then its callers, indented.
     #[serde(default)]
     pub backtraces: Vec<String>,
-    /// What the device held, if the guest hung: a line for each buffer.
+    /// The test's tasks and all that were blocked, if a test timed out: a line for each, then the functions of its stack, indented.
+    #[serde(default)]
+    pub tasks: Vec<String>,
+    /// What the device held, if it was a hang: a line for each buffer.
     #[serde(default)]
     pub holds: Vec<String>,
     /// The last lines that QEMU wrote to standard error.
@@ -331,7 +334,10 @@ impl Watch {
                 (Phase::Between, self.limits.between)
             }
             // It takes no more time for that.
-            (Phase::Testing(_), Message::Hotplug { .. } | Message::Freeze { .. }) => return None,
+            (
+                Phase::Testing(_),
+                Message::Hotplug { .. } | Message::Freeze { .. } | Message::TimedOut { .. },
+            ) => return None,
             (Phase::Testing(_) | Phase::Between, Message::Late) => return None,
             (Phase::Between, Message::Done) => (Phase::Finished, self.limits.power_off),
             (_, message) => {
@@ -477,6 +483,7 @@ fn kind(message: &Message) -> String {
         Message::End { name, .. } => format!("the end of {name}"),
         Message::Hotplug { .. } => "a wish for another machine".to_owned(),
         Message::Late => "that a limit is over".to_owned(),
+        Message::TimedOut { .. } => "that a test has timed out".to_owned(),
         Message::Freeze { .. } => "a wish to be frozen".to_owned(),
         Message::Done => "Done".to_owned(),
     }

@@ -138,15 +138,18 @@ fn words(
     Some((vec![what], next))
 }
 
-fn evidence(known: &Evidence) -> Vec<(&'static str, Vec<String>)> {
+/// Titles, and lines under them; those that people look at first come first.
+pub fn evidence(known: &Evidence) -> Vec<(&'static str, Vec<String>)> {
     let last = |lines: &[String], most: usize| lines[lines.len().saturating_sub(most)..].to_vec();
-    let mut evidence = Vec::new();
+    let mut evidence = vec![
+        ("tasks", known.tasks.clone()),
+        ("backtraces", known.backtraces.clone()),
+        ("the device holds", known.holds.clone()),
+    ];
     if let Some(registers) = &known.registers {
         let telling = registers.lines().filter(|line| is_telling(line));
         evidence.push(("registers", telling.map(str::to_owned).collect()));
     }
-    evidence.push(("backtraces", known.backtraces.clone()));
-    evidence.push(("the device holds", known.holds.clone()));
     evidence.push(("the console's last lines", last(&known.console, CONSOLE)));
     evidence.push(("QEMU says", known.qemu.clone()));
     evidence.push(("the device says", known.device.clone()));

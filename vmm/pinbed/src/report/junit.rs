@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
+use super::explain;
 use super::record::{Judged, Run, Session};
 use super::table::eye;
 use crate::judge::verdict::Verdict;
@@ -197,6 +198,10 @@ impl Suite {
 impl Case {
     fn new(name: &str, class: &str, judged: &Judged, earlier: &[&Judged]) -> Self {
         let mut out = judged.notes.clone();
+        let hang = judged.hang.as_deref().map(explain::evidence);
+        for (title, lines) in hang.unwrap_or_default() {
+            out.extend(lines.iter().map(|line| format!("{title}: {line}")));
+        }
         if let Verdict::Xfail {
             findings,
             reason,

@@ -65,6 +65,12 @@ impl<W: Write> Ktap<W> {
                 self.comment(&format!("{name}: {}: {}", eye(finding), finding.text))?;
             }
             self.comment(&format!("{name}: correct: {}", judged.test.correct))?;
+            let hang = judged.hang.as_deref().map(explain::evidence);
+            for (title, lines) in hang.unwrap_or_default() {
+                for line in lines {
+                    self.comment(&format!("{name}: {title}: {line}"))?;
+                }
+            }
             for line in &judged.dmesg {
                 self.comment(&format!("{name}: dmesg: {line}"))?;
             }

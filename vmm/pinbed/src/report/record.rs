@@ -283,6 +283,9 @@ pub struct Judged {
     /// What the test did with guest memory; none if it did not come to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Box<Memory>>,
+    /// What the machine looked like when the test timed out; none if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hang: Option<Box<Evidence>>,
 }
 
 /// A boot of the guest, and how it ended.

@@ -39,6 +39,7 @@ pub fn judged(name: &str, verdict: Verdict) -> Judged {
             "WARNING: CPU: 0 PID: 1 at mm/gup.c:1".to_owned(),
         ],
         memory: None,
+        hang: None,
     }
 }
 

@@ -29,6 +29,8 @@ const COMPLAINTS: [&str; 6] = [
     "general protection",
     "INFO: task",
 ];
+/// What a note begins with that says who holds what is left.
+const HOLDER: &str = "holder: ";
 /// How wide a duration is.
 const DURATION: usize = 10;
 /// How wide a count is in the line of a group, and how wide the time.
@@ -293,6 +295,16 @@ impl<W: Write> Table<W> {
             .titled(style("correct").dim(), &judged.test.correct)?;
         self.page
             .titled(style("source").dim(), &judged.test.source)?;
+        let notes = judged.notes.iter().filter(|_| !self.verbose);
+        for holder in notes.filter_map(|note| note.strip_prefix(HOLDER)) {
+            self.page.titled(style("holder").dim(), holder)?;
+        }
+        let hang = judged.hang.as_deref().map(explain::evidence);
+        for (title, lines) in hang.unwrap_or_default() {
+            self.page.text(&format!("{title} when it timed out"))?;
+            let lines: Vec<_> = lines.iter().map(|line| format!("  {line}")).collect();
+            self.page.log(lines.iter().map(String::as_str))?;
+        }
         self.dmesg(&judged.dmesg)?;
         let kernel = self.collector.session().map_or("", Session::name);
         let again = (self.rerun)(kernel, &judged.test.name);

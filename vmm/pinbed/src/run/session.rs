@@ -16,7 +16,7 @@ use crate::judge::baseline::Baseline;
 use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::boot::{self, Ended, Heard};
 use crate::machine::events::{self, Happening};
-use crate::machine::watch::{End, Limits};
+use crate::machine::watch::{End, Evidence, Limits};
 use crate::report::event::What;
 use crate::report::record::{Boot, Environment, Judged, StartedBy, Summary, Times};
 use crate::report::{Error, Reporters};
@@ -81,6 +81,8 @@ struct Running {
     results: usize,
     /// What the guest said that it should not have.
     unexpected: Option<String>,
+    /// What the machine looked like when the test that runs timed out.
+    hang: Option<Box<Evidence>>,
 }
 
 /// What a boot's thread says.
@@ -243,6 +245,7 @@ impl<'a> Session<'a> {
             known: BTreeSet::new(),
             results: 0,
             unexpected: None,
+            hang: None,
         };
         self.running.insert(boot, running);
         Ok(())
@@ -266,6 +269,12 @@ impl<'a> Session<'a> {
                     boot,
                     line,
                 });
+                return;
+            }
+            Heard::TimedOut(seen) => {
+                if let Some(running) = self.running.get_mut(&boot) {
+                    running.hang = Some(Box::new(seen));
+                }
                 return;
             }
             Heard::Report(message) => message,
@@ -326,6 +335,7 @@ impl<'a> Session<'a> {
                     return;
                 };
                 running.results += 1;
+                let hang = running.hang.take();
                 let name = entry.test.name.clone();
                 let known = self.judge(
                     entry,
@@ -337,6 +347,7 @@ impl<'a> Session<'a> {
                         notes,
                         dmesg,
                         memory,
+                        hang,
                     },
                 );
                 if let (true, Some(running)) = (known, self.running.get_mut(&boot)) {
@@ -346,6 +357,7 @@ impl<'a> Session<'a> {
             Message::Ready
             | Message::Hotplug { .. }
             | Message::Late
+            | Message::TimedOut { .. }
             | Message::Freeze { .. }
             | Message::End { .. }
             | Message::Done
@@ -382,6 +394,7 @@ impl<'a> Session<'a> {
                 notes: ran.notes,
                 dmesg: ran.dmesg,
                 memory: ran.memory,
+                hang: ran.hang,
             }),
         });
         if differs && self.options.until_fail {
@@ -461,6 +474,7 @@ impl<'a> Session<'a> {
                                 notes: Vec::new(),
                                 dmesg: std::mem::take(&mut ended.said),
                                 memory: None,
+                                hang: running.hang.take(),
                             };
                             let finding = Finding {
                                 eye: Eye::Harness,
@@ -528,6 +542,7 @@ impl<'a> Session<'a> {
                     notes: Vec::new(),
                     dmesg: Vec::new(),
                     memory: None,
+                    hang: None,
                 }),
             });
         }
@@ -558,6 +573,7 @@ struct Ran {
     notes: Vec<String>,
     dmesg: Vec<String>,
     memory: Option<Box<Memory>>,
+    hang: Option<Box<Evidence>>,
 }
 
 /// Whether a boot ended because we wanted it to.

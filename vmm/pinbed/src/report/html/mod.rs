@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::record::{Boot, Environment, Judged, Run, Session, Summary};
 use super::result::Named;
 use crate::judge::verdict::Verdict;
+use crate::machine::watch::Evidence;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -79,6 +80,8 @@ struct Cell<'a> {
     dmesg: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<&'a Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hang: Option<&'a Evidence>,
     /// Attempts that were retried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Cell<'a>>,
@@ -114,6 +117,7 @@ impl<'a> Lines<'a> {
             notes: &judged.notes,
             dmesg: judged.dmesg.iter().map(|line| self.place(line)).collect(),
             memory: judged.memory.as_deref(),
+            hang: judged.hang.as_deref(),
             earlier: earlier.iter().map(|one| self.cell(one, &[])).collect(),
         }
     }

@@ -21,6 +21,11 @@
     node.append(...children.flat(Infinity).filter(child => child !== undefined && child !== null && child !== false));
     return node;
   }
+  // What is known of a bad end, as titles and lines.
+  function evidenceParts(evidence) {
+    return [["Tasks", evidence.tasks || []], ["Backtraces", evidence.backtraces || []], ["Held by the device", evidence.holds || []], ["Console", evidence.console],
+      ["Registers", evidence.registers ? [evidence.registers] : []], ["QEMU", evidence.qemu], ["Device", evidence.device]].filter(([, lines]) => lines.length);
+  }
   const seconds = ms => ms === undefined || ms === null ? "" : ms < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
   const mib = frame => (frame / 256).toFixed(frame % 256 ? 1 : 0);
@@ -208,6 +213,7 @@
       explained && explained(),
       cell.findings && el("ul", { class: "findings" }, cell.findings.map(found =>
         el("li", { class: cell.verdict === "xfail" ? "known" : undefined }, el("span", { class: "eye" }, found.eye), found.text))),
+      cell.hang && evidenceParts(cell.hang).map(([name, lines]) => [el("h3", {}, `${name} when it timed out`), el("pre", { tabindex: "0" }, lines.join("\n"))]),
       cell.notes && [el("h3", {}, "Notes"), el("pre", {}, cell.notes.join("\n"))],
       cell.memory && picture(cell.memory, column.regions || [], (cell.findings || []).some(found => found.eye === "placement")),
       cell.dmesg && [el("h3", {}, `Kernel log, ${plural(cell.dmesg.length, "line")}`), el("pre", { tabindex: "0" }, cell.dmesg.map(line => data.lines[line]).join("\n"))],
@@ -330,7 +336,7 @@
         const { evidence } = boot;
         const bad = !["done", "stopped"].includes(boot.end.how);
         const title = `Boot ${boot.boot}: ${boot.end.how.replaceAll("_", " ")}${boot.culprit ? `, put down to ${boot.culprit}` : ""}${boot.known ? " (known)" : ""}`;
-        const parts = [["Console", evidence.console], ["Registers", evidence.registers ? [evidence.registers] : []], ["QEMU", evidence.qemu], ["Device", evidence.device]].filter(([, lines]) => lines.length);
+        const parts = evidenceParts(evidence);
         if (!bad && !parts.length) return el("p", { class: "faint" }, title);
         return el("details", { open: bad && !boot.known }, el("summary", {}, title), boot.headline && el("p", { class: "v fail" }, boot.headline),
           parts.map(([name, lines]) => [el("h3", {}, name), el("pre", { tabindex: "0" }, lines.join("\n"))]));
