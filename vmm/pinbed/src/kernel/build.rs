@@ -34,7 +34,7 @@ const SPACE: u64 = 500 << 20;
 const SPACE_DEBUG: u64 = 3000 << 20;
 
 /// How many kernels of a recipe or a tree are kept, so that going back to an earlier fragment costs nothing.
-const KEPT: usize = 4;
+const KEPT: usize = 6;
 
 /// The record of a built kernel.
 #[derive(Serialize, Deserialize)]
