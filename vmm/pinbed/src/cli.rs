@@ -96,6 +96,11 @@ pub enum Command {
     ///
     /// Exit codes are those of `run`; 1 if a defect goes unnoticed.
     Mutants(Box<MutantsArgs>),
+    /// Attach, reset, unplug and boot thousands of times, and see whether anything grows
+    ///
+    /// Looks at the memory, descriptors and threads of pinbed, QEMU and the device, and at what the guest's kernel has pinned and the
+    /// device holds. Takes half an hour, unless other counts are given. Exit codes are those of `run`; 1 if something grows.
+    Endure(Box<EndureArgs>),
     /// Boot the kernel with the driver and the device, and open a shell in it, or run a command
     ///
     /// The exit code is the command's, 128 + N if signal N ended it; what ends the guest before has the exit code of `run`, and says so.
@@ -213,7 +218,7 @@ pub enum OnFail {
 }
 
 /// What is reported of a run, and where.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Reports")]
 pub struct ReportArgs {
     /// Print KTAP version 1 on standard output, and nothing else there
@@ -467,6 +472,81 @@ pub struct MutantsArgs {
     pub page: Option<PathBuf>,
     #[command(flatten)]
     pub vm: VmArgs,
+}
+
+/// Arguments of `pinbed endure`.
+#[derive(Debug, Args)]
+pub struct EndureArgs {
+    /// What to do, and how many times [default: attachments=100000 resets=1000 unplugs=1000 guests=200]
+    #[arg(value_name = "WHAT[=COUNT]")]
+    pub courses: Vec<Course>,
+    #[command(flatten)]
+    pub vm: VmArgs,
+}
+
+/// What is done over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Memory is attached to the device and detached.
+    Attachments,
+    /// The driver resets the device.
+    Resets,
+    /// The device is taken out of the machine while it is in use, and another put in.
+    Unplugs,
+    /// A guest boots, runs a test, and powers off.
+    Guests,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            self.to_possible_value()
+                .as_ref()
+                .map_or("", |value| value.get_name()),
+        )
+    }
+}
+
+/// What to do, and how many times.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// What.
+    pub kind: Kind,
+    /// How many times, at least.
+    pub count: u32,
+}
+
+impl From<Kind> for Course {
+    fn from(kind: Kind) -> Self {
+        let count = match kind {
+            Kind::Attachments => 100_000,
+            Kind::Resets | Kind::Unplugs => 1000,
+            Kind::Guests => 200,
+        };
+        Course { kind, count }
+    }
+}
+
+impl std::str::FromStr for Course {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, count) = match text.split_once('=') {
+            Some((name, count)) => (name, Some(count)),
+            None => (text, None),
+        };
+        let kind = Kind::from_str(name, false).map_err(|_| {
+            "not one of attachments, resets, unplugs and guests, with =COUNT or without".to_owned()
+        })?;
+        let mut course = Course::from(kind);
+        if let Some(count) = count {
+            course.count = match count.parse() {
+                Ok(count @ 1..=10_000_000) => count,
+                _ => return Err("the count is not a number from 1 to 10000000".to_owned()),
+            };
+        }
+        Ok(course)
+    }
 }
 
 /// Arguments of `pinbed setup`.

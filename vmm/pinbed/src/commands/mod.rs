@@ -8,6 +8,7 @@ pub mod completions;
 pub mod debug;
 pub mod device;
 pub mod doctor;
+pub mod endure;
 pub mod known;
 pub mod list;
 pub mod man;
@@ -64,6 +65,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Matrix(args) => matrix::matrix(args),
         Command::Debug(args) => debug::debug(args),
         Command::Mutants(args) => mutants::mutants(args),
+        Command::Endure(args) => endure::endure(args),
         Command::Setup(args) => setup::setup(args),
         Command::Cache { command } => cache::cache(command),
         Command::Doctor => doctor::doctor(),

@@ -62,7 +62,10 @@ pub fn run(args: &RunArgs) -> Result<Exit> {
 }
 
 /// Runs the tests, tells these reporters, and writes the trace that is asked for.
-fn told_to(args: &RunArgs, mut reporters: Reporters) -> Result<Exit> {
+///
+/// # Errors
+/// As for [`run`].
+pub fn told_to(args: &RunArgs, mut reporters: Reporters) -> Result<Exit> {
     let mut started = false;
     let collector = Collector::default();
     let traced = match &args.trace {

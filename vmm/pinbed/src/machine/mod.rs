@@ -15,6 +15,7 @@ pub mod save;
 pub mod saved;
 pub mod slot;
 pub mod stall;
+pub mod taken;
 mod threads;
 pub mod tsc;
 pub mod unwind;
