@@ -185,6 +185,11 @@ impl Request {
         Ok(requests)
     }
 
+    /// Whether the kernel is one that pinbed compiles.
+    pub fn is_built(&self) -> bool {
+        matches!(self, Request::Source(_))
+    }
+
     /// What `--kernel` calls it; of a kernel that the user has built, the image.
     pub fn name(&self) -> String {
         match self {

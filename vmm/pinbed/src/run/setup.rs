@@ -79,6 +79,10 @@ impl Host {
                 let disk = disk::provide(&context)?;
                 if let [request] = requests.as_slice() {
                     kernel::fetch(&context, &manifest, request)?;
+                    if !request.is_built() {
+                        // Its driver is soon compiled.
+                        kernel_and_driver(&context, &config, &manifest, request)?;
+                    }
                 }
                 Ok::<_, provision::Error>((qemu, disk))
             };
@@ -144,6 +148,28 @@ fn choice(args: &VmArgs) -> Choice<'_> {
     }
 }
 
+/// Provides a kernel and the driver for it. `config` is the checkout's directory guest-kernel-config.
+fn kernel_and_driver(
+    context: &provision::Context,
+    config: &Path,
+    manifest: &Manifest,
+    request: &Request,
+) -> Result<(Kernel, Driver), provision::Error> {
+    let provide = || {
+        let kernel = kernel::provide(context, config, manifest, request)?;
+        let driver = kernel::module(context, &kernel, &config.join("driver"))?;
+        Ok((kernel, driver))
+    };
+    match provide() {
+        Err(provision::Error::Command { .. } | provision::Error::Io { .. })
+            if kernel::heal(context, request)? =>
+        {
+            provide()
+        }
+        provided => provided,
+    }
+}
+
 /// All that runs of a kernel share.
 #[derive(Debug)]
 pub struct Setup<'a> {
@@ -169,19 +195,7 @@ impl<'a> Setup<'a> {
     /// When something cannot be had or built, or on a signal.
     pub fn new(host: &'a Host, args: &VmArgs, request: &Request) -> Result<Self> {
         let context = &host.context;
-        let provide = || {
-            let kernel = kernel::provide(context, &host.config, &host.manifest, request)?;
-            let driver = kernel::module(context, &kernel, &host.config.join("driver"))?;
-            Ok((kernel, driver))
-        };
-        let (kernel, driver) = match provide() {
-            Err(provision::Error::Command { .. } | provision::Error::Io { .. })
-                if kernel::heal(context, request)? =>
-            {
-                provide()
-            }
-            provided => provided,
-        }?;
+        let (kernel, driver) = kernel_and_driver(context, &host.config, &host.manifest, request)?;
         let environment = args.environment.as_ref();
         let asked_for: Vec<_> = environment
             .iter()
