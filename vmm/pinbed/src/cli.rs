@@ -15,6 +15,8 @@ use crate::run::suite::Shard;
 pub const DEFAULT_MEMORY: u64 = 512;
 /// The guest's CPUs unless something else is asked for.
 pub const DEFAULT_CPUS: u8 = 2;
+/// How many seconds a test may take unless something else is asked for.
+pub const DEFAULT_TIMEOUT: u64 = 30;
 
 /// Tests what a Linux kernel does with memory that is pinned for a device.
 ///
@@ -158,7 +160,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub vm: VmArgs,
     /// Seconds one test may take, unless the test itself asks for more; 8 times as many on a kernel with CONFIG_KASAN
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
     /// Leave out tests whose name contains this, or matches it where it has one of *?[ (may be repeated)
     #[arg(long, value_name = "FILTER")]

@@ -19,6 +19,7 @@ use crate::commands::shell::SeveralKernels;
 use crate::exit::Exit;
 use crate::judge::verdict::Verdict;
 use crate::machine::taken::{Role, Taken, by_all};
+use crate::report::again::Again;
 use crate::report::event::{Event, What};
 use crate::report::table::Table;
 use crate::report::{Error, Reporter, Reporters};
@@ -94,8 +95,12 @@ fn run(course: Course, args: &EndureArgs) -> Result<Exit> {
         ..Watch::default()
     };
     let watch = Rc::new(RefCell::new(watch));
-    let rerun = Rc::new(move |_: &str, test: &str| format!("pinbed run {test}"));
-    let table = Table::new(io::stderr(), &Term::stderr(), false, rerun);
+    let table = Table::new(
+        io::stderr(),
+        &Term::stderr(),
+        false,
+        Rc::new(Again::recorded),
+    );
     let reporters: Vec<Box<dyn Reporter>> = vec![Box::new(Rc::clone(&watch)), Box::new(table)];
     let exit = told_to(&args, Reporters::new(reporters, Instant::now()))?;
     let watch = watch.borrow();

@@ -12,8 +12,9 @@ use crate::cli::MergeArgs;
 use crate::commands::run::reporters;
 use crate::exit::Exit;
 use crate::judge::verdict::Counts;
+use crate::report::again::Again;
 use crate::report::record::{Environment, Run, Session};
-use crate::report::{Error as ReportError, Reporters, Rerun, result};
+use crate::report::{Error as ReportError, Reporters, result};
 use crate::run::suite::Shard;
 
 /// Results that do not make one run.
@@ -61,7 +62,10 @@ struct Part {
 /// # Errors
 /// When they do not belong together, or a report cannot be written.
 pub fn merge(args: &MergeArgs) -> Result<Exit> {
-    let mut reporters = Reporters::new(reporters(&args.reports, rerun())?, Instant::now());
+    let mut reporters = Reporters::new(
+        reporters(&args.reports, Rc::new(Again::recorded))?,
+        Instant::now(),
+    );
     let parts = args
         .results
         .iter()
@@ -86,15 +90,6 @@ pub fn merge(args: &MergeArgs) -> Result<Exit> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Makes the command that runs one test again on a kernel.
-fn rerun() -> Rerun {
-    Rc::new(|kernel, test| {
-        let words = ["pinbed", "run", test, "--kernel", kernel];
-        // Fails only for a NUL, which no name has.
-        shlex::try_join(words).unwrap_or_default()
-    })
 }
 
 /// One run out of these; at least one.
@@ -268,6 +263,7 @@ fn fits(a: &Environment, b: &Environment, path: &Path, first: &Path) -> Result<(
     for (what, have, want) in [
         ("fragments", b.fragments.join(" "), a.fragments.join(" ")),
         ("command line", b.append.clone(), a.append.clone()),
+        ("faults", b.faults.join(" "), a.faults.join(" ")),
         ("memory", b.memory_mib.to_string(), a.memory_mib.to_string()),
         ("number of CPUs", b.cpus.to_string(), a.cpus.to_string()),
         ("number of shards", number(&b.shard), number(&a.shard)),

@@ -49,22 +49,16 @@ impl Reporter for Witness {
         let mut seen = self.0.borrow_mut();
         match &event.what {
             What::SessionStarted { environment, .. } => {
-                seen.environments.push(environment.clone());
+                seen.environments.push((**environment).clone());
             }
             What::TestFinished { session, judged }
                 if matches!(judged.verdict, Verdict::Fail { .. }) && !judged.retried =>
             {
                 if let (None, Some(environment)) = (&seen.first, seen.environments.get(*session)) {
-                    let (kernel, env) = (&environment.kernel, &environment.env);
-                    let suffix = env.as_ref().map(|env| format!(",{env}"));
-                    let kernel = match &suffix {
-                        Some(suffix) => kernel.strip_suffix(suffix).unwrap_or(kernel),
-                        None => kernel,
-                    };
                     seen.first = Some(Failure {
                         test: judged.test.name.clone(),
-                        kernel: kernel.to_owned(),
-                        env: env.clone(),
+                        kernel: environment.kernel_alone().to_owned(),
+                        env: environment.env.clone(),
                     });
                 }
             }

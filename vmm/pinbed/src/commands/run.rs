@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use console::Term;
 use pinbed_abi::report::{Plan as GuestPlan, TestInfo};
 
-use crate::cli::{AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, ReportArgs, RunArgs, VmArgs};
+use crate::cli::{
+    AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_TIMEOUT, ReportArgs, RunArgs, VmArgs,
+};
 use crate::commands::exit_of;
 use crate::commands::on_fail::{self, Witness};
 use crate::exit::Exit;
@@ -20,13 +22,14 @@ use crate::kernel::{self, Request};
 use crate::machine::vm::Start;
 use crate::machine::watch::Limits;
 use crate::provision::{programs, workspace};
+use crate::report::again::{self, Again, Rerun};
 use crate::report::event::What;
 use crate::report::file::{self, Stream, Target, Whole};
 use crate::report::ktap::Ktap;
 use crate::report::record::{Environment, FORMAT, StartedBy};
 use crate::report::recorder::{self, Kept, Recorder};
 use crate::report::table::Table;
-use crate::report::{Error as ReportError, Reporter, Reporters, Rerun, html, junit, kcidb};
+use crate::report::{Error as ReportError, Reporter, Reporters, html, junit, kcidb};
 use crate::run::environments;
 use crate::run::plan::Plan;
 use crate::run::revision;
@@ -500,6 +503,7 @@ pub fn guest_options(vm: &VmArgs) -> Vec<String> {
     options.extend((vm.memory != DEFAULT_MEMORY).then(|| ("--memory", vm.memory.to_string())));
     options.extend((vm.cpus != DEFAULT_CPUS).then(|| ("--cpus", vm.cpus.to_string())));
     options.extend((!vm.append.is_empty()).then(|| ("--append", vm.append.clone())));
+    options.extend(vm.faults.iter().map(|fault| ("--fault", fault.to_string())));
     options
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
@@ -511,35 +515,56 @@ fn is_path(vm: &VmArgs) -> bool {
     vm.kernel_src.is_some() || vm.kernel_image.is_some()
 }
 
-/// Makes the command that runs one test the way this run does.
+/// Makes the commands that take one test again the way this run does.
 fn rerun_command(args: &RunArgs) -> Rerun {
-    let program = std::env::args()
-        .next()
-        .unwrap_or_else(|| "pinbed".to_owned());
+    let program = std::env::args().next();
+    rerun_with(program.unwrap_or_else(|| "pinbed".to_owned()), args)
+}
+
+fn rerun_with(program: String, args: &RunArgs) -> Rerun {
     // The session's own kernel, of several.
     let named = !args.vm.kernels.is_empty() && !is_path(&args.vm);
     let options = guest_options(&args.vm);
-    // Fails only for a NUL, which no argument can have.
-    let options = shlex::try_join(options.iter().map(String::as_str)).unwrap_or_default();
-    // A path may have a comma, too.
-    let asked_for = args.vm.environments.clone();
-    let is_environment = move |name: &str| {
-        let mut asked = asked_for.iter();
-        asked.any(|it| it == name || it == environments::ALL)
+    let limits = match args.timeout {
+        DEFAULT_TIMEOUT => Vec::new(),
+        timeout => vec!["--timeout".to_owned(), timeout.to_string()],
     };
-    Rc::new(move |session, test| {
-        let (kernel, environment) = match session.rsplit_once(',') {
-            Some((kernel, environment)) if is_environment(environment) => {
-                (kernel, format!(" --env {environment}"))
-            }
-            _ => (session, String::new()),
+    Rc::new(move |environment, test| {
+        let session = match named {
+            true => again::session_options(environment),
+            false => again::environment_options(environment),
         };
-        let kernel = match named {
-            true => format!(" --kernel {kernel}{environment}"),
-            false => environment,
-        };
-        format!("{program} run {test}{kernel} {options}")
-            .trim_end()
-            .to_owned()
+        Again::new(
+            &program,
+            test,
+            &[session, options.clone()].concat(),
+            &limits,
+        )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn a_test_runs_again_as_it_ran() {
+        let words = "pinbed run --kernel all --fault attach-lost --fault=lost=3 --timeout 5 --repeat 2 --env all --memory 1G --json x";
+        let Command::Run(args) = Cli::parse_from(words.split(' ')).command else {
+            unreachable!("it is `run`");
+        };
+        let environment = Environment {
+            kernel: "6.1,smp".to_owned(),
+            env: Some("smp".to_owned()),
+            ..Environment::default()
+        };
+        let again = rerun_with("./pinbed".to_owned(), &args)(&environment, "a::b");
+        let machine =
+            "a::b --kernel 6.1 --env smp --memory 1024 --fault 'attach-lost=1' --fault 'lost=3'";
+        // No limit counts in a debugger.
+        assert_eq!(again.debug, format!("./pinbed debug {machine}"));
+        assert_eq!(again.run, format!("./pinbed run {machine} --timeout 5"));
+    }
 }

@@ -46,7 +46,7 @@ pub enum What {
         /// The number of the session, from 0.
         session: usize,
         /// What the tests run on, as far as it is known before the guest is up.
-        environment: Environment,
+        environment: Box<Environment>,
         /// The tests that are to run, each as often as it is to run.
         plan: Vec<TestInfo>,
     },

@@ -2,6 +2,7 @@
 //! A bad end in words: what happened, what is known of it, and what to do next.
 
 use super::accel_name;
+use super::again::Again;
 use super::record::{Boot, Environment, Session};
 use crate::machine::watch::{End, Evidence};
 
@@ -23,7 +24,7 @@ pub struct Explanation {
 pub fn boot(
     boot: &Boot,
     environment: &Environment,
-    rerun: &dyn Fn(&str, &str) -> String,
+    rerun: &dyn Fn(&Environment, &str) -> Again,
 ) -> Option<Explanation> {
     let (mut what, next) = words(&boot.end, boot.culprit.as_deref(), environment, rerun)?;
     let during = boot
@@ -48,13 +49,11 @@ pub fn boot(
     })
 }
 
-/// The command that debugs the test which this one runs again.
-pub fn debug(rerun: &str) -> String {
-    rerun.replacen(" run ", " debug ", 1)
-}
-
 /// Explains why a session has no boot; nothing if it has one.
-pub fn session(session: &Session, rerun: &dyn Fn(&str, &str) -> String) -> Option<Explanation> {
+pub fn session(
+    session: &Session,
+    rerun: &dyn Fn(&Environment, &str) -> Again,
+) -> Option<Explanation> {
     if !session.boots.is_empty() {
         return None;
     }
@@ -71,14 +70,13 @@ fn words(
     end: &End,
     culprit: Option<&str>,
     environment: &Environment,
-    rerun: &dyn Fn(&str, &str) -> String,
+    rerun: &dyn Fn(&Environment, &str) -> Again,
 ) -> Option<(Vec<String>, String)> {
     let again = |then: &str| match culprit {
         Some(test) => {
-            let run = rerun(&environment.kernel, test);
+            let Again { run, debug } = rerun(environment, test);
             format!(
-                "run it alone with its logs kept: {run} --keep; or in a debugger: {}{then}",
-                debug(&run)
+                "run it alone with its logs kept: {run} --keep; or in a debugger: {debug}{then}"
             )
         }
         None => format!("run again with --keep -v to see the whole console{then}"),

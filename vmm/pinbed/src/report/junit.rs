@@ -128,6 +128,7 @@ fn properties(run: &Run, session: &Session) -> Vec<(&'static str, String)> {
         ("tree_revision", text(&environment.tree_revision)),
         ("fragments", environment.fragments.join(" ")),
         ("append", environment.append.clone()),
+        ("faults", environment.faults.join(" ")),
         ("baseline", text(&environment.baseline)),
         ("qemu", environment.qemu.clone()),
         ("accel", super::accel_name(environment.accel).to_owned()),

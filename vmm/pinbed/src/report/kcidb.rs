@@ -201,6 +201,7 @@ fn test(
             "attempt": judged.attempt,
             "retried": judged.retried,
             "append": environment.append,
+            "faults": environment.faults,
             "pinbed": run.revision.as_ref().unwrap_or(&run.pinbed),
         },
     }));

@@ -6,10 +6,11 @@
 
 use std::io::{self, Write};
 
+use super::again::Rerun;
 use super::event::{Event, What};
 use super::record::{Collector, Environment, Judged};
 use super::table::eye;
-use super::{Error, Reporter, Rerun, accel_name, explain};
+use super::{Error, Reporter, accel_name, explain};
 use crate::judge::verdict::Verdict;
 use crate::text::printable;
 
@@ -202,7 +203,8 @@ mod tests {
 
     fn shown(run: &Run) -> String {
         let mut out = Vec::new();
-        let rerun: Rerun = Rc::new(|_, test| format!("pinbed run {test}"));
+        let rerun: Rerun =
+            Rc::new(|_, test| super::super::again::Again::new("pinbed", test, &[], &[]));
         samples::tell(run, &mut Ktap::new(&mut out, rerun));
         String::from_utf8(out).unwrap()
     }

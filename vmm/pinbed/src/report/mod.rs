@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reporters: whoever hears the events of a run. Each form of output is one of them, in a file of its own.
 
+pub mod again;
 pub mod coverage;
 pub mod event;
 mod explain;
@@ -127,9 +128,6 @@ impl Reporters {
         self.failure.map_or(Ok(()), Err)
     }
 }
-
-/// Makes the command that runs one test again on a kernel, as this run did: of the kernel's and the test's name.
-pub type Rerun = std::rc::Rc<dyn Fn(&str, &str) -> String>;
 
 /// Who ran the guest's code, in words.
 fn accel_name(accel: Option<Accel>) -> &'static str {

@@ -72,7 +72,7 @@ impl Run {
                 began,
                 What::SessionStarted {
                     session,
-                    environment: of.environment.clone(),
+                    environment: Box::new(of.environment.clone()),
                     plan: of.results().map(|(last, _)| last.test.clone()).collect(),
                 },
             );
@@ -142,6 +142,16 @@ pub struct Session {
     pub tests: Vec<Judged>,
 }
 
+impl Environment {
+    /// The kernel's name without that of the environment.
+    pub fn kernel_alone(&self) -> &str {
+        let name = self.kernel.as_str();
+        let env = self.env.as_deref();
+        env.and_then(|env| name.strip_suffix(env)?.strip_suffix(','))
+            .unwrap_or(name)
+    }
+}
+
 impl Session {
     /// How it is named among sessions of several kernels.
     pub fn name(&self) -> &str {
@@ -207,6 +217,9 @@ pub struct Environment {
     pub fragments: Vec<String>,
     /// What was added to the kernel's command line.
     pub append: String,
+    /// The faults that the device was asked for, as `--fault` takes them.
+    #[serde(default)]
+    pub faults: Vec<String>,
     /// QEMU's version.
     pub qemu: String,
     /// Who ran the guest's code; none if it did not come to that.
@@ -359,7 +372,7 @@ impl Collector {
         }
         if let What::SessionStarted { environment, .. } = &event.what {
             run.sessions.push(Session {
-                environment: environment.clone(),
+                environment: (**environment).clone(),
                 summary: Summary {
                     exit: crate::exit::Exit::Internal as u8,
                     end: End::Unexpected {

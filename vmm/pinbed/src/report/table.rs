@@ -8,10 +8,11 @@ use std::time::Duration;
 use console::{Style, Term, measure_text_width, style};
 use pinbed_abi::report::{Eye, Finding, TestInfo};
 
+use super::again::Rerun;
 use super::event::{Event, What};
 use super::page::{INDENT, Page};
 use super::record::{Collector, Environment, Judged, Session, StartedBy};
-use super::{Error, Reporter, Rerun, accel_name, explain, parts};
+use super::{Error, Reporter, accel_name, explain, parts};
 use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::watch::End;
 use crate::text::printable;
@@ -130,6 +131,9 @@ impl<W: Write> Table<W> {
         self.head("machine", &machine)?;
         if let Some(name) = &environment.env {
             self.head("env", name)?;
+        }
+        if !environment.faults.is_empty() {
+            self.head("faults", &environment.faults.join(" "))?;
         }
         if let Some(why) = &environment.accel_reason {
             self.head("not KVM", why)?;
@@ -306,11 +310,12 @@ impl<W: Write> Table<W> {
             self.page.log(lines.iter().map(String::as_str))?;
         }
         self.dmesg(&judged.dmesg)?;
-        let kernel = self.collector.session().map_or("", Session::name);
-        let again = (self.rerun)(kernel, &judged.test.name);
-        self.page.titled(style("again").dim(), &again)?;
-        let debug = explain::debug(&again);
-        self.page.titled(style("debug").dim(), &debug)
+        let Some(session) = self.collector.session() else {
+            return Ok(());
+        };
+        let again = (self.rerun)(&session.environment, &judged.test.name);
+        self.page.titled(style("again").dim(), &again.run)?;
+        self.page.titled(style("debug").dim(), &again.debug)
     }
 
     /// The part of a kernel log that is worth a look: from the first complaint on, else the end.
@@ -623,7 +628,8 @@ mod tests {
     fn shown_at(run: &Run, verbose: bool, width: Option<usize>) -> String {
         console::set_colors_enabled(false);
         let mut out = Vec::new();
-        let rerun: Rerun = Rc::new(|_, test| format!("pinbed run {test}"));
+        let rerun: Rerun =
+            Rc::new(|_, test| super::super::again::Again::new("pinbed", test, &[], &[]));
         // Not a terminal in a test.
         let mut table = Table::new(&mut out, &Term::stdout(), verbose, rerun);
         if let Some(width) = width {

@@ -134,7 +134,7 @@ impl<'a> Session<'a> {
     fn begin(&mut self, environment: Environment, plan: Vec<TestInfo>) {
         self.reporters.tell(What::SessionStarted {
             session: self.session,
-            environment,
+            environment: Box::new(environment),
             plan,
         });
     }

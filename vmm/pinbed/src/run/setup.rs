@@ -112,6 +112,7 @@ impl Host {
             tree_revision: request.path().and_then(revision::of),
             fragments: args.fragments.clone(),
             append: args.append.clone(),
+            faults: args.faults.iter().map(ToString::to_string).collect(),
             qemu: self.qemu.version.to_string(),
             accel: None,
             accel_reason: None,

@@ -8,6 +8,7 @@ use maud::{DOCTYPE, PreEscaped, html};
 use pinbed_abi::report::{Memory, TestInfo};
 use serde::Serialize;
 
+use super::again;
 use super::record::{Boot, Environment, Judged, Run, Session, Summary};
 use super::result::Named;
 use crate::judge::verdict::Verdict;
@@ -58,6 +59,8 @@ struct Column<'a> {
     #[serde(flatten)]
     summary: &'a Summary,
     boots: &'a [Boot],
+    /// What `pinbed run` and a test's name need to run the test again.
+    again: String,
 }
 
 #[derive(Serialize)]
@@ -137,9 +140,11 @@ fn labels(results: &[Named]) -> Vec<String> {
             true => String::new(),
             false => format!(" {}", of.append),
         };
+        let faults = of.faults.iter().map(|fault| format!(" --fault {fault}"));
         format!(
-            "{name}{}{append}{}",
+            "{name}{}{append}{}{}",
             added.collect::<String>(),
+            faults.collect::<String>(),
             shard.collect::<String>()
         )
     };
@@ -199,12 +204,19 @@ fn page(results: &[Named]) -> Page<'_> {
                 environment: &session.environment,
                 summary: &session.summary,
                 boots: &session.boots,
+                again: again_options(&session.environment),
             })
             .collect(),
         tests,
         cells,
         lines: lines.all,
     }
+}
+
+fn again_options(environment: &Environment) -> String {
+    let options = again::options(environment);
+    // Fails only for a NUL, which no argument can have.
+    shlex::try_join(options.iter().map(String::as_str)).unwrap_or_default()
 }
 
 fn head(named: &Named) -> RunHead<'_> {

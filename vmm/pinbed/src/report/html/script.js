@@ -220,8 +220,7 @@
     ];
   }
   function rerun(test, column) {
-    const line = ["pinbed run", test.name, column.kernel.startsWith("/") ? "" : `--kernel ${column.kernel}`, ...column.fragments.map(name => `--fragment ${name}`),
-      column.append && `--append '${column.append}'`].filter(Boolean).join(" ");
+    const line = `pinbed run ${test.name} ${column.again}`;
     return [el("h3", {}, "Run it again"), el("div", { class: "rerun" }, el("pre", {}, line), navigator.clipboard && el("button", {
       type: "button", onclick: event => { const button = event.currentTarget; navigator.clipboard.writeText(line).then(() => { button.textContent = "Copied"; }); },
     }, "Copy"))];
@@ -329,7 +328,7 @@
         ["machine", `QEMU ${column.qemu}, ${column.accel || "not booted"}, ${column.memory_mib} MiB, ${plural(column.cpus, "CPU")}`],
         ["memory", (column.regions || []).map(region => `${region.kind === "cma" ? "CMA region " : ""}${region.name} ${Math.round(region.pages / 256)} MiB`).join(", ")],
         ["baseline", column.baseline || "none: held to correctness"],
-        ["fragments", column.fragments.join(" ")], ["command line", column.append], ["tree", column.tree_revision], ["fingerprint", column.fingerprint],
+        ["fragments", column.fragments.join(" ")], ["command line", column.append], ["faults", column.faults.join(" ")], ["tree", column.tree_revision], ["fingerprint", column.fingerprint],
         ["first result", times.first_result && `${seconds(times.first_result)} after the start of the command; all were there after ${seconds(times.ended)}`],
       ]),
       column.boots.map(boot => {
