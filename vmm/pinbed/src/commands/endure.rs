@@ -190,8 +190,8 @@ impl Watch {
             .map_or(0.0, |(first, last)| (last - first) as f64 / 1000.0)
     }
 
-    /// For each process the least that it took up in the second tenth of the course, when all that is made once is made, and in the last. The least,
-    /// since a test that is under way takes something up, too.
+    /// For each process the least that it took up in the second tenth of the course, when all that is made once is made, and in the last but
+    /// for its end, when a guest may be going. The least, since a test that is under way takes something up, too.
     fn ends(&self, runs: u32) -> BTreeMap<Role, [Taken; 2]> {
         let least = |from: u32, to: u32| {
             let mut least: BTreeMap<Role, Taken> = BTreeMap::new();
@@ -203,7 +203,10 @@ impl Watch {
             least
         };
         let tenth = |count: u32| (runs / 10 * count).max(1);
-        let (early, late) = (least(tenth(1), tenth(2)), least(runs - runs / 10, runs));
+        let (early, late) = (
+            least(tenth(1), tenth(2)),
+            least(runs - tenth(1), (runs - 1).max(1)),
+        );
         early
             .into_iter()
             .filter_map(|(role, early)| Some((role, [early, *late.get(&role)?])))

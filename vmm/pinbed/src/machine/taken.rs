@@ -113,6 +113,7 @@ pub fn by_all() -> BTreeMap<Role, Taken> {
         .into_iter()
         .chain(children)
         .filter_map(|(role, pid)| Some((role, Taken::by(pid).ok()?)))
+        .filter(|(_, taken)| taken.descriptors > 0)
         .collect()
 }
 

@@ -272,7 +272,11 @@ impl Watch {
             _ => {}
         }
         if self.said.is_some() {
-            return None;
+            // What was under way when the kernel said its last counts, in its turn; what is cut off does not.
+            return match event {
+                Event::Report(message) => self.report(message, now).map(|_| self.conclude()),
+                _ => None,
+            };
         }
         match event {
             Event::Report(message) => return self.report(message, now),
@@ -321,7 +325,7 @@ impl Watch {
         let (phase, limit) = match (&self.phase, message) {
             (Phase::Booting, Message::Hello { .. }) => (Phase::Between, self.limits.between),
             (_, Message::Broken { reason }) => {
-                self.said = Some(End::Broken {
+                self.said.get_or_insert_with(|| End::Broken {
                     reason: reason.clone(),
                 });
                 self.settle(now);
@@ -687,6 +691,9 @@ mod tests {
                 Event::QemuExited(code(0)),
             ]),
             then_silence([hello(), start("a"), panic(), Event::DeviceExited(signal(9))]),
+            // What was on its way, and then what no guest says.
+            then_silence([hello(), start("a"), panic(), end("a")]),
+            script([hello(), start("a"), panic(), end("a"), start("b"), end("a")]),
             then_silence([
                 hello(),
                 start("a"),
