@@ -8,13 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pinbed_abi::fault::{FAULTS, Fault, Named};
 
 use crate::machine::environments::Definition;
+use crate::machine::{DEFAULT_CPUS, DEFAULT_MEMORY};
 use crate::report::kcidb;
 use crate::run::suite::Shard;
 
-/// The guest's memory in MiB unless something else is asked for.
-pub const DEFAULT_MEMORY: u64 = 512;
-/// The guest's CPUs unless something else is asked for.
-pub const DEFAULT_CPUS: u8 = 2;
 /// How many seconds a test may take unless something else is asked for.
 pub const DEFAULT_TIMEOUT: u64 = 30;
 

@@ -18,11 +18,10 @@ use crate::machine::environments;
 use crate::machine::events;
 use crate::machine::watch::{End, Event as Happened, Evidence, Limits, Watch};
 use crate::report::again::{Again, Rerun};
+use crate::report::collect::Collector;
 use crate::report::event::{Event, What};
 use crate::report::ktap::Ktap;
-use crate::report::record::{
-    Boot, Collector, Environment, FORMAT, Judged, Run, StartedBy, Summary, Times,
-};
+use crate::report::record::{Boot, Environment, FORMAT, Judged, Run, StartedBy, Summary, Times};
 use crate::report::table::Table;
 use crate::report::{Reporter, html, junit};
 use crate::text::printable;

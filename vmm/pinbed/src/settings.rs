@@ -295,7 +295,10 @@ mod tests {
         assert_eq!((args.vm.memory, args.jobs), (3072, Some(1)));
         assert_eq!(args.vm.kernels, ["5.10"], "one does not add to the other");
         let args = run_with(&[], &["pinbed", "run"]);
-        assert_eq!((args.vm.memory, args.jobs), (cli::DEFAULT_MEMORY, None));
+        assert_eq!(
+            (args.vm.memory, args.jobs),
+            (crate::machine::DEFAULT_MEMORY, None)
+        );
     }
 
     #[test]

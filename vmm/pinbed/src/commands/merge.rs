@@ -412,7 +412,7 @@ mod tests {
             reason: "interrupted".to_owned(),
         };
         let whole = merged(vec![shard(1, 2, one("a::a")), shard(2, 2, other)]).unwrap();
-        let mut collector = crate::report::record::Collector::default();
+        let mut collector = crate::report::collect::Collector::default();
         for event in whole.events() {
             collector.hear(&event);
         }

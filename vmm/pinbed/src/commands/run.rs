@@ -11,9 +11,7 @@ use anyhow::{Context, Result, ensure};
 use console::Term;
 use pinbed_abi::report::{Plan as GuestPlan, TestInfo};
 
-use crate::cli::{
-    AccelArg, DEFAULT_CPUS, DEFAULT_MEMORY, DEFAULT_TIMEOUT, ReportArgs, RunArgs, VmArgs,
-};
+use crate::cli::{AccelArg, DEFAULT_TIMEOUT, ReportArgs, RunArgs, VmArgs};
 use crate::commands::exit_of;
 use crate::commands::on_fail::{self, Witness};
 use crate::exit::Exit;
@@ -21,6 +19,7 @@ use crate::judge::baseline::{Baselines, Names};
 use crate::kernel::{self, Request};
 use crate::machine::vm::Start;
 use crate::machine::watch::Limits;
+use crate::machine::{DEFAULT_CPUS, DEFAULT_MEMORY};
 use crate::provision::{programs, workspace};
 use crate::report::again::{self, Again, Rerun};
 use crate::report::event::What;

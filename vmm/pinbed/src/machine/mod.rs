@@ -21,3 +21,8 @@ pub mod tsc;
 pub mod unwind;
 pub mod vm;
 pub mod watch;
+
+/// The guest's memory in MiB unless something else is asked for.
+pub const DEFAULT_MEMORY: u64 = 512;
+/// The guest's CPUs unless something else is asked for.
+pub const DEFAULT_CPUS: u8 = 2;

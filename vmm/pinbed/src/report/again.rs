@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::record::Environment;
-use crate::cli::{DEFAULT_CPUS, DEFAULT_MEMORY};
+use crate::machine::{DEFAULT_CPUS, DEFAULT_MEMORY};
 
 /// The commands for one test.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@
 //! `--events FILE` writes the stream as it is, one JSON object a line: `time` (UTC, RFC 3339), `elapsed_ms` (from the start of the
 //! command), `event` (its kind) and the fields of that kind. Consumers have to ignore kinds and fields that they do not know.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use pinbed_abi::report::{Region, TestInfo};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::record::{Boot, Environment, Judged, StartedBy, Summary};
+use super::record::{Boot, Environment, Judged, StartedBy, Summary, rfc3339};
 
 /// Something that happened, and when.
 #[derive(Clone, Debug, Serialize)]
@@ -123,9 +123,4 @@ pub enum What {
         /// What ended the run before its time, if something did.
         error: Option<String>,
     },
-}
-
-/// A time as RFC 3339 with milliseconds, in UTC.
-pub fn rfc3339<S: Serializer>(time: &DateTime<Utc>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }

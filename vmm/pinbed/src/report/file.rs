@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::collect::Collector;
 use super::event::{Event, What};
-use super::record::{Collector, Run};
+use super::record::Run;
 use super::{Error, Reporter};
 
 /// Makes a document of a run.

@@ -7,8 +7,9 @@
 use std::io::{self, Write};
 
 use super::again::Rerun;
+use super::collect::Collector;
 use super::event::{Event, What};
-use super::record::{Collector, Environment, Judged};
+use super::record::{Environment, Judged};
 use super::table::eye;
 use super::{Error, Reporter, accel_name, explain};
 use crate::judge::verdict::Verdict;

@@ -2,6 +2,7 @@
 //! Reporters: whoever hears the events of a run. Each form of output is one of them, in a file of its own.
 
 pub mod again;
+pub mod collect;
 pub mod coverage;
 pub mod event;
 mod explain;

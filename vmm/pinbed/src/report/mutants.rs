@@ -10,8 +10,9 @@ use std::rc::Rc;
 
 use pinbed_abi::report::Finding;
 
+use super::collect::Collector;
 use super::event::{Event, What};
-use super::record::{Boot, Collector, Run, Session};
+use super::record::{Boot, Run, Session};
 use super::{Error, Reporter};
 use crate::judge::few;
 use crate::judge::mutants::{Mutant, shows};

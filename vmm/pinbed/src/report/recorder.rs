@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::collect::Collector;
 use super::event::{Event, What};
 use super::file::{json, line};
-use super::record::{Collector, Run};
+use super::record::Run;
 use super::{Error, Reporter};
 
 /// How many runs are kept.

@@ -220,7 +220,7 @@ pub fn tell(run: &Run, reporter: &mut dyn Reporter) {
 #[test]
 fn a_collector_rebuilds_a_run_from_its_events() {
     for run in [mixed(), panicked(), not_provided(), interrupted(), flaky()] {
-        let mut collector = super::record::Collector::default();
+        let mut collector = super::collect::Collector::default();
         for event in run.events() {
             collector.hear(&event);
         }

@@ -9,9 +9,10 @@ use console::{Style, Term, measure_text_width, style};
 use pinbed_abi::report::{Eye, Finding, TestInfo};
 
 use super::again::Rerun;
+use super::collect::Collector;
 use super::event::{Event, What};
 use super::page::{INDENT, Page};
-use super::record::{Collector, Environment, Judged, Session, StartedBy};
+use super::record::{Environment, Judged, Session, StartedBy};
 use super::{Error, Reporter, accel_name, explain, parts};
 use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::watch::End;

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use crate::cli::{DEFAULT_CPUS, DEFAULT_MEMORY, VmArgs};
+use crate::cli::VmArgs;
 use crate::judge::closest;
 use crate::machine::environments::{self, Definition};
+use crate::machine::{DEFAULT_CPUS, DEFAULT_MEMORY};
 
 /// The machine that is none of the file's.
 pub const STOCK: &str = "stock";

@@ -29,11 +29,14 @@ use crate::provision::workspace;
 use crate::provision::{self, answers, compliance, disk, packages};
 use crate::report::record::{Environment, StartedBy};
 use crate::run::extras::{self, Extras};
-use crate::run::{revision, warm};
+use crate::run::revision;
 use crate::trace;
 
 /// Paths of UNIX sockets have to be shorter than 108 bytes, and the run's directory has one with a name of up to 20.
 const DIRECTORY_MAX: usize = 80;
+
+/// Runs of more tests than this boot.
+const WARM_TESTS: usize = 20;
 
 /// What all kernels share.
 #[derive(Debug)]
@@ -318,7 +321,7 @@ impl<'a> Setup<'a> {
     /// a guest has the host's processor, and a boot takes little.
     pub fn allows_warm(&self, tests: &[TestInfo]) -> bool {
         let names: Vec<_> = tests.iter().map(|test| test.name.clone()).collect();
-        self.accel == Accel::Tcg && names.len() <= warm::TESTS && !compliance::is_needed(&names)
+        self.accel == Accel::Tcg && names.len() <= WARM_TESTS && !compliance::is_needed(&names)
     }
 
     /// What is shared with other set-ups.

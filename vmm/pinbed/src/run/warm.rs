@@ -22,8 +22,6 @@ use crate::provision::cache::{Cache, Entry, Fingerprint, STARTS};
 use crate::provision::inventory::Check;
 use crate::run::setup::Setup;
 
-/// Runs of more tests than this boot.
-pub const TESTS: usize = 20;
 /// How many states are kept, some 50 MiB each: those used last.
 const KEPT: usize = 6;
 /// How many machines are remembered that booted and were not saved.
