@@ -44,11 +44,13 @@ struct pinbed_pixfmt {
  * @entry: In the file's list.
  * @bounce: What it holds in place of the plane, or NULL.
  * @hold: The hold, which is @bounce's if there is one.
+ * @cleaned: vb2 has called buf_cleanup for it.
  */
 struct pinbed_plane {
 	struct list_head entry;
 	struct pinbed_bounce *bounce;
 	struct pinbed_hold *hold;
+	bool cleaned;
 };
 
 /**

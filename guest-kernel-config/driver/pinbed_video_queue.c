@@ -66,10 +66,25 @@ static void pinbed_buf_cleanup(struct vb2_buffer *vb)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(pvb->planes); i++) {
-		if (pvb->planes[i])
-			pinbed_plane_free(pvb->planes[i]);
+		if (!pvb->planes[i])
+			continue;
+		pvb->planes[i]->cleaned = true;
+		pinbed_plane_free(pvb->planes[i]);
 		pvb->planes[i] = NULL;
 	}
+}
+
+/*
+ * Where vb2 refuses a QBUF(USERPTR) for its length, it lets go of the buffer's
+ * previous memory without buf_cleanup. What comes of that is not this driver's
+ * doing, and shall not be taken for it, nor the other way round.
+ */
+static void pinbed_plane_free_late(struct pinbed_plane *plane)
+{
+	pr_warn("WARNING: pinbed: the device still holds memory %s\n",
+		plane->cleaned ? "after buf_cleanup, a defect of this driver" :
+				 "that vb2 let go of without buf_cleanup");
+	pinbed_plane_free(plane);
 }
 
 /* vb2 has just pinned and mapped the memory. */
@@ -79,16 +94,10 @@ static int pinbed_buf_init(struct vb2_buffer *vb)
 	struct pinbed_vb *pvb = to_pinbed_vb(vb);
 	unsigned int i;
 
-	/*
-	 * Where vb2 refuses a QBUF(USERPTR) for its length, it lets go of the
-	 * buffer's previous memory without buf_cleanup. What comes of that is not
-	 * this driver's doing, and shall not be taken for it.
-	 */
-	if (pvb->planes[0]) {
-		dev_warn(ctx->node->dma,
-			 "buffer %u lost its memory without buf_cleanup\n",
-			 vb->index);
-		pinbed_buf_cleanup(vb);
+	for (i = 0; i < ARRAY_SIZE(pvb->planes); i++) {
+		if (pvb->planes[i])
+			pinbed_plane_free_late(pvb->planes[i]);
+		pvb->planes[i] = NULL;
 	}
 
 	for (i = 0; i < vb->num_planes; i++) {
@@ -229,11 +238,11 @@ int pinbed_init_queues(void *priv, struct vb2_queue *src, struct vb2_queue *dst)
 					  V4L2_BUF_TYPE_VIDEO_CAPTURE);
 }
 
-/* When vb2 has let go of all buffers; see pinbed_buf_init(). */
+/* When vb2 has let go of all buffers. */
 void pinbed_release_leftovers(struct pinbed_ctx *ctx)
 {
 	struct pinbed_plane *plane, *next;
 
 	list_for_each_entry_safe(plane, next, &ctx->planes, entry)
-		pinbed_plane_free(plane);
+		pinbed_plane_free_late(plane);
 }
