@@ -3,6 +3,7 @@
 
 use crate::harness::error::Error;
 use nix::unistd::Pid;
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::thread;
@@ -11,17 +12,61 @@ use std::time::{Duration, Instant};
 /// Long enough for anything that is going to happen at all, under emulation on a machine that is busy with other things, too.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
+/// The most that counts of the time between two looks: in what is longer the host ran something else, and nothing went on here.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Time of this guest's: that in which the host ran something else counts little, so that no verdict depends on it.
+struct Clock {
+    looked: Instant,
+    time: Duration,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            looked: Instant::now(),
+            time: Duration::ZERO,
+        }
+    }
+
+    /// To be asked at least once in a [`TICK`].
+    fn time(&mut self) -> Duration {
+        self.pass(Instant::now());
+        self.time
+    }
+
+    fn pass(&mut self, now: Instant) {
+        self.time += now.duration_since(self.looked).min(TICK);
+        self.looked = now;
+    }
+}
+
+/// Does something in a thread of its own; also whether it took no longer than this.
+pub fn within<T: Send>(
+    limit: Duration,
+    act: impl FnOnce() -> T + Send,
+) -> Result<(T, bool), Error> {
+    thread::scope(|scope| {
+        let act = scope.spawn(act);
+        let in_time = until(limit, || Ok(act.is_finished()))?;
+        match act.join() {
+            Ok(value) => Ok((value, in_time)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 /// Asks again and again until the answer is yes; whether it was, within this time.
 pub fn until(
     limit: Duration,
     mut done: impl FnMut() -> Result<bool, Error>,
 ) -> Result<bool, Error> {
-    let start = Instant::now();
+    let mut clock = Clock::start();
     loop {
         if done()? {
             return Ok(true);
         }
-        if start.elapsed() > limit {
+        if clock.time() > limit {
             return Ok(false);
         }
         thread::sleep(Duration::from_millis(1));
@@ -36,7 +81,7 @@ const ENOUGH: Duration = Duration::from_secs(2);
 pub struct Watch {
     stat: File,
     spent: Duration,
-    start: Instant,
+    clock: RefCell<Clock>,
 }
 
 impl Watch {
@@ -55,15 +100,15 @@ impl Watch {
         let stat = File::open(&path).map_err(Error::io(format!("opening {path}")))?;
         Ok(Self {
             spent: spent(&stat).unwrap_or_default(),
-            start: Instant::now(),
+            clock: RefCell::new(Clock::start()),
             stat,
         })
     }
 
-    /// Whether it has been long enough. Takes no memory, so that it can be asked while the call holds the lock on the process's mappings.
+    /// Whether it has been long enough; to be asked again and again. Takes no memory, so that it can be asked while the call holds the lock on the process's mappings.
     pub fn is_over(&self) -> bool {
         let spent = spent(&self.stat).unwrap_or_default();
-        spent.saturating_sub(self.spent) >= ENOUGH || self.start.elapsed() >= LIMIT
+        spent.saturating_sub(self.spent) >= ENOUGH || self.clock.borrow_mut().time() >= LIMIT
     }
 }
 
@@ -86,10 +131,27 @@ mod tests {
     #[test]
     fn a_thread_that_spins_is_told_from_one_that_has_just_begun() {
         let watch = Watch::this_thread().unwrap();
+        let start = Instant::now();
         assert!(!watch.is_over());
         while !watch.is_over() {
             std::hint::spin_loop();
         }
-        assert!(watch.start.elapsed() >= ENOUGH);
+        assert!(start.elapsed() >= ENOUGH);
+    }
+
+    #[test]
+    fn time_that_the_host_takes_counts_little() {
+        let mut clock = Clock::start();
+        let start = clock.looked;
+        clock.pass(start + Duration::from_millis(100));
+        clock.pass(start + Duration::from_secs(60));
+        assert_eq!(clock.time, Duration::from_millis(350));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_told_with_its_value() {
+        assert_eq!(within(LIMIT, || 1).unwrap(), (1, true));
+        let long = || thread::sleep(Duration::from_millis(100));
+        assert_eq!(within(Duration::ZERO, long).unwrap(), ((), false));
     }
 }

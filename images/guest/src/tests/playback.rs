@@ -19,6 +19,7 @@ use pinbed_abi::wire;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::compaction::compact;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
@@ -66,7 +67,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// A frame of the clip.
-const MOVIE: Image = Image::grey(64, 48).with(Pixels::Nv12);
+pub const MOVIE: Image = Image::grey(64, 48).with(Pixels::Nv12);
 /// As it is shown.
 const SCREEN: Image = MOVIE.with(Pixels::Yuyv);
 /// Frames of a clip that is played to its end.
@@ -77,8 +78,8 @@ const DEPTH: usize = 3;
 const BLOCK: u64 = 16;
 
 /// A clip in registered memory, and its player.
-struct Player {
-    tee: Tee,
+pub struct Player {
+    pub tee: Tee,
     session: Session,
     plain: Vec<u8>,
     /// What keeps the ciphertext.
@@ -88,7 +89,7 @@ struct Player {
 
 impl Player {
     /// `policy` is a `POLICY_…`.
-    fn new(t: &mut Ctx, frames: usize, policy: u64) -> TestResult<Self> {
+    pub fn new(t: &mut Ctx, frames: usize, policy: u64) -> TestResult<Self> {
         let tee = Tee::open()?;
         let session = tee.session(playback::UUID)?;
         let key = Key::new(t, &tee)?;
@@ -115,7 +116,7 @@ impl Player {
     }
 
     /// A frame as it is decrypted.
-    fn frame(&self, number: usize) -> &[u8] {
+    pub fn frame(&self, number: usize) -> &[u8] {
         &self.plain[number * MOVIE.size()..][..MOVIE.size()]
     }
 
@@ -128,7 +129,7 @@ impl Player {
     }
 
     /// Decrypts the next frame, and has the TEE say that it is the right one.
-    fn decrypt(&self, t: &mut Ctx, number: usize, to: Param) -> TestResult {
+    pub fn decrypt(&self, t: &mut Ctx, number: usize, to: Param) -> TestResult {
         let reply = self.try_decrypt(number, to)?.ok("DECRYPT")?;
         let end = ((number + 1) * MOVIE.size()) as u64;
         t.equal(
@@ -141,14 +142,14 @@ impl Player {
     }
 
     /// The TEE's checksum of protected memory, all of it.
-    fn checksum(&self, of: &Protected) -> TestResult<u64> {
+    pub fn checksum(&self, of: &Protected) -> TestResult<u64> {
         let params = [of.all(PARAM_MEMREF_INPUT), VALUE_OUT, NONE, NONE];
         let reply = self.tee.invoke(self.session, playback::CHECKSUM, params)?;
         Ok(reply.ok("CHECKSUM")?.value(1).0)
     }
 
     /// Lets the video engine at protected memory in this direction; zero for none.
-    fn allow_video(&self, memory: &Protected, direction: u32) -> TestResult {
+    pub fn allow_video(&self, memory: &Protected, direction: u32) -> TestResult {
         let memory = memory.all(PARAM_MEMREF_INOUT);
         let params = [memory, value_in(direction.into(), 0), NONE, NONE];
         let reply = self
@@ -213,7 +214,7 @@ fn shown(movie: &[u8]) -> Vec<u8> {
 }
 
 /// The CPU eye on protected memory: no more bytes are the plain ones than chance has it, which is one in 256.
-fn judge_hidden(t: &mut Ctx, what: &str, memory: &Protected, plain: &[u8]) -> TestResult {
+pub fn judge_hidden(t: &mut Ctx, what: &str, memory: &Protected, plain: &[u8]) -> TestResult {
     let seen = memory.seen_by_cpu()?;
     let same = seen.iter().zip(plain).filter(|(a, b)| a == b).count();
     t.check(Eye::Cpu, same < plain.len() / 64, || {
@@ -391,7 +392,7 @@ fn plain_bytes_go_to_protected_memory_only(t: &mut Ctx) -> TestResult {
 }
 
 /// One job from protected memory to a screen: whether it failed, and what the device said of it.
-fn show(m2m: &M2m, memory: &Protected) -> TestResult<(bool, u32, u32)> {
+pub fn show(m2m: &M2m, memory: &Protected) -> TestResult<(bool, u32, u32)> {
     let buffer = describe(Output, 0, memory.fd.as_fd(), memory.len());
     let queued = m2m.node.enqueue(buffer);
     queued.map_err(Error::call("QBUF of protected memory on OUTPUT"))?;
@@ -541,16 +542,12 @@ fn killed_player_leaves_nothing(t: &mut Ctx) -> TestResult {
         }
     };
     // The clip, and protected memory.
-    let start = Instant::now();
-    let is_protected = |device: &Device| -> TestResult<bool> {
-        let mut all = device.list()?.into_iter();
+    let is_protected = patience::until(patience::LIMIT, || {
+        let mut all = before.device.list()?.into_iter();
         Ok(all.any(|held| held.flags & wire::ATTACH_PROTECTED != 0))
-    };
-    while !is_protected(&before.device)? && start.elapsed() < Duration::from_secs(5) {
-        thread::sleep(Duration::from_millis(2));
-    }
-    t.check(Eye::Harness, is_protected(&before.device)?, || {
-        "the child has no protected memory after 5 s".into()
+    })?;
+    t.check(Eye::Harness, is_protected, || {
+        "the child does not come to have protected memory".into()
     });
     kill(child, Signal::SIGKILL).map_err(Error::call("killing the child"))?;
     waitpid(child, None).map_err(Error::call("waitpid"))?;

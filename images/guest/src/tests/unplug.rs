@@ -39,7 +39,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const V4L2: &str = "Documentation/driver-api/media/v4l2-dev.rst, video device cleanup; drivers/media/v4l2-core/v4l2-dev.c";
 const DRIVER_MODEL: &str = "Documentation/driver-api/driver-model/driver.rst, remove()";
@@ -132,16 +132,15 @@ impl Gone {
 /// Makes the device go, in bounded time, and its nodes with it.
 fn lose(t: &mut Ctx, way: Way) -> TestResult<Gone> {
     needs_module()?;
-    let start = Instant::now();
     let gone = Gone(way);
-    match way {
-        Way::Unbind => module::unbind()?,
-        Way::Remove => module::remove()?,
-        Way::Unplug => module::unplug()?,
-    }
-    let took = start.elapsed();
-    t.check(Eye::Cpu, took < BOUND, || {
-        format!("{way:?} took {took:?}, expected less than {BOUND:?}")
+    let (lost, in_time) = patience::within(BOUND, || match way {
+        Way::Unbind => module::unbind(),
+        Way::Remove => module::remove(),
+        Way::Unplug => module::unplug(),
+    })?;
+    lost?;
+    t.check(Eye::Cpu, in_time, || {
+        format!("{way:?} took longer than {BOUND:?}")
     });
     for path in [device::PATH, "/sys/class/video4linux/video0"] {
         t.check(Eye::Cpu, !Path::new(path).exists(), || {
@@ -166,6 +165,16 @@ fn enqueue(m2m: &M2m, queue: Queue, area: &Area) -> TestResult {
 
 pub fn no_device<T: std::fmt::Debug>(t: &mut Ctx, what: &str, result: Result<T, Errno>) {
     t.refused(what, result, &[Errno::ENODEV]);
+}
+
+/// The driver has given this device up: an open file says so, and no other is opened.
+pub fn given_up(t: &mut Ctx, device: &Device, open: impl FnOnce() -> Result<Device, Error>) {
+    no_device(
+        t,
+        "a request to the device that was reset",
+        errno(device.status()).map(drop),
+    );
+    no_device(t, "opening its control node", errno(open()).map(drop));
 }
 
 /// The errno under an [`Error`].
@@ -739,31 +748,25 @@ fn silent_device_ends_calls(t: &mut Ctx) -> TestResult {
     let session = tee.session(pin::UUID)?;
     let device = Device::open()?;
     let wait = [value_in(pin::MAX_WAIT_MS, 0), NONE, NONE, NONE];
-    let start = Instant::now();
     thread::scope(|scope| {
-        let call = scope.spawn(|| tee.try_invoke(session, pin::WAIT, &wait, 0));
+        let call = scope
+            .spawn(|| patience::within(BOUND, || tee.try_invoke(session, pin::WAIT, &wait, 0)));
         thread::sleep(Duration::from_millis(50));
         device.inject(wire::INJECT_SILENCE, 1, 0)?;
         // Not before: however busy the host is, the device answers nothing now.
         let _timeout = module::parameter("timeout_s", TIMEOUT_S)?;
-        let reply = call.join().map_err(|_| panicked())?;
+        let (reply, in_time) = call.join().map_err(|_| panicked())??;
         t.check(
             Eye::Cpu,
             !reply.is_ok_and(|reply| reply.result == TEEC_SUCCESS),
             || "a call that the device did not answer succeeds".into(),
         );
+        t.check(Eye::Cpu, in_time, || {
+            format!("the call took longer than {BOUND:?}")
+        });
         Ok::<_, Stop>(())
     })?;
-    let took = start.elapsed();
-    t.check(Eye::Cpu, took < BOUND, || {
-        format!("the call ended after {took:?}, expected less than {BOUND:?}")
-    });
-    no_device(t, "a request", errno(device.status()).map(drop));
-    no_device(
-        t,
-        "opening the control node",
-        errno(Device::open()).map(drop),
-    );
+    given_up(t, &device, Device::open);
     drop((tee, device));
     module::restore()?;
     works(t)
@@ -776,16 +779,7 @@ fn refused_detach_resets_the_device(t: &mut Ctx) -> TestResult {
     enqueue(&m2m, Output, &src)?;
     m2m.device.inject(wire::INJECT_KEEP, 1, 0)?;
     m2m.request(Output, Memory::Userptr, 0)?;
-    no_device(
-        t,
-        "a request to the device that was reset",
-        errno(m2m.device.status()).map(drop),
-    );
-    no_device(
-        t,
-        "opening the control node",
-        errno(Device::open()).map(drop),
-    );
+    given_up(t, &m2m.device, Device::open);
     drop((m2m, src));
     module::restore()?;
     let device = Device::open()?;

@@ -19,7 +19,7 @@ use crate::machine::frozen;
 use crate::machine::qmp::{Monitor, Said};
 use crate::machine::saved;
 use crate::machine::slot::{Dimm, Slot};
-use crate::machine::stall::{Stall, TICK};
+use crate::machine::stall::{self, Stall, TICK};
 use crate::machine::unwind;
 use crate::machine::vm::{self, Files, Machine, Start, Unit, Vm};
 use crate::machine::watch::{End, Event, Evidence, Limits, Trouble, Watch};
@@ -88,6 +88,8 @@ struct Boot<'a> {
     stall: Stall,
     /// How much of it there was when the guest last said something that is not [`Message::Late`].
     stalled: Duration,
+    /// How much there was when the test began that runs.
+    stalled_before_test: Duration,
     /// Lines of `console` that came before the test that runs, or more than all of them.
     before_test: usize,
 }
@@ -139,6 +141,7 @@ pub fn run(
         console: VecDeque::new(),
         stall: Stall::new(),
         stalled: Duration::ZERO,
+        stalled_before_test: Duration::ZERO,
         before_test: 0,
     };
     let end = boot.watch(&mut vm, &mut monitor)?;
@@ -273,11 +276,14 @@ impl Boot<'_> {
             } else if let Event::Report(mut message) = event {
                 if let Message::Start { .. } = message {
                     self.before_test = self.console.len();
+                    self.stalled_before_test = self.stall.total();
+                }
+                if let Message::End { dmesg, outcome, .. } = &mut message {
+                    self.machine.decode(dmesg);
+                    self.look_for_stalls(vm);
+                    stall::excuse(outcome, self.stall.total() - self.stalled_before_test);
                 }
                 self.stalled = self.stall.total();
-                if let Message::End { dmesg, .. } = &mut message {
-                    self.machine.decode(dmesg);
-                }
                 (self.hear)(Heard::Report(message));
             }
         }

@@ -7,8 +7,32 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use pinbed_abi::report::{Eye, Finding, Outcome};
 
 use crate::machine::threads::{Thread, threads};
+
+/// As long as the first of the kernel's detectors waits: a soft lockup is 20 s without a turn, an RCU stall 21 s.
+const DETECTED: Duration = Duration::from_secs(10);
+/// What they say in the kernel log.
+const DETECTORS: [&str; 3] = ["soft lockup", "detected stall", "blocked for more than"];
+
+/// The kernel's detectors of lockups go by the clock, which goes on while the guest does not run. What they say of a test during which it
+/// did not for so long shows nothing.
+pub fn excuse(outcome: &mut Outcome, stalled: Duration) {
+    let Outcome::Fail(findings) = outcome else {
+        return;
+    };
+    let is_lockup = |finding: &Finding| DETECTORS.iter().any(|it| finding.text.contains(it));
+    for finding in findings.iter_mut().filter(|it| is_lockup(it)) {
+        if finding.eye == Eye::Aftermath && stalled >= DETECTED {
+            finding.eye = Eye::Premise;
+            finding.text += &format!(
+                "; the host kept the guest from running for {} s of this test",
+                stalled.as_secs()
+            );
+        }
+    }
+}
 
 /// How often to look, at least: a process is seen to be stopped only while it is.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -115,6 +139,28 @@ mod tests {
     use nix::sys::signal::{Signal, kill};
     use std::process::Command;
     use std::thread;
+
+    #[test]
+    fn a_lockup_of_a_guest_that_did_not_run_shows_nothing() {
+        let said = |text: &str, stalled| {
+            let finding = Finding {
+                eye: Eye::Aftermath,
+                text: format!("the kernel log says: {text}"),
+            };
+            let mut outcome = Outcome::Fail(vec![finding]);
+            excuse(&mut outcome, Duration::from_secs(stalled));
+            let Outcome::Fail(findings) = outcome else {
+                unreachable!()
+            };
+            findings[0].eye
+        };
+        let lockup = "watchdog: BUG: soft lockup - CPU#0 stuck for 26s!";
+        assert_eq!(said(lockup, 26), Eye::Premise);
+        assert_eq!(said(lockup, 2), Eye::Aftermath);
+        let stall = "rcu: INFO: rcu_preempt self-detected stall on CPU";
+        assert_eq!(said(stall, 30), Eye::Premise);
+        assert_eq!(said("kernel BUG at mm/gup.c:69!", 60), Eye::Aftermath);
+    }
 
     #[test]
     fn threads_that_share_a_cpu_wait_for_it() {

@@ -12,6 +12,7 @@ use pinbed_guest::dmabuf;
 use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::patience;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::swap::Swap;
@@ -20,8 +21,7 @@ use pinbed_guest::observe::pagemap;
 use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[rustfmt::skip]
 pub const TESTS: &[Test] = &[
@@ -84,29 +84,27 @@ impl Clean {
 
 /// Has the kernel evict all of the memory, which nobody holds; that it does is the premise.
 pub fn evict(area: &Area) -> TestResult {
-    let start = Instant::now();
-    loop {
+    let mut left = 0;
+    let evicted = patience::until(EVICTION, || {
         area.mapping
             .advise(0..area.mapping.len(), MmapAdvise::MADV_PAGEOUT)?;
-        let left = resident(&area.mapping)?;
-        if left == 0 {
-            return Ok(());
-        }
-        if start.elapsed() > EVICTION {
-            return Err(Stop::finding(
-                Eye::Harness,
-                format!(
-                    "{left} pages that nobody holds are not evicted within {} s",
-                    EVICTION.as_secs()
-                ),
-            ));
-        }
-        thread::sleep(Duration::from_millis(5));
+        left = resident(&area.mapping)?;
+        Ok(left == 0)
+    })?;
+    match evicted {
+        true => Ok(()),
+        false => Err(Stop::finding(
+            Eye::Harness,
+            format!(
+                "{left} pages that nobody holds are not evicted within {} s",
+                EVICTION.as_secs()
+            ),
+        )),
     }
 }
 
 /// How many pages are in memory, mapped or in the page cache.
-fn resident(mapping: &Mapping) -> TestResult<usize> {
+fn resident(mapping: &Mapping) -> Result<usize, Error> {
     let entries = pagemap::entries(mapping.address(), mapping.len())?;
     let mut cached = vec![0_u8; entries.len()];
     // SAFETY: the mapping has these bytes, and the vector a byte for each of its pages.
