@@ -3,13 +3,14 @@
 //! dma-bufs, and what becomes of one is nothing to the other.
 
 use super::dmabuf::orders::needs_moves;
+use super::playback::{MOVIE, Player, judge_hidden, show};
 use super::sources::{DMABUF, EXPBUF, TEE_UAPI};
 use super::tee::stage::{judge_checksum, register};
 use super::test::{FRAME, Test, test};
-use super::unplug::{errno, no_device};
+use super::unplug::{errno, given_up, no_device};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
-use pinbed_abi::ta::pin;
+use pinbed_abi::ta::{pin, playback};
 use pinbed_abi::tee::{PARAM_MEMREF_OUTPUT, Param};
 use pinbed_abi::{uapi, wire};
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
@@ -26,7 +27,6 @@ use pinbed_guest::video::m2m::M2m;
 use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg};
 use pinbed_guest::video::v4l2::Memory;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -50,8 +50,10 @@ pub const TESTS: &[Test] = &[
         "Memory that one device's video engine has as a udmabuf and the other's TEE as registered memory is the same for both, each way."),
     test("devices::carveout_is_no_memory_for_the_other_tee", carveout_is_no_memory_for_the_other_tee, TEE_UAPI,
         "A mapping of a carveout that one device exports and holds is refused with EFAULT when it is registered with the other's TEE."),
+    test("devices::heap_buffer_is_no_memory_for_the_other_tee", heap_buffer_is_no_memory_for_the_other_tee, TEE_UAPI,
+        "A heap buffer that one device's video engine has is refused by the other's TEE, its mapping with EFAULT and its descriptor with EINVAL, and the engine goes on reading it."),
     test("devices::protected_memory_is_its_own_tees", protected_memory_is_its_own_tees, PROTECTED,
-        "Protected memory of one device's TEE is not registered with the other's TEE, and the other's video engine reads what the CPU reads."),
+        "Protected memory that one device's TEE decrypts into is not registered with the other's TEE, and the other's video engine imports it and reads what the CPU reads."),
     test("devices::importer_follows_a_move_by_the_other", importer_follows_a_move_by_the_other, DYNAMIC,
         "When one device moves a buffer that the other has imported, the other lets go of it and finds it in its new place."),
     test("devices::import_outlives_its_exporter", import_outlives_its_exporter, DMABUF,
@@ -337,11 +339,47 @@ fn carveout_is_no_memory_for_the_other_tee(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-fn protected_memory_is_its_own_tees(t: &mut Ctx) -> TestResult {
+fn heap_buffer_is_no_memory_for_the_other_tee(t: &mut Ctx) -> TestResult {
     let tee = Tee::open()?;
     let second = Second::plug()?;
-    let (device, other) = (Device::open()?, second.control()?);
-    let memory = Protected::new(&device, &tee, FRAME.size())?;
+    let others = second.tee()?;
+    for (video, tee) in [(first(DmaSg)?, others), (second.copier(DmaSg, FRAME)?, tee)] {
+        for (heap, buffer) in [
+            ("the system heap", Area::heap(FRAME.size())?),
+            ("the heap on CMA", Area::cma_heap(FRAME.size())?),
+        ] {
+            let mut src = video.with(Output, buffer)?;
+            src.fill(t)?;
+            video.queue(t, Output, 0, &src)?;
+            t.refused(
+                &format!("registering the mapping of a buffer of {heap}"),
+                tee.register(src.address(), src.len()).map(drop),
+                &[Errno::EFAULT],
+            );
+            t.refused(
+                &format!("registering the descriptor of a buffer of {heap}"),
+                tee.register_dmabuf(src.fd()?).map(drop),
+                &[Errno::EINVAL],
+            );
+            let mut dst = video.own(Capture)?;
+            dst.fill(t)?;
+            video.queue(t, Capture, 0, &dst)?;
+            video.stream_on()?;
+            video.finish(t, &src, src.written(), &dst, src.written())?;
+            video.stream_off()?;
+            video.request(Output, Memory::Dmabuf, 0)?;
+            drop((src, dst));
+            video.request(Capture, Memory::Mmap, 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn protected_memory_is_its_own_tees(t: &mut Ctx) -> TestResult {
+    let second = Second::plug()?;
+    let (device, other) = (Device::open()?, second.copier(DmaSg, MOVIE)?);
+    let player = Player::new(t, 1, playback::POLICY_PROTECTED)?;
+    let memory = Protected::new(&device, &player.tee, MOVIE.size())?;
     if memory.shm.is_some() {
         let registered = second.tee()?.register_dmabuf(&memory.fd).map(drop);
         t.refused(
@@ -350,16 +388,29 @@ fn protected_memory_is_its_own_tees(t: &mut Ctx) -> TestResult {
             &[Errno::EINVAL],
         );
     }
-    let handle = other
-        .import(memory.fd.as_fd(), wire::DIRECTION_READ)
-        .map_err(Error::call(
-            "importing protected memory of the other device",
-        ))?;
+    player.decrypt(t, 0, memory.all(PARAM_MEMREF_OUTPUT))?;
+    // Its own video engine may read it.
+    player.allow_video(&memory, wire::DIRECTION_READ)?;
+    judge_hidden(t, "in protected memory", &memory, player.frame(0))?;
+    let seen = memory.seen_by_cpu()?[..MOVIE.size()].to_vec();
+    let before = player.checksum(&memory)?;
+
+    other.request(Output, Memory::Dmabuf, 1)?;
+    let mut screen = other.own(Capture)?;
+    screen.fill(t)?;
+    other.stream_on()?;
     t.equal(
         Eye::Device,
-        "CRC32C that a device sees in protected memory that is not its own",
-        other.checksum(handle, 0, memory.place.length)?,
-        crc(&memory.seen_by_cpu()?),
+        "whether a job of the other device's video engine failed, its status, and the CRC32C of what it read",
+        show(&other, &memory)?,
+        (false, wire::STATUS_OK, crc(&seen)),
+    );
+    screen.judge(t, "what the other device's video engine shows", &seen)?;
+    t.equal(
+        Eye::Device,
+        "CRC32C of the protected memory as its TEE has it",
+        player.checksum(&memory)?,
+        before,
     );
     Ok(())
 }
@@ -447,16 +498,7 @@ fn death_of_one_leaves_the_others_buffers(t: &mut Ctx) -> TestResult {
     dying.queue(t, Output, 0, &src)?;
     dying.device.inject(wire::INJECT_KEEP, 1, 0)?;
     dying.request(Output, Memory::Userptr, 0)?;
-    no_device(
-        t,
-        "a request to the device that was reset",
-        errno(dying.device.status()).map(drop),
-    );
-    no_device(
-        t,
-        "opening its control node",
-        errno(second.control()).map(drop),
-    );
+    given_up(t, &dying.device, || second.control());
 
     holds(t, "the other device", &living.device, 1)?;
     living.judge_placement(t, Output, 0, &src)?;
