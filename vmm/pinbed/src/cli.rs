@@ -469,6 +469,12 @@ pub struct MutantsArgs {
     /// Write the page of what was found to this file
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
+    /// Run nothing: take the results of an earlier run, which --json wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["names", "tests", "jobs", "list"])]
+    pub read: Option<PathBuf>,
+    /// Say which mutants came to something else in this earlier run, which --json wrote; one that did is a failure
+    #[arg(long, value_name = "FILE", conflicts_with = "list")]
+    pub against: Option<PathBuf>,
     #[command(flatten)]
     pub vm: VmArgs,
 }

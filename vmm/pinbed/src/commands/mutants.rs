@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -20,7 +21,10 @@ use crate::kernel::{MUTANTS, Patch};
 use crate::machine::vm::Start;
 use crate::provision::{programs, workspace};
 use crate::report::file::{self, Target, Whole};
-use crate::report::{self, Reporter, Reporters};
+use crate::report::mutants::Earlier;
+use crate::report::record::Run;
+use crate::report::result;
+use crate::report::{self, Error as ReportError, Reporter, Reporters};
 use crate::run::environments;
 use crate::run::plan::Plan;
 use crate::run::session::{Options, Session};
@@ -39,14 +43,22 @@ const TIMEOUT: u64 = 30;
 pub fn mutants(args: &MutantsArgs) -> Result<Exit> {
     let place = workspace()?.join("guest-kernel-config").join(MUTANTS);
     let patch = Patch::find(std::slice::from_ref(&place), PATCH, kernel(args)?)?;
-    let chosen = mutants::choose(mutants::read(&place, &patch.text)?, &args.names)?;
+    let known = mutants::read(&place, &patch.text)?;
+    let earlier = args.against.as_deref().map(|path| earlier(&known, path));
+    let earlier = earlier.transpose()?;
+    let past = args.read.as_deref().map(|path| self::earlier(&known, path));
+    let past = past.transpose()?;
+    let chosen = match &past {
+        Some(past) => past.mutants.clone(),
+        None => mutants::choose(known, &args.names)?,
+    };
     if args.list {
         for mutant in &chosen {
             println!("{:<30} {}", mutant.name, mutant.defect);
         }
         return Ok(Exit::Green);
     }
-    let survivors = Rc::new(Cell::new(0));
+    let wrong = Rc::new(Cell::new(0));
     let mut all: Vec<Box<dyn Reporter>> = Vec::new();
     if let Some(path) = &args.json {
         let target = Target::from(path.clone());
@@ -60,17 +72,47 @@ pub fn mutants(args: &MutantsArgs) -> Result<Exit> {
             move |run| report::mutants::page(&mutants, first, run),
         )));
     }
-    let lines = report::mutants::Lines::new(io::stdout(), chosen.clone(), survivors.clone());
+    let lines = report::mutants::Lines::new(io::stdout(), chosen.clone(), earlier, wrong.clone());
     all.push(Box::new(lines));
     let mut reporters = Reporters::new(all, Instant::now());
-    let result = on_all(args, &chosen, &mut reporters);
-    end(
-        reporters,
-        result.map(|exit| match survivors.get() {
-            0 => exit,
-            _ => exit.max(Exit::Differs),
-        }),
-    )
+    let judged = |exit: Exit| match wrong.get() {
+        0 => exit,
+        _ => exit.max(Exit::Differs),
+    };
+    let exit = match past {
+        Some(past) => again(&past.run, reporters)?,
+        None => {
+            let result = on_all(args, &chosen, &mut reporters);
+            end(reporters, result.map(judged))?
+        }
+    };
+    // What differs from an earlier run is known in the end.
+    Ok(judged(exit))
+}
+
+/// Tells the reporters of a run of the past.
+fn again(run: &Run, mut reporters: Reporters) -> Result<Exit> {
+    for event in run.events() {
+        reporters.pass_on(&event);
+    }
+    match reporters.finish() {
+        Ok(()) | Err(ReportError::ClosedPipe) => Ok(Exit::Green),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An earlier run.
+fn earlier(known: &[Mutant], path: &Path) -> Result<Earlier> {
+    let run = result::read(path)?;
+    let mutants = report::mutants::of_run(known, &run).map_err(|why| result::Error::NoMutants {
+        path: path.to_owned(),
+        why,
+    })?;
+    Ok(Earlier {
+        name: path.display().to_string(),
+        mutants,
+        run,
+    })
 }
 
 /// The kernel that the mutants are built into.

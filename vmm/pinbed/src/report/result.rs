@@ -22,6 +22,14 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// A file without results of mutants.
+    #[error("{}: {why}; give files that `pinbed mutants --json` wrote", path.display())]
+    NoMutants {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A file of another format.
     #[error("{}: has format {format}, and this pinbed reads {FORMAT}; use the pinbed that wrote it", path.display())]
     Format {

@@ -10,7 +10,7 @@ use crate::judge::verdict::{Counts, Verdict};
 use crate::machine::accel::Accel;
 use crate::machine::watch::{End, Evidence};
 
-fn finding() -> Finding {
+pub fn finding() -> Finding {
     Finding {
         eye: Eye::Cpu,
         text: "byte 0 is 1, expected 2".to_owned(),
@@ -43,7 +43,7 @@ pub fn judged(name: &str, verdict: Verdict) -> Judged {
     }
 }
 
-fn session(exit: u8, end: End, boots: Vec<Boot>, tests: Vec<Judged>) -> Session {
+pub fn session(exit: u8, end: End, boots: Vec<Boot>, tests: Vec<Judged>) -> Session {
     let mut counts = Counts::default();
     for judged in tests.iter().filter(|judged| !judged.retried) {
         counts.add(&judged.verdict, judged.attempt > 1);
@@ -70,7 +70,7 @@ fn session(exit: u8, end: End, boots: Vec<Boot>, tests: Vec<Judged>) -> Session 
     }
 }
 
-fn boot(end: End) -> Boot {
+pub fn boot(end: End) -> Boot {
     Boot {
         boot: 0,
         end,
