@@ -138,3 +138,25 @@ fn what_cannot_be_debugged_is_refused() {
         assert!(said.contains(says), "{said}");
     }
 }
+
+#[test]
+fn a_report_on_standard_output_is_alone_there() {
+    if lacks_gdb() {
+        return;
+    }
+    let mut command = pinbed(&["run", TEST, "--kernel", "6.12", "--accel", "tcg"]);
+    // gdb ends at the end of its standard input.
+    let output = command
+        .args(["--fault", "status", "--on-fail", "debug", "--json", "-"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_has(
+        &errors,
+        &["again, in a debugger", "hit Breakpoint", "vb2_core_qbuf"],
+    );
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    assert_eq!(run["sessions"][0]["environment"]["faults"][0], "status=1");
+}

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread;
 
@@ -57,11 +57,11 @@ pub enum Error {
     NoSymbols { kernel: String, path: PathBuf },
 }
 
-/// Debugs one test.
+/// Debugs one test; what gdb says goes to `output`.
 ///
 /// # Errors
 /// When the test, gdb or the guest cannot be had.
-pub fn debug(args: &DebugArgs) -> Result<Exit> {
+pub fn debug(args: &DebugArgs, output: Stdio) -> Result<Exit> {
     let gdb = debugger(&args.gdb)?;
     let mut vm_args = environments::one(&args.vm, &workspace()?)?;
     add_dwarf(&mut vm_args);
@@ -109,7 +109,8 @@ pub fn debug(args: &DebugArgs) -> Result<Exit> {
             .arg("-q")
             .arg("-x")
             .arg(&script)
-            .args(&args.gdb_arguments);
+            .args(&args.gdb_arguments)
+            .stdout(output);
         let mut debugger = command
             .spawn()
             .with_context(|| format!("cannot start {}", gdb.display()))?;

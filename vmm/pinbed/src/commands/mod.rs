@@ -24,7 +24,7 @@ pub mod setup;
 pub mod shell;
 pub mod trace;
 
-use std::process::{ExitCode, Termination};
+use std::process::{ExitCode, Stdio, Termination};
 
 use anyhow::Result;
 
@@ -63,7 +63,7 @@ pub fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Completions(args) => completions::completions(args),
         Command::Man(args) => man::man(args),
         Command::Matrix(args) => matrix::matrix(args),
-        Command::Debug(args) => debug::debug(args),
+        Command::Debug(args) => debug::debug(args, Stdio::inherit()),
         Command::Mutants(args) => mutants::mutants(args),
         Command::Endure(args) => endure::endure(args),
         Command::Setup(args) => setup::setup(args),

@@ -2,13 +2,16 @@
 //! `pinbed run --on-fail`: what follows a run in which a test failed, with the first of those.
 
 use std::cell::RefCell;
+use std::io;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::rc::Rc;
 
 use anyhow::Result;
 
 use crate::cli::{DebugArgs, OnFail, RunArgs};
 use crate::commands::debug;
+use crate::commands::run::on_stdout;
 use crate::exit::Exit;
 use crate::judge::verdict::Verdict;
 use crate::report::event::{Event, What};
@@ -99,7 +102,12 @@ pub fn follow(
     match what {
         OnFail::Debug => {
             say!("\npinbed: {} again, in a debugger", failure.test);
-            debug::debug(&DebugArgs {
+            // A report that is on standard output is alone there.
+            let output = match on_stdout(&args.reports).as_slice() {
+                [] => Stdio::inherit(),
+                _ => io::stderr().into(),
+            };
+            let args = DebugArgs {
                 test: failure.test.clone(),
                 breaks: Vec::new(),
                 attach: false,
@@ -107,7 +115,8 @@ pub fn follow(
                 gdb_arguments: Vec::new(),
                 qemu_arguments: Vec::new(),
                 vm,
-            })?;
+            };
+            debug::debug(&args, output)?;
         }
         OnFail::Trace => {
             say!("\npinbed: {} again, with a trace", failure.test);

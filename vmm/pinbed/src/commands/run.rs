@@ -318,27 +318,37 @@ fn all_reporters(args: &RunArgs) -> Result<Vec<Box<dyn Reporter>>> {
     Ok(all)
 }
 
+/// The options that name a report's file.
+fn files(args: &ReportArgs) -> [(&'static str, &Option<PathBuf>); 5] {
+    [
+        ("--json", &args.json),
+        ("--junit", &args.junit),
+        ("--kcidb", &args.kcidb),
+        ("--html", &args.html),
+        ("--events", &args.events),
+    ]
+}
+
+/// The options by which a report goes to standard output.
+pub fn on_stdout(args: &ReportArgs) -> Vec<&'static str> {
+    let is_there = |path: &PathBuf| Target::from(path.clone()) == Target::Stdout;
+    let files = files(args).into_iter();
+    let named = files.filter(|(_, path)| path.as_ref().is_some_and(is_there));
+    named
+        .map(|(option, _)| option)
+        .chain(args.ktap.then_some("--ktap"))
+        .collect()
+}
+
 /// The reports that a command line asks for; `rerun` makes the command that runs one test again.
 ///
 /// # Errors
 /// When one of them cannot be written where it is to be, or two are to share standard output.
 pub fn reporters(args: &ReportArgs, rerun: Rerun) -> Result<Vec<Box<dyn Reporter>>> {
     let target = |path: &PathBuf| Target::from(path.clone());
-    let files = [
-        ("--json", &args.json),
-        ("--junit", &args.junit),
-        ("--kcidb", &args.kcidb),
-        ("--html", &args.html),
-        ("--events", &args.events),
-    ];
-    let mut on_stdout: Vec<&str> = files
-        .iter()
-        .filter(|(_, path)| path.as_ref().map(target) == Some(Target::Stdout))
-        .map(|(option, _)| *option)
-        .collect();
-    on_stdout.extend(args.ktap.then_some("--ktap"));
+    let on_stdout = on_stdout(args);
     ensure!(on_stdout.len() < 2, SharedStdout(on_stdout.join(" and ")));
-    for (option, path) in files {
+    for (option, path) in files(args) {
         if let Some(path) = path {
             target(path)
                 .check()
