@@ -132,7 +132,11 @@ fn run(course: Course, args: &EndureArgs) -> Result<Exit> {
         return Ok(exit);
     }
     let mut grown = Vec::new();
-    for (role, [early, late]) in watch.ends(runs) {
+    let ends = watch.ends(runs);
+    if ends.is_empty() {
+        grown.push("nothing was seen of the processes".to_owned());
+    }
+    for (role, [early, late]) in ends {
         println!("  {role}: {early}; at the end {late}");
         grown.extend(growth(role, early, late).map(|what| format!("{role} has more {what}")));
     }
@@ -141,9 +145,6 @@ fn run(course: Course, args: &EndureArgs) -> Result<Exit> {
         if of(first) != of(last) {
             grown.push("what the guest and the device hold is not the same".to_owned());
         }
-    }
-    if watch.ends(runs).is_empty() {
-        grown.push("nothing was seen of the processes".to_owned());
     }
     for what in &grown {
         println!("  GROWS: {what}");

@@ -185,11 +185,6 @@ impl Request {
         Ok(requests)
     }
 
-    /// Whether the kernel is one that pinbed compiles.
-    pub fn is_built(&self) -> bool {
-        matches!(self, Request::Source(_))
-    }
-
     /// What `--kernel` calls it; of a kernel that the user has built, the image.
     pub fn name(&self) -> String {
         match self {
@@ -306,17 +301,14 @@ fn named(name: &str, patches: &[Patch]) -> String {
     name.to_owned() + &patches.collect::<String>()
 }
 
-/// Fetches what a kernel is made of, as far as that takes the network.
+/// Fetches the source that a kernel is built from, unless that is a tree of the user's.
 ///
 /// # Errors
 /// Those of [`provide`].
-pub fn fetch(context: &Context, manifest: &Manifest, request: &Request) -> Result<(), Error> {
-    match request {
-        Request::Source(build) if build.tree.is_none() => {
-            Source::of_recipe(context, &build.recipe).map(drop)
-        }
-        Request::Package(package) => package.provide(context, manifest).map(drop),
-        _ => Ok(()),
+pub fn fetch(context: &Context, build: &SourceBuild) -> Result<(), Error> {
+    match build.tree {
+        None => Source::of_recipe(context, &build.recipe).map(drop),
+        Some(_) => Ok(()),
     }
 }
 

@@ -81,10 +81,12 @@ impl Host {
                 let qemu = Qemu::provide(&context, args.qemu.as_deref())?;
                 let disk = disk::provide(&context)?;
                 if let [request] = requests.as_slice() {
-                    kernel::fetch(&context, &manifest, request)?;
-                    if !request.is_built() {
-                        // Its driver is soon compiled.
-                        kernel_and_driver(&context, &config, &manifest, request)?;
+                    match request {
+                        // Compiled when its turn comes, and said so.
+                        Request::Source(build) => kernel::fetch(&context, build)?,
+                        Request::Given(_) | Request::Package(_) => {
+                            drop(kernel_and_driver(&context, &config, &manifest, request)?);
+                        }
                     }
                 }
                 Ok::<_, provision::Error>((qemu, disk))
