@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::judge::verdict::Counts;
 use crate::report::again::Again;
 use crate::report::record::{Environment, Run, Session};
-use crate::report::{Error as ReportError, Reporters, result};
+use crate::report::{Reporters, result};
 use crate::run::suite::Shard;
 
 /// Results that do not make one run.
@@ -62,7 +62,7 @@ struct Part {
 /// # Errors
 /// When they do not belong together, or a report cannot be written.
 pub fn merge(args: &MergeArgs) -> Result<Exit> {
-    let mut reporters = Reporters::new(
+    let reporters = Reporters::new(
         reporters(&args.reports, Rc::new(Again::recorded))?,
         Instant::now(),
     );
@@ -78,18 +78,12 @@ pub fn merge(args: &MergeArgs) -> Result<Exit> {
     run.command = std::env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    for event in run.events() {
-        reporters.pass_on(&event);
-    }
+    let told = reporters.retell(&run);
     if let Some(error) = &run.error {
         say!("pinbed: {error}");
     }
-    match reporters.finish() {
-        Ok(()) | Err(ReportError::ClosedPipe) => {
-            Ok(run.exit.and_then(Exit::of).unwrap_or(Exit::Internal))
-        }
-        Err(error) => Err(error.into()),
-    }
+    told?;
+    Ok(run.exit.and_then(Exit::of).unwrap_or(Exit::Internal))
 }
 
 /// One run out of these; at least one.

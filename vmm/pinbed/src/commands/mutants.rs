@@ -22,9 +22,8 @@ use crate::machine::vm::Start;
 use crate::provision::{programs, workspace};
 use crate::report::file::{self, Target, Whole};
 use crate::report::mutants::Earlier;
-use crate::report::record::Run;
 use crate::report::result;
-use crate::report::{self, Error as ReportError, Reporter, Reporters};
+use crate::report::{self, Reporter, Reporters};
 use crate::run::environments;
 use crate::run::plan::Plan;
 use crate::run::session::{Options, Session};
@@ -80,7 +79,10 @@ pub fn mutants(args: &MutantsArgs) -> Result<Exit> {
         _ => exit.max(Exit::Differs),
     };
     let exit = match past {
-        Some(past) => again(&past.run, reporters)?,
+        Some(past) => {
+            reporters.retell(&past.run)?;
+            Exit::Green
+        }
         None => {
             let result = on_all(args, &chosen, &mut reporters);
             end(reporters, result.map(judged))?
@@ -88,17 +90,6 @@ pub fn mutants(args: &MutantsArgs) -> Result<Exit> {
     };
     // What differs from an earlier run is known in the end.
     Ok(judged(exit))
-}
-
-/// Tells the reporters of a run of the past.
-fn again(run: &Run, mut reporters: Reporters) -> Result<Exit> {
-    for event in run.events() {
-        reporters.pass_on(&event);
-    }
-    match reporters.finish() {
-        Ok(()) | Err(ReportError::ClosedPipe) => Ok(Exit::Green),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// An earlier run.

@@ -25,6 +25,7 @@ use chrono::Utc;
 
 use crate::machine::accel::Accel;
 use event::{Event, What};
+use record::Run;
 
 /// Somebody who hears of a run while it goes on.
 pub trait Reporter {
@@ -101,7 +102,7 @@ impl Reporters {
     }
 
     /// Tells all of them of an event, now or of the past.
-    pub fn pass_on(&mut self, event: &Event) {
+    fn pass_on(&mut self, event: &Event) {
         let failure = &mut self.failure;
         self.reporters.retain_mut(|reporter| {
             let result = reporter.hear(event);
@@ -127,6 +128,20 @@ impl Reporters {
     /// When a reporter could not write what it should.
     pub fn finish(self) -> Result<(), Error> {
         self.failure.map_or(Ok(()), Err)
+    }
+
+    /// Tells all of them of a run of the past, and ends the reports. A reader that has gone wanted no more.
+    ///
+    /// # Errors
+    /// When a reporter could not write what it should.
+    pub fn retell(mut self, run: &Run) -> Result<(), Error> {
+        for event in run.events() {
+            self.pass_on(&event);
+        }
+        match self.finish() {
+            Ok(()) | Err(Error::ClosedPipe) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
