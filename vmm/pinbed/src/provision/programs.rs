@@ -15,6 +15,8 @@ use crate::provision::{self, answers};
 
 /// The one target that they are built for. Named even where it is the host's, so that RUSTFLAGS stay off build scripts.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// For programs that run without libraries beside them.
+const RUSTFLAGS: &str = include_str!("../../../../images/rustflags");
 
 /// The device and the guest's programs, statically linked.
 #[derive(Debug)]
@@ -34,9 +36,10 @@ impl Programs {
 }
 
 /// All in the workspace that the programs are made from.
-const MADE_FROM: [&str; 8] = [
+const MADE_FROM: [&str; 9] = [
     "Cargo.toml",
     "Cargo.lock",
+    "images/rustflags",
     "vmm/abi",
     "vmm/engine",
     "vmm/device",
@@ -130,10 +133,7 @@ pub fn build(workspace: &Path) -> Result<Programs> {
         // Progress of other things is shown at the same time.
         .env("CARGO_TERM_PROGRESS_WHEN", "never")
         // Theirs, not the caller's: another set would be another build each time.
-        .env(
-            "RUSTFLAGS",
-            "-C target-feature=+crt-static -C relocation-model=static",
-        )
+        .env("RUSTFLAGS", RUSTFLAGS.trim())
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET");
     if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
