@@ -27,7 +27,7 @@ use pinbed_guest::memory::hugetlb::{self, Pool};
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
 use pinbed_guest::memory::swap::Swap;
-use pinbed_guest::observe::extent::PAGE;
+use pinbed_guest::observe::extent::{PAGE, merged};
 use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::zones::Zone;
 use pinbed_guest::observe::{frame, movable, pagemap, zones};
@@ -293,6 +293,17 @@ fn large(t: &mut Ctx, make: fn(&Zone) -> TestResult<Huge>) -> TestResult {
     let m2m = M2m::copier_on(DmaSg, FRAME)?;
     let src = m2m.with(Output, Area::dmabuf(buffer, length, FRAME.size())?)?;
     m2m.queue(t, Output, 0, &src)?;
+    if let Some(held) = m2m.held(t, Output, 0)?
+        && !held.is_bounced()?
+    {
+        let held = merged(held.segments);
+        let meant = pagemap::extents(mapping.address() + start, length)?.unwrap_or_default();
+        t.check(Eye::Placement, held == meant, || {
+            format!(
+                "of the huge page the device holds {held:x?}, the udmabuf was made of {meant:x?}"
+            )
+        });
+    }
 
     // That nobody holds.
     let (other_file, _needs) = make(&zone)?;
