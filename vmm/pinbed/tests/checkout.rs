@@ -66,7 +66,7 @@ fn ci_run_leaves_the_directory_and_the_arguments_to_the_command() {
         "echo \"cargo in $PWD for $CARGO_TARGET_DIR\"",
     );
     script(
-        &here.join("objects/release/pinbed"),
+        &here.join("objects/x86_64-unknown-linux-gnu/release/pinbed"),
         "echo \"pinbed in $PWD on $PINBED_WORKSPACE: $*\"",
     );
     let path = std::env::var("PATH").unwrap();
