@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use pinbed_abi::fault::{FAULTS, Fault, Named};
 
@@ -205,6 +205,14 @@ pub struct RunArgs {
     pub on_fail: Option<OnFail>,
     #[command(flatten)]
     pub reports: ReportArgs,
+}
+
+impl Default for RunArgs {
+    /// What `pinbed run` without an argument means.
+    fn default() -> Self {
+        let matches = Self::augment_args(clap::Command::new("run")).get_matches_from(["run"]);
+        Self::from_arg_matches(&matches).expect("no argument is required")
+    }
 }
 
 /// `--on-fail`.

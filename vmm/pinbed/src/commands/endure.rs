@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use console::Term;
 use pinbed_abi::report::Holdings;
 
-use crate::cli::{Course, EndureArgs, Kind, ReportArgs, RunArgs};
+use crate::cli::{Course, EndureArgs, Kind, RunArgs};
 use crate::commands::run::told_to;
 use crate::commands::shell::SeveralKernels;
 use crate::exit::Exit;
@@ -82,21 +82,11 @@ fn run(course: Course, args: &EndureArgs) -> Result<Exit> {
         filters: vec![test.to_owned()],
         vm: args.vm.clone(),
         timeout: TIMEOUT,
-        skip: Vec::new(),
-        failed: false,
-        shard: None,
-        shuffle: None,
         repeat: Some(runs),
-        until_fail: false,
-        retries: 0,
         jobs: Some(1),
         isolate: course.kind == Kind::Guests,
         cold: true,
-        save_start: false,
-        keep: false,
-        trace: None,
-        on_fail: None,
-        reports: ReportArgs::default(),
+        ..RunArgs::default()
     };
     let watch = Watch {
         every: (runs / LOOKS).max(1),
