@@ -20,7 +20,9 @@ use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{DescriptorChain, Error, QueueT};
-use vm_memory::GuestAddressSpace;
+use vm_memory::{
+    GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -327,10 +329,21 @@ impl VhostUserBackend for Backend {
         Ok(())
     }
 
-    /// Returns when no access is under way to memory that is no more.
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+    /// Returns when no access is under way to memory that is no more. Of a memory map that a file is too short for nothing is used: an
+    /// access past the file's end would kill the process (SIGBUS).
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        let whole = memory.memory().iter().all(is_whole);
+        if !whole {
+            let map = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            map.replace(GuestMemoryMmap::new());
+        }
         self.engine.settle();
-        Ok(())
+        match whole {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "a region of guest memory goes past the end of its file",
+            )),
+        }
     }
 
     /// A bit for each queue whose ring a worker sees; a queue's kicks go to the first worker that sees it. Each sees the
@@ -374,6 +387,16 @@ impl VhostUserBackend for Backend {
         }
         Ok(())
     }
+}
+
+/// Whether a region's file, if it is a regular one, is as long as the region wants it.
+fn is_whole(region: &GuestRegionMmap) -> bool {
+    let Some(place) = region.file_offset() else {
+        return true;
+    };
+    let end = place.start().checked_add(region.len());
+    let file = place.file().metadata();
+    file.is_ok_and(|file| !file.is_file() || end.is_some_and(|end| end <= file.len()))
 }
 
 /// What a worker thread is given; [`VhostUserBackend`] wants it to be cheap to clone.

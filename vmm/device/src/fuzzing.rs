@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a fuzzer does with the device, and what has to hold: `ci/fuzz` runs it with coverage, a test of this file runs the corpus.
 
-use std::io::{IoSlice, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::IoSlice;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,14 +15,16 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pinbed_abi::wire;
+use vhost::vhost_user::Listener;
 use vhost_user_backend::{VhostUserBackend, VringT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::Options;
 use crate::backend::{Backend, Shared};
 use crate::ring::{Memory, Ring};
-use crate::{Options, serve_until};
+use crate::serve::serve_peer;
 
 /// Memory that the input fills from 0 on: three rings, and what their descriptors lead to.
 const LOW: usize = 0x4000;
@@ -64,10 +70,18 @@ pub fn rings(data: &[u8]) {
         return;
     };
     let bytes = &bytes[..bytes.len().min(LOW)];
-    let map =
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LOW), (GuestAddress(HIGH), HIGH_LENGTH)]);
-    let map = map.expect("memory for a guest");
-    let written = map.write_slice(bytes, GuestAddress(0));
+    thread_local! {
+        /// One for all inputs. High memory is zero when an input begins: else that input fails.
+        static MAP: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[
+            (GuestAddress(0), LOW),
+            (GuestAddress(HIGH), HIGH_LENGTH),
+        ])
+        .expect("memory for a guest");
+    }
+    let map = MAP.with(GuestMemoryMmap::clone);
+    let mut low = [0; LOW];
+    low[..bytes.len()].copy_from_slice(bytes);
+    let written = map.write_slice(&low, GuestAddress(0));
     written.expect("the input fits");
     let memory = Memory::new(map.clone());
     let options = Options {
@@ -99,13 +113,14 @@ pub fn rings(data: &[u8]) {
     let names_high = bytes
         .windows(4)
         .any(|word| word[2..] == [0xff, 0x7f] || word[..] == [0xff; 4]);
-    let mut high = vec![0; HIGH_LENGTH];
+    let mut high = [0; HIGH_LENGTH];
     let read = map.read_slice(&mut high, GuestAddress(HIGH));
     read.expect("the memory is there");
-    assert!(
-        names_high || high == [0; HIGH_LENGTH],
-        "memory was written that nobody named"
-    );
+    if high != [0; HIGH_LENGTH] {
+        assert!(names_high, "memory was written that nobody named");
+        let cleared = map.write_slice(&[0; HIGH_LENGTH], GuestAddress(HIGH));
+        cleared.expect("the memory is there");
+    }
 }
 
 fn ring(memory: &Memory, at: u64, event_idx: bool) -> Ring {
@@ -122,34 +137,67 @@ fn ring(memory: &Memory, at: u64, event_idx: bool) -> Ring {
 /// Bytes of a vhost-user message's header.
 const HEADER: usize = 12;
 
+/// Messages that a front end sends before it listens to answers, which have room in the socket.
+const MESSAGES: usize = 64;
+
+/// Where each device of the fuzzer listens: one socket for all inputs, without a file.
+struct Door {
+    listener: Listener,
+    address: SocketAddr,
+    /// What the front end shares.
+    memory: File,
+    /// Nobody has it readable.
+    stop: EventFd,
+}
+
+impl Door {
+    fn open() -> Self {
+        let name = format!(
+            "pinbed-fuzz-{}-{:?}",
+            std::process::id(),
+            thread::current().id()
+        );
+        let address = SocketAddr::from_abstract_name(name).expect("a short name");
+        let listener = UnixListener::bind_addr(&address).expect("a name that is free");
+        let memory = memfd_create("fuzz", MFdFlags::MFD_CLOEXEC).expect("a memfd");
+        Self {
+            listener: listener.into(),
+            address,
+            memory: memory.into(),
+            stop: EventFd::new(0).expect("an eventfd"),
+        }
+    }
+}
+
 /// A front end whose every message is the input's: the first byte of each is how many descriptors it carries, and of what kind.
 ///
 /// The server returns, whatever comes.
 pub fn socket(data: &[u8]) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("device");
-    let stop = EventFd::new(0).expect("an eventfd");
-    let server = {
-        let (path, stop) = (path.clone(), stop.try_clone().expect("a descriptor"));
-        thread::spawn(move || {
-            // SAFETY: `stop` is moved into this closure and lives as long as the borrow.
-            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(stop.as_raw_fd()) };
-            serve_until(&path, Options::default(), fd)
-        })
-    };
-    let begin = Instant::now();
-    let mut front = loop {
-        match UnixStream::connect(&path) {
-            Ok(front) => break front,
-            Err(error) if begin.elapsed() > Duration::from_secs(10) => panic!("{error}"),
-            Err(_) => thread::sleep(Duration::from_micros(200)),
+    thread_local! {
+        static DOOR: RefCell<Door> = RefCell::new(Door::open());
+    }
+    DOOR.with_borrow_mut(|door| {
+        let front = UnixStream::connect_addr(&door.address).expect("it listens");
+        // Zeros, whatever stood there.
+        for length in [0, 1 << 20] {
+            door.memory.set_len(length).expect("its size");
         }
-    };
-    let memory = memfd_create("fuzz", MFdFlags::MFD_CLOEXEC).expect("a memfd");
-    nix::unistd::ftruncate(memory.as_fd(), 1 << 20).expect("its size");
+        send(&front, data, &door.memory);
+        front.shutdown(Shutdown::Write).expect("it is connected");
+        // SAFETY: the event lives as long as the borrow.
+        let stop = unsafe { BorrowedFd::borrow_raw(door.stop.as_raw_fd()) };
+        // An error is its right, a panic is not.
+        let _ = serve_peer(&mut door.listener, &Options::default(), None, stop);
+    });
+}
+
+fn send(front: &UnixStream, data: &[u8], memory: &File) {
     let event = EventFd::new(0).expect("an eventfd");
     let mut rest = data;
-    while let Some((kind, message)) = rest.split_first() {
+    for _ in 0..MESSAGES {
+        let Some((kind, message)) = rest.split_first() else {
+            return;
+        };
         // The length that its header claims, or all that is left.
         let claimed = message
             .get(8..HEADER)
@@ -165,29 +213,11 @@ pub fn socket(data: &[u8]) {
         let rights = [ControlMessage::ScmRights(&fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights };
         let parts = [IoSlice::new(message)];
-        let sent = sendmsg::<()>(
-            front.as_raw_fd(),
-            &parts,
-            rights,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        );
-        if sent.is_err() {
-            break;
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        if sendmsg::<()>(front.as_raw_fd(), &parts, rights, flags, None).is_err() {
+            return;
         }
     }
-    let _ = front.flush();
-    drop(front);
-    // A peer that said nothing was no front end: the server waits for the next.
-    stop.write(1).expect("room in an eventfd");
-    let limit = Instant::now() + Duration::from_secs(10);
-    while !server.is_finished() {
-        assert!(Instant::now() < limit, "the server does not end");
-        thread::sleep(Duration::from_micros(200));
-    }
-    // An error is its right, a panic is not.
-    let ended = server.join();
-    assert!(ended.is_ok(), "the server panicked");
 }
 
 #[cfg(test)]

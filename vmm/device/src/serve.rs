@@ -12,14 +12,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use vhost::vhost_user::Error as VhostUserError;
+use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::GuestMemoryMmap;
 
 use crate::Options;
 use crate::backend::{Backend, Shared};
 use crate::confine::confine;
-use crate::inspect;
+use crate::inspect::{self, Inspector};
 use crate::ring::Memory;
 use crate::socket::{Bound, SocketError};
 
@@ -93,34 +93,46 @@ pub fn serve_until(socket: &Path, options: Options, stop: BorrowedFd) -> Result<
     let mut listening = bound.publish().map_err(unfit)?;
     log::info!("listens at {}", socket.display());
     loop {
-        if wait(listening.fd(), stop)? {
+        if wait(listening.fd(), stop)?
+            || serve_peer(&mut listening.listener, &options, inspector.as_ref(), stop)?
+        {
             return Ok(());
-        }
-        let memory = Memory::new(GuestMemoryMmap::new());
-        let backend = Shared::new(Backend::new(memory.clone(), &options));
-        if let Some(inspector) = &inspector {
-            inspector.watch(backend.engine());
-        }
-        let mut daemon = VhostUserDaemon::new("vhost-user".into(), backend.clone(), memory)
-            .map_err(|error| Error::System(io::Error::other(error.to_string())))?;
-        daemon.start(&mut listening.listener).map_err(protocol)?;
-        let (ended, stopped) = finish(&mut daemon, stop)?;
-        // The daemon's drop joins the workers, whose jobs end at their next slice.
-        backend.stop();
-        drop(daemon);
-        if stopped || backend.spoken_to() {
-            log::info!(
-                "{}",
-                if stopped {
-                    "was told to end"
-                } else {
-                    "the front end has gone"
-                }
-            );
-            return ended;
         }
         log::info!("a peer came and left without a word");
     }
+}
+
+/// Serves the next peer, until it leaves or `stop` is readable; false if it was no front end.
+pub(crate) fn serve_peer(
+    listener: &mut Listener,
+    options: &Options,
+    inspector: Option<&Inspector>,
+    stop: BorrowedFd,
+) -> Result<bool, Error> {
+    let memory = Memory::new(GuestMemoryMmap::new());
+    let backend = Shared::new(Backend::new(memory.clone(), options));
+    if let Some(inspector) = inspector {
+        inspector.watch(backend.engine());
+    }
+    let mut daemon = VhostUserDaemon::new("vhost-user".into(), backend.clone(), memory)
+        .map_err(|error| Error::System(io::Error::other(error.to_string())))?;
+    daemon.start(listener).map_err(protocol)?;
+    let (ended, stopped) = finish(&mut daemon, stop)?;
+    // The daemon's drop joins the workers, whose jobs end at their next slice.
+    backend.stop();
+    drop(daemon);
+    if !stopped && !backend.spoken_to() {
+        return Ok(false);
+    }
+    log::info!(
+        "{}",
+        if stopped {
+            "was told to end"
+        } else {
+            "the front end has gone"
+        }
+    );
+    ended.map(|()| true)
 }
 
 /// Waits until the connection ends, or `stop` is readable and it is ended for that; true if so.

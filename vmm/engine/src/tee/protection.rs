@@ -11,7 +11,7 @@ use ctr::Ctr128BE;
 use pinbed_abi::ta::{pin, playback};
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::rig::*;
 
@@ -23,6 +23,8 @@ const MARGIN: u64 = 256;
 /// Bytes of input that an operation is made of.
 const RECORD: usize = 12;
 const SESSIONS: usize = 3;
+/// Plain bytes of which the CPU sees none: so many, side by side and aligned, stand in memory by chance never.
+const UNSEEN: usize = 8;
 const KEY: [u8; 16] = [0x42; 16];
 
 const KEPT_OUT: (u32, u32) = (TEEC_ERROR_BAD_PARAMETERS, TEEC_ORIGIN_TEE);
@@ -139,10 +141,9 @@ impl<'r> Model<'r> {
 
     /// The first session that accesses it owns what nobody owns.
     fn claim(&mut self, session: usize, bytes: Range<usize>) {
-        for byte in bytes {
-            let Some(attachment) = self.guard[byte] else {
-                continue;
-            };
+        let mut attachments: Vec<u64> = self.guard[bytes].iter().copied().flatten().collect();
+        attachments.dedup();
+        for attachment in attachments {
             if self.owners[&attachment].is_none() {
                 self.owners.insert(attachment, Some(session));
                 for at in 0..LENGTH {
@@ -154,15 +155,22 @@ impl<'r> Model<'r> {
         }
     }
 
-    fn admits(&self, agent: Agent, mut bytes: Range<usize>) -> bool {
-        bytes.all(|byte| match (self.guard[byte], agent) {
-            (None, _) => true,
-            (Some(_), Agent::Outsider) => false,
-            (Some(attachment), Agent::Video(wants)) => {
-                self.owners[&attachment].is_some() && self.video[byte] & wants != 0
-            }
-            (Some(attachment), Agent::Session(session)) => {
-                self.owners[&attachment] == Some(session)
+    fn admits(&self, agent: Agent, bytes: Range<usize>) -> bool {
+        let mut start = bytes.start;
+        let mut pieces = self.guard[bytes].chunk_by(|one, next| one == next);
+        pieces.all(|piece| {
+            let bytes = start..start + piece.len();
+            start = bytes.end;
+            match (piece[0], agent) {
+                (None, _) => true,
+                (Some(_), Agent::Outsider) => false,
+                (Some(attachment), Agent::Video(wants)) => {
+                    let mut rights = self.video[bytes].iter();
+                    self.owners[&attachment].is_some() && rights.all(|right| right & wants != 0)
+                }
+                (Some(attachment), Agent::Session(session)) => {
+                    self.owners[&attachment] == Some(session)
+                }
             }
         })
     }
@@ -214,7 +222,7 @@ impl<'r> Model<'r> {
             "{op:?} wrote before its range"
         );
         assert_eq!(before[end..], after[end..], "{op:?} wrote behind its range");
-        self.hidden();
+        self.hidden(&after[margin..margin + LENGTH]);
     }
 
     /// Everybody looks at every byte that is attached: who may see it sees what stands there, nobody else sees anything.
@@ -268,8 +276,10 @@ impl<'r> Model<'r> {
                 let (handle, ..) = self.buffers.remove(which % self.buffers.len());
                 rig.detach_handle(handle);
                 self.owners.remove(&handle);
-                for guard in &mut self.guard {
-                    guard.take_if(|guard| *guard == handle);
+                for (guard, plain) in self.guard.iter_mut().zip(&mut self.plain) {
+                    if *guard == Some(handle) {
+                        (*guard, *plain) = (None, None);
+                    }
                 }
             }
             Op::Poke(start, length, seed) => {
@@ -450,17 +460,16 @@ impl<'r> Model<'r> {
         self.sessions[session].invoke(playback::SEEK, start).ok();
     }
 
-    /// The CPU does not see what stands in protected memory: of 16 bytes and more all are the same by chance never.
-    fn hidden(&self) {
-        let raw = self.raw(0..LENGTH);
-        let mut run = 0;
-        for (byte, found) in raw.into_iter().enumerate() {
-            let plain = self.plain[byte].filter(|_| self.guard[byte].is_some());
-            run = match plain {
-                Some(plain) if plain == found => run + 1,
-                _ => 0,
-            };
-            assert!(run < 16, "plain bytes up to {byte}");
+    /// The CPU does not see what stands in protected memory.
+    fn hidden(&self, raw: &[u8]) {
+        let pieces = self.plain.chunks(UNSEEN).zip(raw.chunks(UNSEEN));
+        for (number, (plain, raw)) in pieces.enumerate() {
+            let mut bytes = plain.iter().zip(raw);
+            assert!(
+                bytes.any(|(plain, raw)| *plain != Some(*raw)),
+                "plain bytes from {} on",
+                number * UNSEEN
+            );
         }
     }
 }
@@ -495,7 +504,14 @@ impl Op {
 
 /// Operations, one for each record of the input: each does what the model says, and no more.
 pub fn run(data: &[u8]) {
-    let rig = Rig::new();
+    thread_local! {
+        /// One for all inputs. Each begins with zeros where it looks.
+        static MEMORY: GuestMemoryMmap = Rig::new_memory();
+    }
+    let rig = Rig::on(MEMORY.with(GuestMemoryMmap::clone));
+    let zeros = [0; LENGTH + 2 * MARGIN as usize];
+    let at = GuestAddress(BASE - MARGIN);
+    rig.memory.write_slice(&zeros, at).unwrap();
     let mut model = Model::new(&rig);
     for record in data.as_chunks().0 {
         model.run(&Op::of(record));

@@ -121,9 +121,18 @@ impl Buffer {
 
 impl Rig {
     pub fn new() -> Self {
+        Self::on(Self::new_memory())
+    }
+
+    pub fn new_memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
+    }
+
+    /// An engine with memory that others may have used.
+    pub fn on(memory: GuestMemoryMmap) -> Self {
         Self {
             engine: Engine::new(DEFAULT_LIMITS).allow_sabotage(),
-            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
+            memory,
             free: Mutex::new(0x1001),
         }
     }

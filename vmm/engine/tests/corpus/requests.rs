@@ -15,6 +15,15 @@ use zerocopy::{FromBytes, IntoBytes};
 const LENGTH: usize = 1 << 16;
 const BEFORE: u8 = 0xa5;
 
+thread_local! {
+    /// One for all inputs, full of [`BEFORE`] when an input begins: else that input fails.
+    static MEMORY: GuestMemoryMmap = {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LENGTH)]).unwrap();
+        memory.write_slice(&[BEFORE; LENGTH], GuestAddress(0)).unwrap();
+        memory
+    };
+}
+
 #[derive(Arbitrary, Debug)]
 enum Sent<'a> {
     /// Whatever comes.
@@ -147,10 +156,7 @@ fn writable(request: &[u8]) -> Vec<Segment> {
 /// What a fuzzer calls, and the test of the corpus.
 pub fn run(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), LENGTH)]).unwrap();
-    memory
-        .write_slice(&[BEFORE; LENGTH], GuestAddress(0))
-        .unwrap();
+    let memory = MEMORY.with(GuestMemoryMmap::clone);
     let engine = Engine::new(DEFAULT_LIMITS);
     let mut free: Vec<Range<usize>> = Vec::new();
     while !input.is_empty()
@@ -185,7 +191,10 @@ pub fn run(data: &[u8]) {
     let mut after = vec![0; LENGTH];
     memory.read_slice(&mut after, GuestAddress(0)).unwrap();
     for range in free {
-        after[range].fill(BEFORE);
+        let before = &[BEFORE; LENGTH][range.clone()];
+        after[range.clone()].copy_from_slice(before);
+        let start = GuestAddress(range.start as u64);
+        memory.write_slice(before, start).unwrap();
     }
     // In one comparison, which is quick.
     if after != [BEFORE; LENGTH] {

@@ -9,7 +9,7 @@ use pinbed_abi::ta::{self, Uuid};
 use pinbed_abi::tee::*;
 use pinbed_abi::wire;
 use pinbed_engine::{DEFAULT_LIMITS, Engine, Submitted};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Not acipher, ecdh, ecdsa and sign_verify, whose keys take long.
@@ -23,6 +23,14 @@ const APPLICATIONS: [Uuid; 8] = [
     ta::secure_storage::UUID,
     ta::sha::UUID,
 ];
+
+const LENGTH: usize = 1 << 16;
+
+thread_local! {
+    /// One for all inputs; each begins with zeros.
+    static MEMORY: GuestMemoryMmap =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LENGTH)]).unwrap();
+}
 
 #[derive(Arbitrary, Debug)]
 enum Op<'a> {
@@ -139,8 +147,11 @@ pub fn run(data: &[u8]) {
     };
     let rig = Rig {
         engine: Engine::new(DEFAULT_LIMITS),
-        memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 16)]).unwrap(),
+        memory: MEMORY.with(GuestMemoryMmap::clone),
     };
+    rig.memory
+        .write_slice(&[0; LENGTH], GuestAddress(0))
+        .unwrap();
     rig.attach(false, 0, 0x4000);
     rig.attach(true, 0x8000, 0x1000);
     let params = |params: [Parameter; 4]| params.map(Parameter::to_wire);
