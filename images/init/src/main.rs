@@ -9,6 +9,7 @@ mod bounded;
 mod errand;
 mod failing;
 mod holders;
+mod limit;
 mod mounts;
 mod news;
 mod port;

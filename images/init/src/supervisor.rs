@@ -4,6 +4,7 @@
 use crate::aftermath::{self, Witness};
 use crate::bounded::Allowance;
 use crate::failing::{self, Failing};
+use crate::limit::Limit;
 use crate::news::News;
 use crate::port::Port;
 use crate::trace::Trace;
@@ -50,6 +51,7 @@ pub fn run_all(
     let trace = bounded::run("setting the trace up", TRACE, Trace::begin)??;
     let witness = bounded::run("looking at the system", LOOK, Witness::new)??;
     let failing = Failing::asked()?;
+    let limit = Limit::asked()?;
     let mut news = News::default();
     news.read(log);
     let mut at_load = aftermath::complaints(&news);
@@ -65,6 +67,7 @@ pub fn run_all(
         timeout,
         trace,
         witness,
+        limit,
         blind: false,
         stuck: Vec::new(),
     };
@@ -117,6 +120,8 @@ struct Bench<'a> {
     timeout: Duration,
     trace: Option<Trace>,
     witness: Witness,
+    /// Of the memory that a test may use.
+    limit: Option<Limit>,
     /// Whether what a test left could not be looked at: the runner boots a fresh guest for the rest.
     blind: bool,
     /// The processes that would not die.
@@ -151,7 +156,11 @@ impl Bench<'_> {
         }
         let hear = (&mut *self.log, &mut news);
         let stuck = &mut self.stuck;
-        run_one(name, self.timeout, case, may_fail, stuck, self.port, hear)?;
+        let narrow = Narrow {
+            may_fail,
+            limit: self.limit.as_ref(),
+        };
+        run_one(name, self.timeout, case, &narrow, stuck, self.port, hear)?;
         if let Some(trace) = &mut self.trace {
             trace.stop();
         }
@@ -382,13 +391,20 @@ fn spawn(name: &str) -> Result<(Pid, Ears), Broken> {
     ))
 }
 
+/// What of an environment is a test's process's own.
+struct Narrow<'a> {
+    /// Its allocations may fail.
+    may_fail: bool,
+    limit: Option<&'a Limit>,
+}
+
 /// Runs one test to its end, or to its limit, and keeps up with the kernel log meanwhile. `stuck` are the processes that would not
 /// die.
 fn run_one(
     name: &str,
     timeout: Duration,
     case: &mut Case,
-    may_fail: bool,
+    narrow: &Narrow<'_>,
     stuck: &mut Vec<i32>,
     port: &mut Port,
     (log, news): (&mut Log, &mut News),
@@ -396,12 +412,15 @@ fn run_one(
     let signals = child_signals()?;
     case.timeout = timeout;
     let mut allowance = Allowance::of(timeout);
-    if may_fail {
+    if narrow.may_fail {
         failing::mark(true)?;
     }
     let (pid, mut ears) = spawn(name)?;
-    if may_fail {
+    if narrow.may_fail {
         failing::mark(false)?;
+    }
+    if let Some(limit) = narrow.limit {
+        limit.holds(pid)?;
     }
     let mut status = None;
     while status.is_none() {

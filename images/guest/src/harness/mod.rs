@@ -6,7 +6,7 @@
 //! - [`child`]: a forked process that acts in its turn; [`cpu`]: where a test runs; [`attempt`]: a system call that may not return;
 //! - [`privilege`]: giving up rights; [`kconfig`]: the configuration of the kernel under test;
 //! - [`node`]: files of the kernel's that it may lack;
-//! - [`patience`]: waiting for the kernel; [`setting`]: values in sysfs and procfs, put back afterwards.
+//! - [`patience`]: waiting for the kernel; [`rounds`]: how often a race is tried; [`setting`]: values in sysfs and procfs, put back afterwards.
 
 pub mod attempt;
 pub mod child;
@@ -18,4 +18,5 @@ pub mod node;
 pub mod patience;
 pub mod privilege;
 pub mod progress;
+pub mod rounds;
 pub mod setting;

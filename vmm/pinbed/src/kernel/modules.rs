@@ -68,7 +68,7 @@ const USED: [Use; 15] = [
 ];
 
 /// The modules that only some guests need, which ask for them by the symbol: `pinbed shell`, and environments.
-const ASKED_FOR: [Use; 12] = [
+const ASKED_FOR: [Use; 14] = [
     module("NET_9P_VIRTIO", "9pnet_virtio"),
     module("9P_FS", "9p"),
     module("OVERLAY_FS", "overlay"),
@@ -82,6 +82,8 @@ const ASKED_FOR: [Use; 12] = [
     module("IOMMUFD", "iommufd"),
     module("VFIO_IOMMU_TYPE1", "vfio_iommu_type1"),
     module("VFIO_PCI", "vfio_pci"),
+    module("KVM_AMD", "kvm_amd"),
+    module("VHOST_VSOCK", "vhost_vsock"),
 ];
 
 /// A module as it goes into the guest.

@@ -48,16 +48,16 @@ impl Accel {
         }
     }
 
-    /// For QEMU's `-cpu`. Under TCG a fixed model: the same guest on every host, an Intel one so that Linux takes the TSC as constant and
+    /// For QEMU's `-cpu`. Under TCG an environment's, else a fixed model: the same guest on every host, an Intel one so that Linux takes the TSC as constant and
     /// does not measure it, without AVX because its state is slow to switch, and with 1 GiB pages because they are quick to map.
     ///
     /// Without the bit that tells of a hypervisor: with it Linux takes spin locks that are not fair, and CPUs that take turns starve each
     /// other of them. A CPU in free_irq() polls the I/O APIC under a lock that the interrupt's handler needs on the other one, and most turns end
     /// at that poll: an unbind took 20 s where it takes 10 ms.
-    pub fn qemu_cpu(self) -> &'static str {
+    pub fn qemu_cpu(self, model: Option<&str>) -> &str {
         match self {
             Accel::Kvm => "host",
-            Accel::Tcg => "Nehalem,+pdpe1gb,-hypervisor",
+            Accel::Tcg => model.unwrap_or("Nehalem,+pdpe1gb,-hypervisor"),
         }
     }
 

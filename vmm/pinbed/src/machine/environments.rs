@@ -20,6 +20,8 @@ pub struct Definition {
     /// MiB.
     pub memory: Option<u64>,
     pub cpus: Option<u8>,
+    /// The model that QEMU emulates under TCG.
+    pub cpu: Option<String>,
     /// Whether CPUs run at the same time.
     #[serde(default)]
     pub parallel: bool,

@@ -121,6 +121,8 @@ pub struct Machine {
     pub cpus: u8,
     /// Whether they run at the same time under TCG, too.
     pub parallel: bool,
+    /// The model of CPU under TCG, in the place of the default.
+    pub cpu: Option<String>,
     /// What is added to the kernel's command line.
     pub append: String,
     /// How its guest comes up.
@@ -455,7 +457,10 @@ fn arguments(
         "accel",
         machine.accel.qemu_accel(machine.parallel).to_owned(),
     );
-    option("cpu", machine.accel.qemu_cpu().to_owned());
+    option(
+        "cpu",
+        machine.accel.qemu_cpu(machine.cpu.as_deref()).to_owned(),
+    );
     option("kernel", machine.kernel.display().to_string());
     option("initrd", machine.initramfs.display().to_string());
     let frequency = tsc_khz.map(|khz| format!(" tsc_early_khz={khz}"));

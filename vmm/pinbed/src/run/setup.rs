@@ -538,6 +538,7 @@ impl<'a> Setup<'a> {
             memory: args.memory,
             cpus: args.cpus,
             parallel: args.environment.as_ref().is_some_and(|it| it.parallel),
+            cpu: (args.environment.as_ref()).and_then(|it| it.cpu.clone()),
             append: args.append.clone(),
             start,
             hotplug,

@@ -11,6 +11,7 @@ use pinbed_guest::harness::child::Child;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::{LIMIT, until};
+use pinbed_guest::harness::rounds::rounds;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::{movable, swiotlb};
@@ -118,7 +119,7 @@ fn short_pins_and_cma(t: &mut Ctx) -> TestResult {
 fn pin_races_a_fork(t: &mut Ctx) -> TestResult {
     const ROUNDS: usize = 30;
     swiotlb::unless_forced()?;
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds(ROUNDS)? {
         let memory = Mapping::anon(PAGE)?;
         memory.write(0, &t.random(PAGE));
         let mut pins = [OUTPUT.ready(t)?];

@@ -13,6 +13,7 @@ use pinbed_abi::tee::*;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::LIMIT;
+use pinbed_guest::harness::rounds::rounds;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::memory::userfault::Userfault;
@@ -167,7 +168,7 @@ fn closing_memory_races_a_call(t: &mut Ctx) -> TestResult {
     let after = checksum(&tee, session, memref);
     let what = "a call after the close";
     t.equal(Eye::Cpu, what, after, Err(Errno::EINVAL));
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS)? {
         let shm = register(&tee, &area)?;
         let memref = shm.all(PARAM_MEMREF_INPUT);
         let seen = thread::scope(|scope| {
@@ -220,7 +221,7 @@ fn closing_a_session_races_a_call(t: &mut Ctx) -> TestResult {
     let result = reply.map(|reply| reply.result);
     let what = "the call whose session was closed";
     t.equal(Eye::Cpu, what, result, Ok(TEEC_ERROR_CANCEL));
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS)? {
         let session = tee.session(pin::UUID)?;
         // Every third waits, so that it is under way when the session is closed.
         let (function, params) = match round % 3 {
@@ -298,7 +299,7 @@ fn closing_the_client_races_a_call(t: &mut Ctx) -> TestResult {
         length *= 2;
         premise(length < LONG, || "no call is long enough".into())?;
     }
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS)? {
         // Closed by hand, under the thread that uses it; nothing else in this process opens a file meanwhile.
         let tee = ManuallyDrop::new(Tee::open()?);
         let session = tee.session(pin::UUID)?;
@@ -360,7 +361,7 @@ fn cancelling_races_the_end_of_a_call(t: &mut Ctx) -> TestResult {
     let result = reply.map(|reply| reply.result);
     let what = "the call that was cancelled";
     t.equal(Eye::Cpu, what, result, Ok(TEEC_ERROR_CANCEL));
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS)? {
         let (function, params) = match round % 2 {
             0 => (pin::WAIT, wait),
             _ => (pin::RETURN, [value_in(0, 0), NONE, NONE, NONE]),
@@ -406,10 +407,11 @@ fn registering_races_registering(t: &mut Ctx) -> TestResult {
     let both = [register(&tee, &area)?, register(&tee, &area)?];
     before.judge(t, "while it is registered twice", 2, 2 * pages)?;
     drop(both);
+    let each = rounds(ROUNDS)? / THREADS;
     let seen = thread::scope(|scope| {
         let work = || {
             let mut wrong = Vec::new();
-            for _ in 0..ROUNDS / THREADS {
+            for _ in 0..each {
                 let seen = tee
                     .register(address, length)
                     .and_then(|shm| checksum(&tee, session, shm.all(PARAM_MEMREF_INPUT)));
@@ -455,7 +457,7 @@ fn registering_races_munmap(t: &mut Ctx) -> TestResult {
     in_the_middle_of_registering(t, &tee)?;
     before.judge(t, "after memory went away while it was registered", 0, 0)?;
     let mut tally = Tally::default();
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS)? {
         memory.advise(0..length, MmapAdvise::MADV_DONTNEED)?;
         let (taken, filled) = thread::scope(|scope| {
             let filling = scope.spawn(|| {
