@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 pub const FEATURE_MOVE: u64 = 1 << 16;
 
 const API: u64 = 0xAA;
+const REGISTER_MODE_MISSING: u64 = 1;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 const EVENT_PAGEFAULT: u8 = 0x12;
@@ -41,6 +42,15 @@ struct WriteProtect {
 }
 
 #[repr(C)]
+struct Copy {
+    to: u64,
+    from: u64,
+    length: u64,
+    mode: u64,
+    copied: i64,
+}
+
+#[repr(C)]
 struct Move {
     to: u64,
     from: u64,
@@ -50,10 +60,11 @@ struct Move {
 }
 
 mod ioctls {
-    use super::{Hello, Move, Register, WriteProtect};
+    use super::{Copy, Hello, Move, Register, WriteProtect};
 
     nix::ioctl_readwrite!(api, 0xAA, 0x3F, Hello);
     nix::ioctl_readwrite!(register, 0xAA, 0x00, Register);
+    nix::ioctl_readwrite!(copy, 0xAA, 0x03, Copy);
     nix::ioctl_readwrite!(move_pages, 0xAA, 0x05, Move);
     nix::ioctl_readwrite!(write_protect, 0xAA, 0x06, WriteProtect);
 }
@@ -89,10 +100,19 @@ impl Userfault {
 
     /// Hears of writes to a mapping that is write-protected.
     pub fn register(&self, mapping: &Mapping) -> Result<(), Error> {
+        self.register_for(mapping, REGISTER_MODE_WP)
+    }
+
+    /// Fills a mapping that has no pages, by [`Userfault::copy`].
+    pub fn register_empty(&self, mapping: &Mapping) -> Result<(), Error> {
+        self.register_for(mapping, REGISTER_MODE_MISSING)
+    }
+
+    fn register_for(&self, mapping: &Mapping, mode: u64) -> Result<(), Error> {
         let mut register = Register {
             start: mapping.address() as u64,
             length: mapping.len() as u64,
-            mode: REGISTER_MODE_WP,
+            mode,
             ioctls: 0,
         };
         // SAFETY: as in `open`. What faults from now on is no reference, and waits until it is handled.
@@ -112,6 +132,20 @@ impl Userfault {
         unsafe { ioctls::write_protect(self.fd.as_raw_fd(), &mut protect) }
             .map(drop)
             .map_err(Error::call("UFFDIO_WRITEPROTECT"))
+    }
+
+    /// UFFDIO_COPY: a mapping that is registered and has no pages gets copies of those that begin at an address, which must be a mapping's
+    /// of which no references exist.
+    pub fn copy(&self, from: usize, to: &Mapping) -> Result<(), Errno> {
+        let mut request = Copy {
+            to: to.address() as u64,
+            from: from as u64,
+            length: to.len() as u64,
+            mode: 0,
+            copied: 0,
+        };
+        // SAFETY: as in `register`.
+        unsafe { ioctls::copy(self.fd.as_raw_fd(), &mut request) }.map(drop)
     }
 
     /// UFFDIO_MOVE: the pages of one mapping become those of another of the same length, which is registered and has none.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who takes user pages: the kernel's own functions for that, watched by kprobe events, with the flags that they were asked with.
+//! Who takes user pages, with which flags, who accounts them, and when they are let go: the kernel's own functions for that, watched by kprobe
+//! events.
 
 use crate::harness::error::Error;
 use crate::observe::extent::PAGE;
@@ -10,8 +11,31 @@ use std::path::Path;
 use std::process;
 
 const TRACING: &str = "/sys/kernel/tracing";
-/// The events' group there.
-const GROUP: &str = "pinbed_audit";
+
+/// What is watched. Each has a group of events of its own, since to switch one on takes the kernel tens of milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// What takes pages.
+    Takers,
+    /// What counts them against RLIMIT_MEMLOCK, and what unpins them. Who counts by hand, as io_uring does, is not seen.
+    Accountants,
+}
+
+impl Watched {
+    fn group(self) -> &'static str {
+        match self {
+            Self::Takers => "pinbed_audit",
+            Self::Accountants => "pinbed_accounts",
+        }
+    }
+
+    fn functions(self) -> &'static [Function] {
+        match self {
+            Self::Takers => FUNCTIONS,
+            Self::Accountants => ACCOUNTANTS,
+        }
+    }
+}
 
 /// A function that takes pages, and the arguments of x86-64's that say which and how. What a kernel lacks is not watched.
 struct Function {
@@ -49,11 +73,39 @@ const FUNCTIONS: &[Function] = &[
     of_mm("pin_user_pages_remote"),
     of_task("get_user_pages"),
     of_task("get_user_pages_fast"),
+    of_task("get_user_pages_fast_only"),
     of_mm("get_user_pages_remote"),
     // Of a file: there is no address. 6.11 and later.
     Function {
         name: "memfd_pin_folios",
         start: "%si",
+        count: None,
+        flags: None,
+    },
+];
+
+/// The first argument is no user address of theirs, but an mm or pages.
+const fn of_pages(name: &'static str) -> Function {
+    Function {
+        name,
+        start: "%di",
+        count: Some("%si"),
+        flags: None,
+    }
+}
+
+const ACCOUNTANTS: &[Function] = &[
+    of_pages("account_locked_vm"),
+    of_pages("__account_locked_vm"),
+    of_pages("unpin_user_pages"),
+    of_pages("unpin_user_pages_dirty_lock"),
+    // 5.15 and later.
+    of_pages("unpin_user_page_range_dirty_lock"),
+    // 6.11 and later.
+    of_pages("unpin_folios"),
+    Function {
+        name: "unpin_user_page",
+        start: "%di",
         count: None,
         flags: None,
     },
@@ -70,6 +122,8 @@ pub struct Taking {
     pub pages: u64,
     /// FOLL_ flags; of memfd_pin_folios() none, which pins for long by itself.
     pub flags: Option<u32>,
+    /// When, in microseconds of the kernel's clock.
+    pub at: u64,
 }
 
 impl Taking {
@@ -99,14 +153,23 @@ fn longterm() -> Result<u32, Error> {
 
 /// Watches from its making on.
 #[derive(Debug)]
-pub struct Audit(());
+pub struct Audit(Watched);
 
 impl Audit {
-    /// Begins to watch this process.
+    /// Begins to watch what takes this process's pages.
     ///
     /// # Errors
     /// Where the kernel has no kprobe events, or none of the functions.
     pub fn begin() -> Result<Self, Error> {
+        Self::of(Watched::Takers)
+    }
+
+    /// Begins to watch this process.
+    ///
+    /// # Errors
+    /// As [`Audit::begin`].
+    pub fn of(watched: Watched) -> Result<Self, Error> {
+        let group = watched.group();
         let events = Path::new(TRACING).join("kprobe_events");
         if !events.exists() {
             return Err(Error::Absent {
@@ -114,11 +177,11 @@ impl Audit {
                 remedy: "build the kernel with CONFIG_KPROBE_EVENTS".into(),
             });
         }
-        let audit = Self(());
-        let mut watched = 0;
-        for function in FUNCTIONS {
+        let audit = Self(watched);
+        let mut found = 0;
+        for function in watched.functions() {
             let mut event = format!(
-                "p:{GROUP}/{} {} start={}:x64",
+                "p:{group}/{} {} start={}:x64",
                 function.name, function.name, function.start
             );
             for (name, register, kind) in [
@@ -130,35 +193,41 @@ impl Audit {
                 }
             }
             // Those of an earlier audit are still there, switched off: to make and to delete one takes the kernel tens of milliseconds.
-            let made = Path::new(TRACING).join("events").join(GROUP);
+            let made = Path::new(TRACING).join("events").join(group);
             let is_there = made.join(function.name).exists();
             // What is not in this kernel is refused.
-            watched += usize::from(is_there || append(&events, &event).is_ok());
+            found += usize::from(is_there || append(&events, &event).is_ok());
         }
-        if watched == 0 {
+        if found == 0 {
             return Err(Error::Absent {
                 what: "functions that take user pages".into(),
                 remedy: "build the kernel with CONFIG_KPROBES and CONFIG_KALLSYMS".into(),
             });
         }
         write("trace", "")?;
-        write(&format!("events/{GROUP}/enable"), "1")?;
+        write(&format!("events/{group}/enable"), "1")?;
         write("tracing_on", "1")?;
         Ok(audit)
     }
 
     /// What this process asked for meanwhile.
     pub fn end(self) -> Result<Vec<Taking>, Error> {
+        let watched = self.0;
         drop(self);
         let path = Path::new(TRACING).join("trace");
         let text = fs::read_to_string(&path).map_err(Error::io("reading the kernel's trace"))?;
-        Ok(parse(&text, process::id()))
+        let is_one = |taking: &Taking| {
+            let mut names = watched.functions().iter().map(|function| function.name);
+            names.any(|name| name == taking.function)
+        };
+        let all = parse(&text, process::id()).into_iter();
+        Ok(all.filter(is_one).collect())
     }
 }
 
 impl Drop for Audit {
     fn drop(&mut self) {
-        let _ = write(&format!("events/{GROUP}/enable"), "0");
+        let _ = write(&format!("events/{}/enable", self.0.group()), "0");
     }
 }
 
@@ -183,7 +252,13 @@ fn parse(text: &str, process: u32) -> Vec<Taking> {
             return None;
         }
         let (before, values) = rest.split_once(": (")?;
-        let function = before.rsplit_once(' ')?.1;
+        let (before, function) = before.rsplit_once(' ')?;
+        let seconds: f64 = before
+            .split(' ')
+            .next_back()?
+            .strip_suffix(':')?
+            .parse()
+            .ok()?;
         let value = |name: &str| {
             let (_, rest) = values.split_once(&format!(" {name}="))?;
             let text = rest.split_whitespace().next()?;
@@ -197,6 +272,7 @@ fn parse(text: &str, process: u32) -> Vec<Taking> {
             start: value("start")?,
             pages: value("pages").unwrap_or(0),
             flags: value("flags").map(|flags| flags as u32),
+            at: (seconds * 1e6).round() as u64,
         })
     };
     text.lines().filter_map(line).collect()
@@ -219,12 +295,14 @@ mod tests {
                 start: 0x7f00_0000_1010,
                 pages: 2,
                 flags: Some(0x101),
+                at: 12_345_678,
             },
             Taking {
                 function: "memfd_pin_folios".into(),
                 start: 0,
                 pages: 0,
                 flags: None,
+                at: 12_345_680,
             },
         ];
         assert_eq!(takings, expected);

@@ -13,14 +13,19 @@ use crate::judge::baseline::{Baseline, Baselines, Expected};
 const LONG: &str = "_says_that_it_is_for_long";
 const SHORT: &str = "_does_not_say_that_it_is_for_long";
 /// How the other tests of the former end, and what a kernel does that passes them.
-const QUESTIONS: [(&str, &str); 3] = [
+const QUESTIONS: [(&str, &str); 6] = [
+    ("_leaves_cma", "leaves CMA"),
     ("_leaves_zone_movable", "leaves ZONE_MOVABLE"),
+    ("_refuses_a_file", "refuses a shared mapping of a file"),
     ("_is_limited", "RLIMIT_MEMLOCK bounds a process"),
     ("_is_limited_for_the_user", "and a user"),
+    ("_is_reported", "VmPin or VmLck shows it"),
 ];
 /// Who needs more than the kernels' ordinary configuration (the fragment pinners), and the kernel of Debian's that a green run of them was on.
 const ELSEWHERE: [&str; 3] = ["xdp", "rdma", "vfio"];
 const DEBIAN: (&str, &str) = ("6.12", "deb:trixie");
+/// What cannot be asked there: it has no CMA.
+const NOT_THERE: &str = "_leaves_cma";
 /// Who needs it and was not driven yet.
 const NOWHERE: [&str; 1] = ["iommufd"];
 /// The tests that written pages are marked dirty, by who takes pages.
@@ -31,6 +36,8 @@ const DIRTY: [(&str, &str); 5] = [
     ("tee", "tee_dirty::"),
     ("udmabuf", "dirty::writes_to_a_udmabuf"),
 ];
+/// A question that tests of another group answer.
+const UDMABUF_CMA: (&str, &str) = ("pinners::udmabuf_leaves_cma", "udmabuf::leaves_cma");
 
 /// The page, in Markdown.
 pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> String {
@@ -80,8 +87,12 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         };
         let mut cells = vec![passes(on, &|name| name == test.name)];
         for (end, _) in QUESTIONS {
-            let other = format!("pinners::{who}{end}");
-            cells.push(passes(on, &|name| name == other));
+            let mut other = format!("pinners::{who}{end}");
+            if other == UDMABUF_CMA.0 {
+                other = UDMABUF_CMA.1.to_owned();
+            }
+            let is_asked = on.is_none() || end != NOT_THERE;
+            cells.push(passes(on, &|name| is_asked && name == other));
         }
         let dirty = DIRTY.iter().find(|(name, _)| *name == who);
         cells.push(passes(on, &|name| {
@@ -112,17 +123,22 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          A cell names the kernels on which it is so. A pin of this kind has to say FOLL_LONGTERM, so that pages leave CMA and ZONE_MOVABLE \
          first, and has to count against RLIMIT_MEMLOCK: of the user, since a process can fork, or pass the descriptor on and exit.\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
-         Three more on {}, Debian's {}, which has them as modules; `--env iommu` puts an IOMMU and a PCI device for VFIO into the machine:\n\n\
+         Three more on {}, Debian's {}, which has them as modules and has no CMA; `--env iommu` puts an IOMMU, a PCI device for VFIO, and a CPU that \
+         virtual machines can run on into the machine:\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{elsewhere}\n\
-         gup_test is the kernel's own test of pins, which only root can use. IOMMU_IOAS_MAP of iommufd has tests, too, which want \
-         CONFIG_IOMMUFD_TEST; they were not run yet.\n\n\
+         VmPin and VmLck are of /proc/PID/status: mm->pinned_vm and mm->locked_vm. gup_test is the kernel's own test of pins, which only root can use. \
+         udmabuf takes pages of memfds only. IOMMU_IOAS_MAP of iommufd has tests, too, which want CONFIG_IOMMUFD_TEST (the fragment \
+         pinners); they were not run yet.\n\n\
          ## Beside each other\n\n\
          Two long pins race for a page in CMA (`pinners::long_pins_race_for_a_page_in_cma`); all of CMA is allocated while O_DIRECT pins pages in it for \
          moments (`pinners::short_pins_leave_cma_to_be_allocated`); memory goes offline when a page of it is let go, and not before \
          (`lifecycle::memory_in_use_does_not_go_offline`); a pin races a fork (`pinners::pin_races_a_fork`).\n\n\
          ## For as long as a system call lasts, or without a pin\n\n\
          None of these says FOLL_LONGTERM on any of the kernels, which would move pages for nothing. vmsplice(2) keeps its page until the \
-         pipe is read, and MSG_ZEROCOPY until the packet is consumed, with a reference and without a pin.\n\n\
+         pipe is read, and MSG_ZEROCOPY until the packet is consumed, with a reference and without a pin. UFFDIO_COPY takes no page at all \
+         (`pinners::userfaultfd_copy_takes_no_page`), and UFFDIO_MOVE refuses one that is pinned (`lifecycle::userfault_move_is_refused`). KVM keeps no \
+         reference: a notifier tells it when the page goes. vhost copies from and to user memory, and pins a page of its log of dirty \
+         memory for the time of a write. Both were measured on {}, too.\n\n\
          | | takes pages by |\n|---|---|\n{short}",
         kernels.join(", "),
         heads.join(" | "),
@@ -131,6 +147,7 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         DEBIAN.0,
         heads.join(" | "),
         "---|".repeat(heads.len()),
+        DEBIAN.1,
     )
 }
 

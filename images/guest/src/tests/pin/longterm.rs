@@ -87,8 +87,9 @@ pub fn in_cma_among(
             return Ok((area, region, others));
         }
     }
+    // So it is while page cache of an earlier test goes, which the ballast did not find.
     Err(Stop::finding(
-        Eye::Harness,
+        Eye::Premise,
         format!(
             "{held} bytes of ballast put no {pages} neighbouring pages in CMA region {}; boot with a larger cma=",
             region.name

@@ -3,9 +3,11 @@
 
 use super::gup_test::GupTest;
 use super::iommufd::Ioas;
+use super::kvm::Machine;
 use super::rdma::Domain;
 use super::sockets::{Umem, ZeroCopy};
 use super::vfio::Container;
+use super::vhost::Backend;
 use crate::tests::dmabuf::taker::{Call, Taker};
 use nix::errno::Errno;
 use nix::fcntl::SealFlag;
@@ -14,6 +16,7 @@ use pinbed_guest::harness::ctx::{Ctx, TestResult};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::become_nobody;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
+use pinbed_guest::memory::userfault::Userfault;
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::video::v4l2::{Memop, Queue};
 use std::fs::{File, OpenOptions};
@@ -32,6 +35,8 @@ pub enum Pinner {
     ProcMem,
     /// FUTEX_WAIT: the key of a futex in shared memory is its page's.
     Futex,
+    /// UFFDIO_COPY, which copies and takes no page.
+    UserfaultCopy,
     /// The kernel's own test of pins; whether by pin_user_pages_fast().
     GupTest(bool),
     /// XDP_UMEM_REG of AF_XDP.
@@ -44,6 +49,10 @@ pub enum Pinner {
     Iommufd,
     /// VFIO_IOMMU_MAP_DMA.
     Vfio,
+    /// The log of dirty memory of vhost.
+    VhostLog,
+    /// A page of a virtual machine of KVM.
+    Kvm,
 }
 
 #[rustfmt::skip]
@@ -88,6 +97,14 @@ impl Pinner {
         }
     }
 
+    /// How it says that a page is of a file.
+    pub fn refusals_of_files(self) -> &'static [Errno] {
+        match self {
+            Self::Call(call) => call.refusals(),
+            _ => &[Errno::EFAULT],
+        }
+    }
+
     /// A page that it can take.
     pub fn memory(self) -> TestResult<Page> {
         Ok(match self {
@@ -126,12 +143,15 @@ impl Pinner {
                     .map_err(Error::io("opening /proc/self/mem"))?,
             )),
             Self::Futex => Box::new(Futex),
+            Self::UserfaultCopy => Box::new(Copier::open()?),
             Self::GupTest(fast) => Box::new(GupTest::open(fast)?),
             Self::Xdp => Box::new(Umem::open()?),
             Self::ZeroCopy => Box::new(ZeroCopy::open()?),
             Self::Rdma => Box::new(Domain::open()?),
             Self::Iommufd => Box::new(Ioas::open()?),
             Self::Vfio => Box::new(Container::open()?),
+            Self::VhostLog => Box::new(Backend::open()?),
+            Self::Kvm => Box::new(Machine::open()?),
         })
     }
 
@@ -147,7 +167,7 @@ impl Pinner {
     }
 }
 
-/// A page of a memfd or of anonymous memory.
+/// A page, and its memfd where it has one that is asked for.
 pub struct Page {
     mapping: Mapping,
     file: Option<OwnedFd>,
@@ -199,6 +219,30 @@ impl Taker for ProcMem {
             Ok(_) => Err(Errno::EIO),
             Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
         }
+    }
+}
+
+/// A userfaultfd, and the empty page that it fills.
+struct Copier {
+    fault: Userfault,
+    to: Mapping,
+}
+
+impl Copier {
+    fn open() -> Result<Self, Error> {
+        let (fault, to) = (Userfault::open(0)?, Mapping::anon(PAGE)?);
+        fault.register_empty(&to)?;
+        Ok(Self { fault, to })
+    }
+}
+
+impl Taker for Copier {
+    fn take(&mut self, address: usize) -> Result<(), Errno> {
+        self.fault.copy(address, &self.to)
+    }
+
+    fn seen(&mut self) -> TestResult<Option<u32>> {
+        Ok(Some(crc32c::crc32c(&self.to.read(0..PAGE))))
     }
 }
 
