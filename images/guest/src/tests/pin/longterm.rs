@@ -87,7 +87,6 @@ pub fn in_cma_among(
             return Ok((area, region, others));
         }
     }
-    // So it is while page cache of an earlier test goes, which the ballast did not find.
     Err(Stop::finding(
         Eye::Premise,
         format!(
