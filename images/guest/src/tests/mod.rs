@@ -66,6 +66,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         raw::transport::TESTS,
         raw::requests::TESTS,
         raw::engines::TESTS,
+        raw::order::TESTS,
+        raw::rights::TESTS,
         raw::hostile::TESTS,
         raw::pin::TESTS,
         devices::TESTS,

@@ -30,6 +30,10 @@ pub const TESTS: &[Test] = &[
         "COPY of different lengths, FILL with a source, and images with sides, strides, formats or encodings that are not defined are STATUS_INVALID."),
     test("raw::padding_is_not_touched", padding_is_not_touched, VIDEO,
         "CONVERT reads and writes the pixels of each line, and not the padding up to the stride."),
+    test("raw::padding_need_not_be_memory", padding_need_not_be_memory, VIDEO,
+        "CONVERT of an image whose padding lies where there is no memory moves its pixels."),
+    test("raw::answers_list_as_many_segments_as_fit", answers_list_as_many_segments_as_fit, VIDEO,
+        "A job's answer lists segments read and written, of each as many as fit into half of the room behind the fixed part."),
     test("raw::the_longest_side_is_taken", the_longest_side_is_taken, VIDEO,
         "An image of max_side pixels or lines is converted, one more is STATUS_INVALID."),
     test("raw::faults_say_where_and_why", faults_say_where_and_why, FAULTS,
@@ -357,6 +361,91 @@ fn padding_is_not_touched(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+fn padding_need_not_be_memory(t: &mut Ctx) -> TestResult {
+    const WIDTH: usize = 30;
+    const LINES: usize = 10;
+    const STRIDE: usize = 50;
+    let stage = Stage::take()?;
+    let mut lanes: Lanes<64> = stage.lanes(OFFERED)?;
+    let (src, dst) = (region(PAGE)?, region(PAGE)?);
+    let bytes = t.random(WIDTH * LINES);
+    src.write(0, &bytes);
+    // The lines side by side in memory, the padding after each of them nowhere.
+    let lines = |memory: &Region| {
+        let pieces = (0..LINES).flat_map(|line| {
+            [
+                (memory.physical(line * WIDTH), WIDTH as u64),
+                (1 << 45, (STRIDE - WIDTH) as u64),
+            ]
+        });
+        pieces.collect::<Vec<_>>()
+    };
+    let from = lanes.attach(wire::DIRECTION_READ, &lines(&src))?;
+    let to = lanes.attach(wire::DIRECTION_WRITE, &lines(&dst))?;
+    let length = (STRIDE * LINES) as u64;
+    let format = grey(WIDTH as u32, LINES as u32, STRIDE as u32);
+    let image = convert(range(from, 0, length), range(to, 0, length), format, format);
+    let answer = lanes.job(&image)?;
+    t.equal(
+        Eye::Device,
+        "CONVERT's status",
+        answer.header.status.get(),
+        wire::STATUS_OK,
+    );
+    t.same_bytes(Eye::Cpu, "the lines", &dst.read(0..WIDTH * LINES), &bytes);
+    // All of the range is what a COPY wants.
+    let answer = lanes.job(&copy(from, to, length))?;
+    t.equal(
+        Eye::Device,
+        "the fault of a COPY of the same",
+        (answer.fault.reason.get(), answer.fault.address.get()),
+        (wire::FAULT_NO_MEMORY, 1 << 45),
+    );
+    Ok(())
+}
+
+fn answers_list_as_many_segments_as_fit(t: &mut Ctx) -> TestResult {
+    const COUNT: usize = 5;
+    const SEGMENT: usize = size_of::<wire::Segment>();
+    let stage = Stage::take()?;
+    let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
+    let (src, dst) = (region(PAGE)?, region(PAGE)?);
+    let pieces = |memory: &Region| {
+        let pieces = (0..COUNT).map(|n| (memory.physical(100 * n), 10));
+        pieces.collect::<Vec<(u64, u64)>>()
+    };
+    let (read, written) = (pieces(&src), pieces(&dst));
+    let from = lanes.attach(wire::DIRECTION_READ, &read)?;
+    let to = lanes.attach(wire::DIRECTION_WRITE, &written)?;
+    let request = copy(from, to, 10 * COUNT as u64);
+    for (room, each) in [
+        (0, 0),
+        (SEGMENT, 0),
+        (2 * SEGMENT, 1),
+        (7 * SEGMENT + 15, 3),
+        (8 * SEGMENT, 4),
+        (20 * SEGMENT, COUNT),
+    ] {
+        let all = size_of::<wire::JobResponse>() + room;
+        let answer = lanes.exchange(wire::QUEUE_VIDEO, request.as_bytes(), all)?;
+        let (fixed, rest) = wire::JobResponse::read_from_prefix(&answer).map_err(|_| short())?;
+        t.equal(
+            Eye::Device,
+            &format!("segments read and written in {room} bytes"),
+            (fixed.src_returned.get(), fixed.dst_returned.get()),
+            (each as u32, each as u32),
+        );
+        let listed = <[wire::Segment]>::ref_from_bytes(rest).unwrap_or_default();
+        let listed: Vec<_> = listed
+            .iter()
+            .map(|it| (it.address.get(), it.length.get()))
+            .collect();
+        let expected = [&read[..each], &written[..each]].concat();
+        t.equal(Eye::Device, "the segments", listed, expected);
+    }
+    Ok(())
+}
+
 fn the_longest_side_is_taken(t: &mut Ctx) -> TestResult {
     let stage = Stage::take()?;
     let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
@@ -607,19 +696,21 @@ fn events_come_before_answers(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-const NONE: Param = Param {
+/// No parameter.
+pub const NONE: Param = Param {
     attr: zerocopy::little_endian::U64::ZERO,
     a: zerocopy::little_endian::U64::ZERO,
     b: zerocopy::little_endian::U64::ZERO,
     c: zerocopy::little_endian::U64::ZERO,
 };
 
-fn value(attr: u64, a: u64, b: u64) -> Param {
+/// A value, with `a` and `b`.
+pub fn value(attr: u64, a: u64, b: u64) -> Param {
     memref(attr, a, b, 0)
 }
 
 /// `a` is the offset, `b` the size, `c` the handle.
-fn memref(attr: u64, a: u64, b: u64, c: u64) -> Param {
+pub fn memref(attr: u64, a: u64, b: u64, c: u64) -> Param {
     Param {
         attr: attr.into(),
         a: a.into(),
@@ -628,7 +719,7 @@ fn memref(attr: u64, a: u64, b: u64, c: u64) -> Param {
     }
 }
 
-/// OPEN_SESSION.
+/// An OPEN_SESSION.
 pub fn open_request(context: u64, uuid: ta::Uuid) -> tee::OpenSessionRequest {
     tee::OpenSessionRequest {
         header: header(tee::OP_OPEN_SESSION),
@@ -638,7 +729,7 @@ pub fn open_request(context: u64, uuid: ta::Uuid) -> tee::OpenSessionRequest {
     }
 }
 
-/// INVOKE.
+/// An INVOKE.
 pub fn invoke_request(
     context: u64,
     session: u32,
@@ -655,7 +746,8 @@ pub fn invoke_request(
     }
 }
 
-fn open(
+/// OPEN_SESSION: the session, or result and origin.
+pub fn open(
     driver: &mut impl Driver,
     context: u64,
     uuid: ta::Uuid,
@@ -667,7 +759,8 @@ fn open(
     })
 }
 
-fn session(driver: &mut impl Driver, context: u64, uuid: ta::Uuid) -> TestResult<u32> {
+/// A session that opens.
+pub fn session(driver: &mut impl Driver, context: u64, uuid: ta::Uuid) -> TestResult<u32> {
     open(driver, context, uuid)?.map_err(|result| {
         Stop::finding(
             Eye::Device,
@@ -676,7 +769,8 @@ fn session(driver: &mut impl Driver, context: u64, uuid: ta::Uuid) -> TestResult
     })
 }
 
-fn invoke(
+/// INVOKE.
+pub fn invoke(
     driver: &mut impl Driver,
     context: u64,
     session: u32,
@@ -689,7 +783,8 @@ fn invoke(
     )
 }
 
-fn close(driver: &mut impl Driver, context: u64, session: u32) -> TestResult<u32> {
+/// CLOSE_SESSION: the result.
+pub fn close(driver: &mut impl Driver, context: u64, session: u32) -> TestResult<u32> {
     let request = tee::CloseSessionRequest {
         header: header(tee::OP_CLOSE_SESSION),
         context: context.into(),
@@ -947,20 +1042,20 @@ fn memrefs_are_checked_before_the_call(t: &mut Ctx) -> TestResult {
 }
 
 /// Chains of the TEE queue: each has its own place for request and answer in a region.
-struct Calls {
+pub struct Calls {
     memory: Region,
 }
 
 impl Calls {
     const PLACE: usize = 1024;
 
-    fn new(count: usize) -> TestResult<Self> {
+    pub fn new(count: usize) -> TestResult<Self> {
         Ok(Self {
             memory: region(count * Self::PLACE)?,
         })
     }
 
-    fn send(&self, hand: &mut Hand, slot: u16, request: &[u8]) {
+    pub fn send(&self, hand: &mut Hand, slot: u16, request: &[u8]) {
         let at = usize::from(slot) * Self::PLACE;
         self.memory.write(at, request);
         let (from, to) = (
@@ -980,14 +1075,15 @@ impl Calls {
     }
 
     /// The answer's result and origin.
-    fn answer(&self, slot: u16) -> TestResult<tee::CallResponse> {
+    pub fn answer(&self, slot: u16) -> TestResult<tee::CallResponse> {
         let at = usize::from(slot) * Self::PLACE + Self::PLACE / 2;
         let bytes = self.memory.read(at..at + size_of::<tee::CallResponse>());
         tee::CallResponse::read_from_bytes(&bytes).map_err(|_| short())
     }
 }
 
-fn endless(context: u64, session: u32, cancel_id: u32) -> tee::InvokeRequest {
+/// An INVOKE that ends when it is cancelled.
+pub fn endless(context: u64, session: u32, cancel_id: u32) -> tee::InvokeRequest {
     let mut request = invoke_request(
         context,
         session,

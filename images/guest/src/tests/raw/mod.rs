@@ -4,7 +4,9 @@
 pub mod engines;
 mod frozen;
 pub mod hostile;
+pub mod order;
 pub mod pin;
 pub mod requests;
+pub mod rights;
 pub mod stage;
 pub mod transport;
