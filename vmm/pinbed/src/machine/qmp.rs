@@ -217,7 +217,8 @@ pub fn parse(line: &str) -> Option<Said> {
         (_, Some(REGISTERS)) => value
             .get("return")
             .and_then(Value::as_str)
-            .map(|text| Said::Registers(text.to_owned())),
+            // An empty line comes first.
+            .map(|text| Said::Registers(text.trim().to_owned())),
         (_, Some(MEMORY)) => value
             .get("return")
             .and_then(Value::as_str)
@@ -254,7 +255,7 @@ mod tests {
                 Some(Said::RunState("internal-error".to_owned())),
             ),
             (
-                r#"{"return": "CPU#0\r\nRIP=1", "id": "registers"}"#,
+                r#"{"return": "\r\nCPU#0\r\nRIP=1\r\n", "id": "registers"}"#,
                 Some(Said::Registers("CPU#0\r\nRIP=1".to_owned())),
             ),
             (

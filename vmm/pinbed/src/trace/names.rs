@@ -59,6 +59,16 @@ impl<'a> Names<'a> {
             .unwrap_or_else(|| format!("{address:#x}"))
     }
 
+    /// The function that a function graph enters at an address. With CONFIG_X86_KERNEL_IBT ftrace's place in a function is behind its first
+    /// instruction, ENDBR64.
+    pub fn entered(&self, address: u64) -> String {
+        let name = self.function(address);
+        match name.split_once('+') {
+            Some((function, _)) => function.to_owned(),
+            None => name,
+        }
+    }
+
     /// Flags of get_user_pages() and its like, as include/linux/mm_types.h has them; until 6.2 mm.h had others.
     pub fn pin_flags(&self, flags: u64) -> String {
         const NOW: &[(u64, &str)] = &[
@@ -214,5 +224,21 @@ mod tests {
             "FOLL_WRITE|FOLL_FORCE|FOLL_LONGTERM"
         );
         assert_eq!(names.function(0x10), "0x10");
+    }
+
+    #[test]
+    fn a_function_is_entered_behind_its_first_instruction() {
+        let recording = Recording {
+            symbols: [(0x1000, "vb2_qbuf".to_owned())].into(),
+            ..Recording::default()
+        };
+        let names = Names {
+            recording: Some(&recording),
+            ..Names::default()
+        };
+        assert_eq!(names.function(0x1004), "vb2_qbuf+0x4");
+        assert_eq!(names.entered(0x1004), "vb2_qbuf");
+        assert_eq!(names.entered(0x1000), "vb2_qbuf");
+        assert_eq!(names.entered(0x10), "0x10");
     }
 }

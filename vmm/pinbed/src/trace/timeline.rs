@@ -336,7 +336,7 @@ impl Boot<'_> {
             }
             "funcgraph_entry" => {
                 let function = event.number("func");
-                let name = self.names.function(function);
+                let name = self.names.entered(function);
                 let category = if name.starts_with("pinbed") {
                     "driver"
                 } else {

@@ -425,10 +425,16 @@ mod tests {
             seen.wrong = detail.querySelectorAll(".strip .page.wrong").length;
             seen.pages = [...detail.querySelectorAll(".strip .mono")].map(line => line.textContent);
             seen.rows = [...detail.querySelectorAll(".holdings tbody tr")].map(row => row.textContent);
+            seen.legend = [detail.querySelectorAll(".legend").length];
             seen.width = document.documentElement.scrollWidth <= innerWidth;
             detail.querySelector("[title^=Close]").click();
             await turn();
             seen.closed = `${detail.open} ${location.hash}`;
+            document.getElementById("search").value = "over_nothing";
+            document.getElementById("search").dispatchEvent(new Event("input"));
+            location.hash = document.querySelector("#matrix tr.test a").hash;
+            await turn();
+            seen.legend.push(document.getElementById("detail-name").textContent, detail.querySelectorAll(".legend").length);
             document.body.replaceChildren(JSON.stringify(seen));
         })().catch(error => document.body.replaceChildren(String(error.stack)));
     "##;
@@ -471,9 +477,18 @@ mod tests {
             region("Node 1 Movable", RegionKind::Movable, 0x100000, 32_768),
             region("reserved", RegionKind::Cma, 0x1b400, 16_384),
         ];
-        let mut judged = samples::judged("pin::stays_in_movable", failed);
-        judged.memory = Some(Box::new(memory));
-        session.tests.push(judged);
+        let counted = Memory {
+            sightings: Vec::new(),
+            ..memory.clone()
+        };
+        for (name, memory) in [
+            ("pin::stays_in_movable", memory),
+            ("pin::hands_over_nothing", counted),
+        ] {
+            let mut judged = samples::judged(name, failed.clone());
+            judged.memory = Some(Box::new(memory));
+            session.tests.push(judged);
+        }
         run
     }
 
@@ -529,7 +544,7 @@ mod tests {
                 );
             }
             assert_eq!(seen["focus"], "search");
-            assert_eq!(seen["found"], "7 of 7", "each has that line in its log");
+            assert_eq!(seen["found"], "8 of 8", "each has that line in its log");
             assert_eq!(
                 (&seen["open"], &seen["name"]),
                 (&true.into(), &"pin::stays_in_movable".into())
@@ -543,6 +558,11 @@ mod tests {
                 ])
             );
             assert_eq!(seen["rows"][0], "pinned pages03");
+            assert_eq!(
+                seen["legend"],
+                serde_json::json!([1, "pin::hands_over_nothing", 0]),
+                "a legend is of a picture"
+            );
             assert_eq!(seen["width"], true, "at {width} pixels");
             assert_eq!(seen["closed"], "false #tests");
         }

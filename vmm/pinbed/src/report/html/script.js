@@ -268,7 +268,7 @@
     return [
       el("h3", {}, "Guest memory"),
       zones.length && views.length ? el("div", { class: "sideways", tabindex: "0" }, map(zones, regions.filter(region => region.kind === "cma"), views, frame => within(frame)?.kind ?? "zone", isWrong)) : undefined,
-      el("p", { class: "legend" }, key("zone", "ordinary memory"), key("cma", "CMA"), key("movable", "ZONE_MOVABLE"), key("zone held", "pinned, held by the device"), key("zone dma", "read or written by DMA"), misplaced && key("cma wrong", "held where it must not be")),
+      views.length > 0 && el("p", { class: "legend" }, key("zone", "ordinary memory"), key("cma", "CMA"), key("movable", "ZONE_MOVABLE"), key("zone held", "pinned, held by the device"), key("zone dma", "read or written by DMA"), misplaced && key("cma wrong", "held where it must not be")),
       strips, memory.more && el("p", { class: "faint" }, "The test looked more often than is kept."),
       holdings(memory),
     ];
