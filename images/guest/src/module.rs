@@ -195,11 +195,12 @@ pub fn bind() -> Result<(), Error> {
     let mut told = Ok(());
     patience::until(patience::LIMIT, || {
         told = try_bind();
-        // A device that is coming is in sysfs before it can be probed, and the kernel probes it next (dev_ready_to_probe()).
+        // A device that is coming is in sysfs before it is on the bus's list (ENODEV, bus_add_device()) and before it can be probed (EAGAIN,
+        // dev_ready_to_probe()), and the kernel probes it next.
         Ok(!matches!(
             &told,
             Err(Error::Call {
-                errno: Errno::EAGAIN,
+                errno: Errno::EAGAIN | Errno::ENODEV,
                 ..
             })
         ))
