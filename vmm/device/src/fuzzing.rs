@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -177,7 +177,7 @@ pub fn socket(data: &[u8]) {
         static DOOR: RefCell<Door> = RefCell::new(Door::open());
     }
     DOOR.with_borrow_mut(|door| {
-        let front = UnixStream::connect_addr(&door.address).expect("it listens");
+        let front = connect(&door.address);
         // Zeros, whatever stood there.
         for length in [0, 1 << 20] {
             door.memory.set_len(length).expect("its size");
@@ -189,6 +189,16 @@ pub fn socket(data: &[u8]) {
         // An error is its right, a panic is not.
         let _ = serve_peer(&mut door.listener, &Options::default(), None, stop);
     });
+}
+
+/// libFuzzer's timer interrupts a connect().
+fn connect(address: &SocketAddr) -> UnixStream {
+    loop {
+        match UnixStream::connect_addr(address) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            told => return told.expect("it listens"),
+        }
+    }
 }
 
 fn send(front: &UnixStream, data: &[u8], memory: &File) {
