@@ -11,6 +11,7 @@ use nix::sys::mman::{MmapAdvise, mlock};
 use pinbed_abi::report::{Eye, Moment};
 use pinbed_abi::wire;
 use pinbed_guest::dmabuf;
+use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::compaction::compact;
@@ -164,6 +165,8 @@ fn places(memory: &Mapping) -> TestResult<Vec<Extent>> {
 }
 
 fn judge(t: &mut Ctx, way: Way, fate: Fate, event: Event) -> TestResult {
+    // Until reclaim has seen the pages.
+    cpu::stay()?;
     // The first is the DMA pool.
     let stage = Stage::with_huge_pages(2)?;
     let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
