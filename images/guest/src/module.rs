@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loading modules; unloading the driver, binding it to the device and unbinding it.
 
+use crate::harness::cmdline;
 use crate::harness::ctx::{needs_host, tell_from_anywhere};
 use crate::harness::error::Error;
 use crate::harness::patience;
@@ -29,8 +30,7 @@ pub fn is_ready() -> bool {
 
 /// A module's parameters on the kernel's command line, `NAME.PARAMETER=VALUE`, as modprobe passes them on.
 fn parameters(module: &str) -> Result<String, Error> {
-    const WHERE: &str = "/proc/cmdline";
-    let line = fs::read_to_string(WHERE).map_err(Error::io(format!("reading {WHERE}")))?;
+    let line = cmdline::read()?;
     let ours: Vec<_> = line
         .split_whitespace()
         .filter_map(|word| word.strip_prefix(module)?.strip_prefix('.'))

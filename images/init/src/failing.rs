@@ -7,7 +7,7 @@
 
 use crate::{Broken, aftermath};
 use pinbed_abi::report::{Eye, Finding};
-use pinbed_guest::harness::ctx;
+use pinbed_guest::harness::{cmdline, ctx};
 use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -34,8 +34,7 @@ pub struct Failing {
 impl Failing {
     /// What the kernel's command line asks for.
     pub fn asked() -> Result<Option<Self>, Broken> {
-        let line = fs::read_to_string("/proc/cmdline")?;
-        let Some(asked) = parse(&line)? else {
+        let Some(asked) = parse(&cmdline::read()?)? else {
             return Ok(None);
         };
         let failing = Self {
@@ -182,10 +181,8 @@ struct Asked {
     below: String,
 }
 
-/// The last one counts, as with the kernel's own parameters.
 fn parse(line: &str) -> Result<Option<Asked>, Broken> {
-    let mut words = line.split_whitespace().rev();
-    let Some(value) = words.find_map(|it| it.strip_prefix("pinbed_fail=")) else {
+    let Some(value) = cmdline::value(line, "pinbed_fail=") else {
         return Ok(None);
     };
     let mut parts = value.split(',');

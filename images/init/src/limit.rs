@@ -5,6 +5,7 @@
 use crate::Broken;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
+use pinbed_guest::harness::cmdline;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,7 @@ pub struct Limit {
 impl Limit {
     /// What the kernel's command line asks for.
     pub fn asked() -> Result<Option<Self>, Broken> {
-        let line = fs::read_to_string("/proc/cmdline")?;
-        match parse(&line)? {
+        match parse(&cmdline::read()?)? {
             None => Ok(None),
             Some(mebibytes) => Self::of(mebibytes).map(Some),
         }
@@ -60,10 +60,8 @@ impl Limit {
     }
 }
 
-/// The last one counts, as with the kernel's own parameters.
 fn parse(line: &str) -> Result<Option<u64>, Broken> {
-    let mut words = line.split_whitespace().rev();
-    let Some(value) = words.find_map(|it| it.strip_prefix("pinbed_memory=")) else {
+    let Some(value) = cmdline::value(line, "pinbed_memory=") else {
         return Ok(None);
     };
     match value.parse() {

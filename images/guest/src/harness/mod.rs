@@ -10,6 +10,7 @@
 
 pub mod attempt;
 pub mod child;
+pub mod cmdline;
 pub mod cpu;
 pub mod ctx;
 pub mod error;

@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How often a race is tried: `pinbed_rounds=N` on the kernel's command line, which the environment smp says, has it tried N times as often.
 
+use crate::harness::cmdline;
 use crate::harness::error::Error;
-use std::fs;
 
 /// Times that a race is tried in this guest, which elsewhere is tried `usual` times.
 pub fn rounds(usual: usize) -> Result<usize, Error> {
-    const LINE: &str = "/proc/cmdline";
-    let line = fs::read_to_string(LINE).map_err(Error::io(format!("reading {LINE}")))?;
-    Ok(usual * factor(&line)?)
+    Ok(usual * factor(&cmdline::read()?)?)
 }
 
-/// The last one counts, as with the kernel's own parameters.
 fn factor(line: &str) -> Result<usize, Error> {
-    let mut words = line.split_whitespace().rev();
-    let Some(value) = words.find_map(|it| it.strip_prefix("pinbed_rounds=")) else {
+    let Some(value) = cmdline::value(line, "pinbed_rounds=") else {
         return Ok(1);
     };
     match value.parse() {

@@ -2,17 +2,16 @@
 //! Bounce buffers: the kernel's pool of them (swiotlb), which the device is given in place of a buffer's own pages where swiotlb=force
 //! is on the command line.
 
+use crate::harness::cmdline;
 use crate::harness::error::Error;
 use crate::observe::extent::Extent;
 use crate::observe::kmsg::{Log, Record};
-use std::fs;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Whether all DMA mappings are bounced, but for those of devices that opt out.
 pub fn is_forced() -> Result<bool, Error> {
-    let line = fs::read_to_string("/proc/cmdline").map_err(Error::io("reading /proc/cmdline"))?;
-    Ok(forces(&line))
+    Ok(forces(&cmdline::read()?))
 }
 
 fn forces(line: &str) -> bool {
