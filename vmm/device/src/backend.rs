@@ -10,6 +10,7 @@
 //! [`StatusResponse::events_lost`]: pinbed_abi::wire::StatusResponse::events_lost
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,6 +53,8 @@ pub(crate) struct Backend {
     spoken_to: AtomicBool,
     /// A video job's answer that is held back until the next has gone out, as a test injected.
     late: Mutex<Option<Ready>>,
+    /// What tells each worker to end: vhost-user-backend 0.24 takes the descriptor for its epoll set, and never closes it.
+    exits: Mutex<Vec<OwnedFd>>,
 }
 
 /// An answer that is to go out.
@@ -96,6 +99,7 @@ impl Backend {
             workers: Default::default(),
             spoken_to: AtomicBool::new(false),
             late: Mutex::default(),
+            exits: Mutex::default(),
         }
     }
 
@@ -354,9 +358,16 @@ impl VhostUserBackend for Backend {
     }
 
     fn exit_event(&self, _worker: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
-            .inspect_err(|error| log::error!("cannot make an eventfd: {error}"))
-            .ok()
+        let (consumer, notifier) =
+            new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
+                .inspect_err(|error| log::error!("cannot make an eventfd: {error}"))
+                .ok()?;
+        // SAFETY: whom the consumer goes to takes the descriptor out of it (IntoRawFd) and closes it never, so this is its one owner. It
+        // lives until the last worker, which has the back end, is gone.
+        let exit = unsafe { OwnedFd::from_raw_fd(consumer.as_raw_fd()) };
+        let mut exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
+        exits.push(exit);
+        Some((consumer, notifier))
     }
 
     /// Returns when the queue's worker has answered what it had begun, or has parked it; without the delays that a test injected.

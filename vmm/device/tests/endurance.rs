@@ -9,6 +9,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 
 use pinbed_abi::wire;
 use support::{Device, FREE, Host};
@@ -83,6 +84,24 @@ fn endure(attachments: usize, drivers: usize) {
         assert_eq!(now.descriptors, before.descriptors, "{now:?}");
         assert_eq!(now.threads, before.threads, "{now:?}");
     }
+}
+
+#[test]
+fn peers_that_come_and_go_leave_nothing_behind() {
+    // Peers are served one after the other, so the front end's turn comes when they have gone.
+    let [few, many] = [1, 60].map(|peers| {
+        let device = Device::spawn();
+        let pid = device.pid();
+        for _ in 0..peers {
+            drop(UnixStream::connect(&device.socket).unwrap());
+        }
+        let mut host = Host::connect_to(device, true);
+        host.begin_rings();
+        host.status();
+        Taken::by(pid)
+    });
+    assert_eq!(many.descriptors, few.descriptors, "{many:?}");
+    assert_eq!(many.threads, few.threads, "{many:?}");
 }
 
 #[test]

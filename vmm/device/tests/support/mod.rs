@@ -20,7 +20,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// No single thing here takes longer, or it hangs.
@@ -60,7 +60,7 @@ impl Device {
     pub fn start_with(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("device");
-        let stop = EventFd::new(0).unwrap();
+        let stop = EventFd::new(EFD_CLOEXEC).unwrap();
         let (path, fd) = (socket.clone(), stop.try_clone().unwrap());
         let thread = thread::spawn(move || {
             // SAFETY: `fd` is moved into this closure and lives as long as the borrow.
@@ -97,7 +97,7 @@ impl Device {
             .unwrap();
         let device = Self {
             socket,
-            stop: EventFd::new(0).unwrap(),
+            stop: EventFd::new(EFD_CLOEXEC).unwrap(),
             thread: None,
             child: Some(child),
             dir,
@@ -231,8 +231,8 @@ impl Host {
                 avail_at: 0x10000 * (queue as u64 + 1) + 0x1000,
                 avail: 0,
                 used: 0,
-                kick: EventFd::new(libc_nonblock()).unwrap(),
-                call: EventFd::new(libc_nonblock()).unwrap(),
+                kick: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
+                call: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
             })
             .collect();
         Self {
@@ -584,10 +584,6 @@ pub fn copy(src: u64, dst: u64, length: u64) -> wire::JobRequest {
         dst: range(dst),
         ..Default::default()
     }
-}
-
-fn libc_nonblock() -> i32 {
-    nix::fcntl::OFlag::O_NONBLOCK.bits()
 }
 
 /// Waits for something, and fails loudly where it hangs.
