@@ -16,7 +16,8 @@ use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::mm::{Charges, charges};
-use pinbed_guest::observe::{slab, vmstat, zones};
+use pinbed_guest::observe::slab::{self, Caches};
+use pinbed_guest::observe::{vmstat, zones};
 use pinbed_guest::tee::client::Tee;
 use pinbed_guest::video::m2m::{M2m, describe};
 use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
@@ -57,9 +58,9 @@ pub const TESTS: &[Test] = &[
         "Opening the TEE and a session, a call, and closing both leaves no kernel memory behind."),
 ];
 
-/// Times over. What is lost each time is seen by growth of at least half as many, which other work of the kernel's does not come to three
-/// times in a row.
-const ROUNDS: usize = 100;
+/// Times over. What is lost each time is seen by growth of at least half as many: other work of the kernel's does not come to that three
+/// times in a row, and free objects that a CPU keeps and that the count before had as objects in use do not hide it.
+const ROUNDS: usize = 200;
 /// Rounds before that, in which caches fill.
 const WARM_UP: usize = 10;
 /// Something has to grow so many times, one after the other. Each time what is on its way to be freed may take so long; most of what grows
@@ -92,7 +93,7 @@ struct Use {
 }
 
 impl Use {
-    fn look() -> Result<Self, Error> {
+    fn look(caches: &mut Caches) -> Result<Self, Error> {
         let counter = vmstat::all()?;
         let pages = [
             "nr_free_pages",
@@ -106,7 +107,7 @@ impl Use {
             "nr_page_table_pages",
         ];
         Ok(Self {
-            slab: slab::objects()?,
+            slab: caches.objects()?,
             pages: pages
                 .iter()
                 .map(|name| counter(name))
@@ -153,18 +154,16 @@ impl Use {
 fn many_times(t: &mut Ctx, mut round: impl FnMut() -> TestResult) -> TestResult {
     // What is freed goes to the lists of the CPU that frees it.
     cpu::stay()?;
+    let mut caches = Caches::open()?;
     for _ in 0..WARM_UP {
         round()?;
     }
-    // A count that is too high here would hide growth: free objects of the slab that a CPU allocates from count as objects in use, up to
-    // 128 of a small cache.
-    slab::objects()?
-        .keys()
-        .for_each(|cache| slab::shrink(cache));
-    let mut before = Use::look()?;
+    // The first look maps pages of this program.
+    Use::look(&mut caches)?;
+    let mut before = Use::look(&mut caches)?;
     let mut leaks: Option<Vec<Growth>> = None;
     for patience in PATIENCE {
-        let (after, growth) = grow(&before, &mut round, patience)?;
+        let (after, growth) = grow(&before, &mut caches, &mut round, patience)?;
         before = after;
         // What grows once is kept for later use; what is lost grows each time.
         let is_old = |new: &Growth| {
@@ -196,6 +195,7 @@ fn many_times(t: &mut Ctx, mut round: impl FnMut() -> TestResult) -> TestResult 
 /// What the kernel uses more of after a number of rounds.
 fn grow(
     before: &Use,
+    caches: &mut Caches,
     round: &mut impl FnMut() -> TestResult,
     patience: Duration,
 ) -> TestResult<(Use, Vec<Growth>)> {
@@ -203,7 +203,7 @@ fn grow(
         round()?;
     }
     let least = (ROUNDS / 2) as i64;
-    let mut after = Use::look()?;
+    let mut after = Use::look(caches)?;
     // What RCU and work queues are to free takes its time.
     until(patience, || {
         let growth = after.growth(before, least);
@@ -212,7 +212,7 @@ fn grow(
             .filter_map(|growth| growth.cache.as_deref())
             .for_each(slab::shrink);
         if !growth.is_empty() {
-            after = Use::look()?;
+            after = Use::look(caches)?;
         }
         Ok(growth.is_empty())
     })?;
