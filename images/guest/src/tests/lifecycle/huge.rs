@@ -7,6 +7,7 @@ use crate::tests::test::{FRAME, Test, test};
 use nix::errno::Errno;
 use nix::sys::mman::{MmapAdvise, ProtFlags};
 use pinbed_abi::report::Eye;
+use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::patience::{LIMIT, until};
@@ -173,6 +174,7 @@ fn is_not_split(t: &mut Ctx) -> TestResult {
 }
 
 fn is_reclaimed(t: &mut Ctx) -> TestResult {
+    cpu::stay()?;
     let _swap = pinbed_guest::memory::swap::Swap::on()?;
     let mut stage = huge(t)?;
     for _ in 0..2 {
