@@ -21,13 +21,9 @@ const QUESTIONS: [(&str, &str); 6] = [
     ("_is_limited_for_the_user", "and a user"),
     ("_is_reported", "VmPin or VmLck shows it"),
 ];
-/// Who needs more than the kernels' ordinary configuration (the fragment pinners), and the kernel of Debian's that a green run of them was on.
-const ELSEWHERE: [&str; 3] = ["xdp", "rdma", "vfio"];
-const DEBIAN: (&str, &str) = ("6.12", "deb:trixie");
-/// What cannot be asked there: it has no CMA.
-const NOT_THERE: &str = "_leaves_cma";
-/// Who needs it and was not driven yet.
-const NOWHERE: [&str; 1] = ["iommufd"];
+/// Who needs more than the kernels' ordinary configuration, the fragment pinners, and the kernel that a green run with it was on.
+const ELSEWHERE: [&str; 4] = ["xdp", "rdma", "iommufd", "vfio"];
+const WITH_FRAGMENT: &str = "7.3";
 /// The tests that written pages are marked dirty, by who takes pages.
 const DIRTY: [(&str, &str); 5] = [
     ("vb2_sg", "dirty::sg_"),
@@ -52,7 +48,7 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         .map(|name| (name.as_str(), baselines.of(name)))
         .collect();
     let environment = ["iommu".to_owned()];
-    let there = baselines.parts(DEBIAN.0, &environment);
+    let there = baselines.parts(WITH_FRAGMENT, &environment);
     // On which kernels all of these tests pass.
     let passes = |on: Option<&str>, is_asked: &dyn Fn(&str) -> bool| {
         let asked: Vec<_> = tests.iter().filter(|test| is_asked(&test.name)).collect();
@@ -80,9 +76,9 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         }
     };
     let (mut long, mut elsewhere) = (String::new(), String::new());
-    for (who, test) in named(LONG).filter(|(who, _)| !NOWHERE.contains(who)) {
+    for (who, test) in named(LONG) {
         let (on, table) = match ELSEWHERE.contains(&who) {
-            true => (Some(DEBIAN.0), &mut elsewhere),
+            true => (Some(WITH_FRAGMENT), &mut elsewhere),
             false => (None, &mut long),
         };
         let mut cells = vec![passes(on, &|name| name == test.name)];
@@ -91,8 +87,7 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
             if other == UDMABUF_CMA.0 {
                 other = UDMABUF_CMA.1.to_owned();
             }
-            let is_asked = on.is_none() || end != NOT_THERE;
-            cells.push(passes(on, &|name| is_asked && name == other));
+            cells.push(passes(on, &|name| name == other));
         }
         let dirty = DIRTY.iter().find(|(name, _)| *name == who);
         cells.push(passes(on, &|name| {
@@ -123,12 +118,12 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          A cell names the kernels on which it is so. A pin of this kind has to say FOLL_LONGTERM, so that pages leave CMA and ZONE_MOVABLE \
          first, and has to count against RLIMIT_MEMLOCK: of the user, since a process can fork, or pass the descriptor on and exit.\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
-         Three more on {}, Debian's {}, which has them as modules and has no CMA; `--env iommu` puts an IOMMU, a PCI device for VFIO, and a CPU that \
-         virtual machines can run on into the machine:\n\n\
+         Four more on {WITH_FRAGMENT} with the fragment pinners, `pinbed run --kernel {WITH_FRAGMENT} --env iommu pinners`, which puts an IOMMU, a PCI device for VFIO, and a \
+         CPU that virtual machines can run on into the machine. Debian's kernels have all but iommufd as modules, and no CMA: \
+         `--kernel deb:trixie`.\n\n\
          | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{elsewhere}\n\
          VmPin and VmLck are of /proc/PID/status: mm->pinned_vm and mm->locked_vm. gup_test is the kernel's own test of pins, which only root can use. \
-         udmabuf takes pages of memfds only. IOMMU_IOAS_MAP of iommufd has tests, too, which want CONFIG_IOMMUFD_TEST (the fragment \
-         pinners); they were not run yet.\n\n\
+         udmabuf takes pages of memfds only.\n\n\
          ## Beside each other\n\n\
          Two long pins race for a page in CMA (`pinners::long_pins_race_for_a_page_in_cma`); all of CMA is allocated while O_DIRECT pins pages in it for \
          moments (`pinners::short_pins_leave_cma_to_be_allocated`); memory goes offline when a page of it is let go, and not before \
@@ -138,16 +133,13 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          pipe is read, and MSG_ZEROCOPY until the packet is consumed, with a reference and without a pin. UFFDIO_COPY takes no page at all \
          (`pinners::userfaultfd_copy_takes_no_page`), and UFFDIO_MOVE refuses one that is pinned (`lifecycle::userfault_move_is_refused`). KVM keeps no \
          reference: a notifier tells it when the page goes. vhost copies from and to user memory, and pins a page of its log of dirty \
-         memory for the time of a write. Both were measured on {}, too.\n\n\
+         memory for the time of a write. Both need the fragment pinners, too.\n\n\
          | | takes pages by |\n|---|---|\n{short}",
         kernels.join(", "),
         heads.join(" | "),
         "---|".repeat(heads.len()),
-        DEBIAN.1,
-        DEBIAN.0,
         heads.join(" | "),
         "---|".repeat(heads.len()),
-        DEBIAN.1,
     )
 }
 
