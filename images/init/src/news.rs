@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the kernel says while a test runs, and which of its lines are complaints.
 
+use std::fs;
+
 use pinbed_guest::observe::kmsg::{Log, Record};
 
 /// What the kernel said since the last judgement.
@@ -62,6 +64,20 @@ impl News {
         } else {
             self.more += 1;
         }
+    }
+
+    /// Has the kernel say where each CPU is (SysRq l, by NMIs), and returns that; it is no news, unlike complaints that come meanwhile.
+    pub fn cpus(&mut self, log: &mut Log) -> Vec<String> {
+        self.read(log);
+        // A kernel without CONFIG_MAGIC_SYSRQ says nothing.
+        if fs::write("/proc/sysrq-trigger", "l").is_err() {
+            return Vec::new();
+        }
+        let mut said = News::default();
+        said.read(log);
+        self.complaints.append(&mut said.complaints);
+        self.lost |= said.lost;
+        said.into_lines()
     }
 
     /// Forgets complaints of lines with one of these texts.

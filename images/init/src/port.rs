@@ -83,8 +83,8 @@ impl Port {
     }
 
     /// Has the host look at a machine in which a test has timed out; returns when it has.
-    pub fn show(&mut self, tasks: Vec<String>) -> Result<(), Broken> {
-        self.ask(&Message::TimedOut { tasks }).map(drop)
+    pub fn show(&mut self, tasks: Vec<String>, cpus: Vec<String>) -> Result<(), Broken> {
+        self.ask(&Message::TimedOut { tasks, cpus }).map(drop)
     }
 
     fn ask(&mut self, message: &Message) -> Result<Duration, Broken> {

@@ -428,7 +428,7 @@ fn run_one(
         let left = allowance.left();
         if left.is_zero() && !allowance.grows(&mut || port.delay())? {
             case.harness(format!("timed out after {} s", case.timeout.as_secs()));
-            port.show(processes::blocked(&fresh(stuck)))?;
+            port.show(processes::blocked(&fresh(stuck)), news.cpus(log))?;
             break;
         }
         wait(&signals, &[ears.pipe.as_fd(), log.as_fd()], left)?;

@@ -379,6 +379,9 @@ pub enum Message {
     TimedOut {
         /// Its tasks, and all that are blocked: a line for each, and the functions of its kernel stack after it, indented.
         tasks: Vec<String>,
+        /// Where each CPU is, in the kernel's own words.
+        #[serde(default)]
+        cpus: Vec<String>,
     },
     /// The test that runs asks to have guest memory compared; see [`crate::frozen`].
     Freeze {

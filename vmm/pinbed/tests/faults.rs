@@ -63,6 +63,9 @@ fn a_test_that_hangs_shows_where_the_machine_stands() {
         let shown = said.split(title).nth(1).unwrap_or_default();
         assert!(shown.contains(line), "{line} under {title}: {said}");
     }
+    let backtraces = said.split("backtraces when it timed out").nth(1).unwrap();
+    let backtraces = backtraces.split("the device holds").next().unwrap();
+    assert!(!backtraces.contains(" 0xffff"), "without names: {said}");
 }
 
 #[test]

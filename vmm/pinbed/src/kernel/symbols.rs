@@ -64,13 +64,26 @@ impl Symbols {
 
     /// The function at an address, as the kernel writes it: "name+0x12/0x345".
     pub fn name(&self, address: u64) -> Option<String> {
+        self.place(address, 0)
+    }
+
+    /// The function that is returned to at an address. That follows the call: after a call that does not return, as rest_init()'s of
+    /// cpu_startup_entry(), it is past the function's end, and often another's beginning. The kernel's `%pB` writes it in the same way.
+    pub fn caller(&self, address: u64) -> Option<String> {
+        self.place(address.checked_sub(1)?, 1)
+    }
+
+    /// The function at an address, with so much added to the offset.
+    fn place(&self, address: u64, more: u64) -> Option<String> {
         let after = self
             .functions
             .partition_point(|function| function.address <= address);
         let function = self.functions.get(after.checked_sub(1)?)?;
         let offset = address - function.address;
-        (offset < function.size)
-            .then(|| format!("{}+{offset:#x}/{:#x}", function.name, function.size))
+        (offset < function.size).then(|| {
+            let offset = offset + more;
+            format!("{}+{offset:#x}/{:#x}", function.name, function.size)
+        })
     }
 
     /// The address of "name+0x12/0x345". The size tells functions of the same name apart.
@@ -215,6 +228,13 @@ mod tests {
         let main = symbols.functions.iter().find(|f| f.name == "main").unwrap();
         let place = symbols.name(main.address + 2).unwrap();
         assert_eq!(place, format!("main+0x2/{:#x}", main.size));
+        // As if its last instruction were a call that does not return.
+        let end = main.address + main.size;
+        assert_eq!(
+            symbols.caller(end),
+            Some(format!("main+{0:#x}/{0:#x}", main.size))
+        );
+        assert_eq!(symbols.caller(main.address + 2), Some(place.clone()));
         let mut lines = [format!("[    1.0]  {place}"), "no place".to_owned()];
         decode(&mut lines, Some(&symbols), None);
         assert!(lines[0].contains("a.c:6)"), "{}", lines[0]);

@@ -260,7 +260,7 @@ impl Boot<'_> {
                 self.look_for_stalls(vm);
                 let stalled = self.stall.total() - self.stalled;
                 self.answer(stalled);
-            } else if let Event::Report(Message::TimedOut { tasks }) = event {
+            } else if let Event::Report(Message::TimedOut { tasks, cpus }) = event {
                 let mut seen = Evidence {
                     tasks,
                     ..Evidence::default()
@@ -268,6 +268,12 @@ impl Boot<'_> {
                 self.machine.decode(&mut seen.tasks);
                 // As for the device.
                 let _ = monitor.as_mut().map(|it| self.examine(it, &mut seen));
+                // It knows its modules, and what a bzImage does not say.
+                if !unwind::are_named(&seen.backtraces) {
+                    let mut said = unwind::of_kernel(&cpus);
+                    self.machine.decode(&mut said);
+                    seen.backtraces.append(&mut said);
+                }
                 (self.hear)(Heard::TimedOut(seen));
                 self.answer(Duration::ZERO);
             } else if let Event::Report(Message::Freeze { mailbox }) = event {
@@ -392,10 +398,10 @@ impl Boot<'_> {
     fn backtraces(&mut self, monitor: &mut Monitor, registers: &str) -> io::Result<Vec<String>> {
         let machine = self.machine;
         let symbols = machine.kernel_symbols();
-        let name = |address: u64| {
-            let known = symbols.and_then(|symbols| symbols.name(address));
-            known.unwrap_or_else(|| format!("{address:#x}"))
-        };
+        let name =
+            |known: Option<String>, address: u64| known.unwrap_or_else(|| format!("{address:#x}"));
+        let function = |address| name(symbols.and_then(|it| it.name(address)), address);
+        let caller = |address| name(symbols.and_then(|it| it.caller(address)), address);
         let mut lines = Vec::new();
         for cpu in unwind::cpus(registers) {
             let idle = if cpu.halted { ", halted" } else { "" };
@@ -406,7 +412,7 @@ impl Boot<'_> {
                 ));
                 continue;
             }
-            lines.push(format!("CPU {}{idle}: {}", cpu.index, name(cpu.rip)));
+            lines.push(format!("CPU {}{idle}: {}", cpu.index, function(cpu.rip)));
             let mut rbp = cpu.rbp;
             for _ in 0..unwind::FRAMES {
                 monitor.ask_words(cpu.index, rbp)?;
@@ -418,7 +424,7 @@ impl Boot<'_> {
                 else {
                     break;
                 };
-                lines.push(format!("  {}", name(address)));
+                lines.push(format!("  {}", caller(address)));
                 rbp = next;
             }
         }
