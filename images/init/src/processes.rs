@@ -80,14 +80,18 @@ impl Task {
                 value.map_or("?", str::trim)
             };
             let stack = read("stack").unwrap_or_default();
+            // "0" of one that runs.
+            let waits = match read("wchan").unwrap_or_default() {
+                wchan if wchan.is_empty() || wchan == "0" => String::new(),
+                wchan => format!(", waits in {wchan}"),
+            };
             let function = |line: &str| line.trim_start_matches("[<0>]").trim().to_owned();
             Some(Task {
                 head: format!(
-                    "task {} of {pid} ({}): state {}, waits in {}",
+                    "task {} of {pid} ({}): state {}{waits}",
                     task.file_name().to_string_lossy(),
                     field("Name:"),
                     field("State:"),
-                    read("wchan").unwrap_or_default(),
                 ),
                 stack: stack.lines().map(function).collect(),
             })
