@@ -403,8 +403,12 @@ impl<W: Write> Table<W> {
         let counts = session.summary.counts;
         if counts.known > 0 && !self.verbose {
             let kernel = session.environment.baseline.as_deref().unwrap_or_default();
+            let (known, them, reasons) = match counts.known {
+                1 => ("is a known failure", "it", "its reason"),
+                _ => ("are known failures", "them", "reasons"),
+            };
             let text = format!(
-                "{} of those that passed are known failures of this kernel; `pinbed known --kernel {kernel}` lists them with reasons",
+                "{} of those that passed {known} of this kernel; `pinbed known --kernel {kernel}` lists {them} with {reasons}",
                 counts.known
             );
             self.page.beside("", 0, &text)?;
@@ -705,7 +709,7 @@ mod tests {
     fn what_is_known_is_counted_and_what_differs_is_listed_with_reasons() {
         let shown = shown(&samples::mixed());
         for part in [
-            "1 of those that passed are known failures of this kernel; `pinbed known --kernel 6.12`",
+            "1 of those that passed is a known failure of this kernel; `pinbed known --kernel 6.12` lists it",
             "Other than the baseline says\n  FAIL    group::unknown_failure\n         cpu: byte 0 is 1, expected 2\n",
             "  FIXED   other::works_now\n         it passes; take it out of the baseline, which says: broken\n",
             "  SKIP    other::gone\n         no /dev/video0\n",

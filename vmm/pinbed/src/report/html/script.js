@@ -28,6 +28,7 @@
   }
   const seconds = ms => ms === undefined || ms === null ? "" : ms < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+  const span = times => times.length > 1 ? `${times[0]} to ${times.at(-1)}` : times.join("");
   const mib = frame => (frame / 256).toFixed(frame % 256 ? 1 : 0);
 
   // A test's row, with what the filters ask for.
@@ -66,7 +67,7 @@
     el("strong", { class: news || failures.length ? "v fail" : "v pass" },
       news ? `${plural(news, "test")} ${news === 1 ? "differs" : "differ"} from the baseline`
         : failures.length ? `not green: exit code ${failures.map(run => run.exit ?? "none").join(", ")}` : "green"),
-    ` · ${plural(rows.length, "test")} on ${plural(data.columns.length, "kernel")} · ${data.runs.map(run => run.started).join(", ")}`);
+    ` · ${plural(rows.length, "test")} on ${plural(data.columns.length, "kernel")} · ${span(data.runs.map(run => run.started).sort())}`);
 
   // Filters.
   const state = { kinds: new Set(), query: "", differ: false, order: "listed", open: new Set(), at: undefined };
