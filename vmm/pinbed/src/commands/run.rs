@@ -77,7 +77,11 @@ pub fn told_to(args: &RunArgs, mut reporters: Reporters) -> Result<Exit> {
     let mut result = on_all(traced, &collector, &mut reporters, &mut started);
     if let (Some(path), true) = (&args.trace, started) {
         match collector.write(path) {
-            Ok(written) => tell_of_trace(&written),
+            Ok(Some(written)) => tell_of_trace(&written),
+            Ok(None) => say!(
+                "pinbed: nothing was traced, so {} is not written",
+                path.display()
+            ),
             Err(error) => result = result.and(Err(Unwritable::new("--trace", path, error).into())),
         }
     }

@@ -246,17 +246,8 @@ fn make_all(
     let suffix = request.suffix();
     let kernel = titled(&source.version, &suffix, &request.fragments);
     let is_first = !work.objects.join(".config").exists();
-    configure(source, wish, work)?;
-    let has_gdb_scripts = Config::read(&work.objects.join(".config"))?.has("GDB_SCRIPTS");
-
     let log = work.place.dir().join("build.log");
     let jobs = available_parallelism().map_or(1, usize::from);
-    let mut command = work.make();
-    command
-        .arg(format!("-j{jobs}"))
-        .args(["vmlinux", "modules"])
-        .args(has_gdb_scripts.then_some("scripts_gdb"))
-        .env("LOCALVERSION", local_version(&suffix));
     // How many of them are left of an earlier build, make alone knows; and of a whole configuration it is others.
     let steps = (is_first && !wish.has_base()).then_some(request.recipe.steps);
     if let Some(steps) = steps {
@@ -267,6 +258,15 @@ fn make_all(
         Unit::Count("steps"),
         steps,
     );
+    // That can take half a minute where the host is busy.
+    configure(source, wish, work)?;
+    let has_gdb_scripts = Config::read(&work.objects.join(".config"))?.has("GDB_SCRIPTS");
+    let mut command = work.make();
+    command
+        .arg(format!("-j{jobs}"))
+        .args(["vmlinux", "modules"])
+        .args(has_gdb_scripts.then_some("scripts_gdb"))
+        .env("LOCALVERSION", local_version(&suffix));
     let mut steps = 0;
     Run::new("the kernel build", command)
         .log(log)

@@ -147,22 +147,25 @@ impl Collector {
         timeline::add_boot(tracks, &guest, &device, &names);
     }
 
-    /// Writes the trace, and says what it lacks.
+    /// Writes the trace, and says what it lacks. Without any event there is none, and a file of that name stays as it is.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> io::Result<Written> {
+    pub fn write(&self, path: &Path) -> io::Result<Option<Written>> {
         let collected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if collected.tracks.events() == 0 {
+            return Ok(None);
+        }
         let bytes = perfetto::encode(&collected.tracks);
         Target::from(path.to_owned()).write(&bytes)?;
-        Ok(Written {
+        Ok(Some(Written {
             path: path.to_owned(),
             bytes: bytes.len(),
             events: collected.tracks.events(),
             uncertainty_ns: collected.tracks.uncertainty_ns,
             lost: collected.tracks.lost,
             notes: collected.notes.clone(),
-        })
+        }))
     }
 }
 
@@ -179,4 +182,18 @@ pub struct Written {
     pub lost: bool,
     /// What the kernel could not trace.
     pub notes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_traced_nothing_leaves_an_earlier_trace_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("pinbed.pftrace");
+        fs::write(&path, "earlier").unwrap();
+        assert!(Collector::default().write(&path).unwrap().is_none());
+        assert_eq!(fs::read(&path).unwrap(), b"earlier");
+    }
 }
