@@ -612,6 +612,17 @@ fn faults_say_where_and_why(t: &mut Ctx) -> TestResult {
             answer.fault.range.handle.get(),
             handle,
         );
+        let nothing_else = wire::JobResponse {
+            header: answer.header,
+            fault: expected,
+            ..Default::default()
+        };
+        t.equal(
+            Eye::Device,
+            &format!("{what}: the answer"),
+            answer,
+            nothing_else,
+        );
         let event = hand.poll_event().map(|(event, _)| event);
         let expected = wire::Event {
             kind: wire::EVENT_DMA_FAULT.into(),

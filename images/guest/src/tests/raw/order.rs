@@ -2,9 +2,9 @@
 //! Which requests wait for which: those of a queue, of two queues, of a session: docs/device.md, 2, 5.1 and 5.3.
 
 use super::engines::{
-    Calls, NONE, close, endless, invoke_request, memref, open, open_request, session, value,
+    Calls, NONE, close, endless, invoke, invoke_request, memref, open, open_request, session, value,
 };
-use super::stage::{Driver, Hand, OFFERED, Stage, attach, region, status_in};
+use super::stage::{Driver, Hand, Lanes, OFFERED, Stage, attach, region, status_in};
 use crate::tests::test::{Test, test};
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::{pin, secure_storage};
@@ -13,10 +13,12 @@ use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult};
 use pinbed_guest::observe::device::{copy, header};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_raw::ring::{F_WRITE, poll};
+use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
 const QUEUES: &str = "docs/device.md, 2 Virtqueues";
 const CONTROL: &str = "docs/device.md, 5.1 Control";
+const OPERATION: &str = "docs/device.md, 7 Device operation";
 const TEE: &str = "docs/device.md, 5.3 TEE";
 
 #[rustfmt::skip]
@@ -27,8 +29,16 @@ pub const TESTS: &[Test] = &[
         "While a job is late and a call waits, the control queue and another call are served."),
     test("raw::inject_none_ends_delays", inject_none_ends_delays, CONTROL,
         "INJECT_NONE ends the delay of the job under way and takes back the faults of those after it."),
+    test("raw::detach_ends_a_late_job", detach_ends_a_late_job, CONTROL,
+        "DETACH is answered while a job with the buffer is late; the job then faults with NOT_ATTACHED and moves no byte."),
+    test("raw::reset_takes_faults_back", reset_takes_faults_back, OPERATION,
+        "Faults that were asked for before a reset do not happen after it."),
     test("raw::calls_of_a_session_take_turns", calls_of_a_session_take_turns, TEE,
         "A call does not run before those of its session that came first have ended; CANCEL ends one that does not run yet with CANCEL of origin TEE."),
+    test("raw::masked_cancellation_is_not_heeded", masked_cancellation_is_not_heeded, TEE,
+        "CANCEL does not end a call that runs and whose application has cancellation masked."),
+    test("raw::applications_know_their_client", applications_know_their_client, TEE,
+        "The client's login and UUID reach the application."),
     test("raw::an_application_with_one_instance_is_busy", an_application_with_one_instance_is_busy, TEE,
         "While the one instance of an application has a session, a second is BUSY; after CLOSE_SESSION it opens."),
     test("raw::a_memref_can_be_kept", a_memref_can_be_kept, TEE,
@@ -136,11 +146,14 @@ fn requests_are_carried_out_in_their_order(t: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-/// Offers a job that begins ten seconds late, and waits until the device has it.
-fn late_job(hand: &mut Hand, handle: u64) -> TestResult {
-    hand.inject(wire::INJECT_DELAY, 1, 10_000_000)?;
+/// How late a job is that [`late_job`] offers.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Offers a job that begins late, and waits until the device has it.
+fn late_job(hand: &mut Hand, source: u64, target: u64) -> TestResult {
+    hand.inject(wire::INJECT_DELAY, 1, LATE.as_micros() as u64)?;
     let before = hand.status()?.jobs.get();
-    hand.write_request(wire::QUEUE_VIDEO, copy(handle, handle, 64).as_bytes(), 4096);
+    hand.write_request(wire::QUEUE_VIDEO, copy(source, target, 64).as_bytes(), 4096);
     hand.ring(wire::QUEUE_VIDEO).offer(0);
     hand.notify(wire::QUEUE_VIDEO);
     let begun = || (hand.status().ok()?.jobs.get() > before).then_some(());
@@ -155,7 +168,7 @@ fn queues_are_served_at_the_same_time(t: &mut Ctx) -> TestResult {
     let handle = hand.attach(wire::DIRECTION_BOTH, &[(memory.physical(0), 64)])?;
     let waiting = session(&mut hand, 1, pin::UUID)?;
     let other = session(&mut hand, 1, pin::UUID)?;
-    late_job(&mut hand, handle)?;
+    late_job(&mut hand, handle, handle)?;
     calls.send(&mut hand, 4, endless(1, waiting, 1).as_bytes());
     poll(2, || (hand.status().ok()?.calls.get() == 1).then_some(()))?;
     let answer = hand.checksum(handle, 0, 64)?;
@@ -176,23 +189,111 @@ fn queues_are_served_at_the_same_time(t: &mut Ctx) -> TestResult {
 }
 
 fn inject_none_ends_delays(t: &mut Ctx) -> TestResult {
+    const TRIES: usize = 3;
     let stage = Stage::take()?;
     let mut hand = stage.hand(OFFERED, 16, 0)?;
     let memory = region(64)?;
     let handle = hand.attach(wire::DIRECTION_BOTH, &[(memory.physical(0), 64)])?;
-    late_job(&mut hand, handle)?;
-    hand.inject(wire::INJECT_FAIL, 5, 0)?;
+    // A guest that stands still for as long as the delay cannot tell, and tries again.
+    let mut ended = false;
+    for _ in 0..TRIES {
+        let begun = Instant::now();
+        late_job(&mut hand, handle, handle)?;
+        hand.inject(wire::INJECT_FAIL, 5, 0)?;
+        t.equal(
+            Eye::Device,
+            "INJECT_NONE",
+            hand.inject(wire::INJECT_NONE, 0, 0)?,
+            wire::STATUS_OK,
+        );
+        hand.ring(wire::QUEUE_VIDEO).wait_used()?;
+        ended = begun.elapsed() < LATE;
+        let late = status_in(&hand.answer(wire::QUEUE_VIDEO, 4));
+        t.equal(Eye::Device, "the late job", late, wire::STATUS_OK);
+        let next = hand.job(&copy(handle, handle, 64))?.header.status.get();
+        t.equal(Eye::Device, "the job after it", next, wire::STATUS_OK);
+        if ended {
+            break;
+        }
+    }
+    t.check(Eye::Device, ended, || {
+        format!("{TRIES} late jobs ended when their {LATE:?} were over, and not by INJECT_NONE")
+    });
+    Ok(())
+}
+
+fn detach_ends_a_late_job(t: &mut Ctx) -> TestResult {
+    let stage = Stage::take()?;
+    let mut hand = stage.hand(OFFERED, 16, 0)?;
+    let memory = region(128)?;
+    let bytes = t.random(128);
+    memory.write(0, &bytes);
+    let source = hand.attach(wire::DIRECTION_READ, &[(memory.physical(0), 64)])?;
+    let target = hand.attach(wire::DIRECTION_WRITE, &[(memory.physical(64), 64)])?;
+    late_job(&mut hand, source, target)?;
+    let detached = hand.detach(target)?;
     t.equal(
         Eye::Device,
-        "INJECT_NONE",
-        hand.inject(wire::INJECT_NONE, 0, 0)?,
+        "DETACH under a late job",
+        detached,
         wire::STATUS_OK,
     );
-    hand.ring(wire::QUEUE_VIDEO).wait_used()?;
-    let late = status_in(&hand.answer(wire::QUEUE_VIDEO, 4));
-    t.equal(Eye::Device, "the late job", late, wire::STATUS_OK);
-    let next = hand.job(&copy(handle, handle, 64))?.header.status.get();
-    t.equal(Eye::Device, "the job after it", next, wire::STATUS_OK);
+    let job = hand.ring(wire::QUEUE_VIDEO).poll_used();
+    t.equal(Eye::Device, "the job when DETACH is answered", job, None);
+    hand.inject(wire::INJECT_NONE, 0, 0)?;
+    let (_, used) = hand.ring(wire::QUEUE_VIDEO).wait_used()?;
+    let answer = hand.answer(wire::QUEUE_VIDEO, used as usize);
+    let answer = wire::JobResponse::read_from_prefix(&answer);
+    let (answer, _) = answer
+        .map_err(|_| Stop::finding(Eye::Device, format!("a job is answered by {used} bytes")))?;
+    t.equal(
+        Eye::Device,
+        "the late job's status, and its fault's reason and handle",
+        (
+            answer.header.status.get(),
+            answer.fault.reason.get(),
+            answer.fault.range.handle.get(),
+        ),
+        (wire::STATUS_DMA_FAULT, wire::FAULT_NOT_ATTACHED, target),
+    );
+    t.same_bytes(Eye::Cpu, "memory after it", &memory.read(0..128), &bytes);
+    Ok(())
+}
+
+fn reset_takes_faults_back(t: &mut Ctx) -> TestResult {
+    let stage = Stage::take()?;
+    let mut hand = stage.hand(OFFERED, 16, 0)?;
+    let kinds = [
+        (wire::INJECT_DELAY, 10_000_000),
+        (wire::INJECT_FAIL, 0),
+        (wire::INJECT_KEEP, 0),
+        (wire::INJECT_STATUS, 99),
+        (wire::INJECT_LOSE, 0),
+        (wire::INJECT_LOSE_CALL, 0),
+    ];
+    for (kind, argument) in kinds {
+        let status = hand.inject(kind, 5, argument)?;
+        t.equal(
+            Eye::Device,
+            &format!("INJECT {kind}"),
+            status,
+            wire::STATUS_OK,
+        );
+    }
+    drop(hand);
+    let mut hand = stage.hand(OFFERED, 16, 0)?;
+    let memory = region(64)?;
+    let handle = hand.attach(wire::DIRECTION_BOTH, &[(memory.physical(0), 64)])?;
+    let job = hand.job(&copy(handle, handle, 64))?.header.status.get();
+    t.equal(Eye::Device, "a job after a reset", job, wire::STATUS_OK);
+    session(&mut hand, 1, pin::UUID)?;
+    let detached = hand.detach(handle)?;
+    t.equal(
+        Eye::Device,
+        "DETACH after a reset",
+        detached,
+        wire::STATUS_OK,
+    );
     Ok(())
 }
 
@@ -263,6 +364,76 @@ fn calls_of_a_session_take_turns(t: &mut Ctx) -> TestResult {
                 *result,
             );
         }
+    }
+    Ok(())
+}
+
+fn masked_cancellation_is_not_heeded(t: &mut Ctx) -> TestResult {
+    const MS: u64 = 300;
+    let stage = Stage::take()?;
+    let mut hand = stage.hand(OFFERED, 64, 0)?;
+    let calls = Calls::new(16)?;
+    let app = session(&mut hand, 1, pin::UUID)?;
+    let wait = [value(tee::PARAM_VALUE_INPUT, MS, 1), NONE, NONE, NONE];
+    let mut request = invoke_request(1, app, pin::WAIT, wait);
+    request.cancel_id = 9.into();
+    calls.send(&mut hand, 10, request.as_bytes());
+    poll(2, || (hand.status().ok()?.calls.get() == 1).then_some(()))?;
+    let cancel = tee::CancelRequest {
+        header: header(tee::OP_CANCEL),
+        context: 1.into(),
+        session: app.into(),
+        cancel_id: 9.into(),
+    };
+    calls.send(&mut hand, 11, cancel.as_bytes());
+    for _ in 0..2 {
+        hand.ring(wire::QUEUE_TEE).wait_used()?;
+    }
+    let answer = calls.answer(10)?;
+    t.equal(
+        Eye::Device,
+        "result and origin of the call",
+        (answer.result.get(), answer.origin.get()),
+        (tee::TEEC_SUCCESS, tee::TEEC_ORIGIN_TRUSTED_APP),
+    );
+    Ok(())
+}
+
+fn applications_know_their_client(t: &mut Ctx) -> TestResult {
+    const UUID: [u8; 16] = [
+        0x10, 0x21, 0x32, 0x43, 0x54, 0x65, 0x76, 0x87, 0x98, 0xa9, 0xba, 0xcb, 0xdc, 0xed, 0xfe,
+        0x0f,
+    ];
+    let stage = Stage::take()?;
+    let mut lanes: Lanes<16> = stage.lanes(OFFERED)?;
+    for (login, uuid) in [(0, [0; 16]), (1, UUID), (4, UUID)] {
+        let mut request = open_request(1, pin::UUID);
+        request.client_login = login.into();
+        request.client_uuid = uuid;
+        let answer: tee::CallResponse = lanes.ask(wire::QUEUE_TEE, &request)?;
+        t.equal(
+            Eye::Device,
+            &format!("OPEN_SESSION with login {login}"),
+            answer.result.get(),
+            tee::TEEC_SUCCESS,
+        );
+        let out = value(tee::PARAM_VALUE_OUTPUT, 0, 0);
+        let app = answer.session.get();
+        let answer = invoke(&mut lanes, 1, app, pin::CLIENT, [out, out, NONE, NONE])?;
+        let [upper, lower] = [0, 8].map(|at| {
+            let half: [u8; 8] = std::array::from_fn(|n| uuid[at + n]);
+            u64::from_be_bytes(half)
+        });
+        t.equal(
+            Eye::Device,
+            "login and UUID that the application knows",
+            (
+                answer.params[0].a.get(),
+                answer.params[1].a.get(),
+                answer.params[1].b.get(),
+            ),
+            (u64::from(login), upper, lower),
+        );
     }
     Ok(())
 }

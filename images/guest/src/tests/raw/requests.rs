@@ -126,6 +126,7 @@ fn requests_have_just_their_length(t: &mut Ctx) -> TestResult {
     for (queue, op, request, fixed) in OPERATIONS {
         for (size, room, answered) in [
             (request, fixed - 1, HEADER),
+            (request + 1, fixed - 1, HEADER),
             (request - 1, fixed, fixed),
             (request + 1, fixed, fixed),
         ] {
