@@ -16,11 +16,18 @@ pub fn limit_locked_memory(bytes: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// The user that has nothing.
+pub const NOBODY: libc::uid_t = 65534;
+
 /// Takes all privileges away, CAP_IPC_LOCK among them.
 pub fn become_nobody() -> Result<(), Error> {
-    const NOBODY: libc::uid_t = 65534;
+    become_user(NOBODY)
+}
+
+/// As [`become_nobody`], for another user without privileges.
+pub fn become_user(user: libc::uid_t) -> Result<(), Error> {
     // SAFETY: no memory is involved.
-    let nobody = unsafe { libc::setuid(NOBODY) };
-    Errno::result(nobody).map_err(Error::call("setuid"))?;
+    let changed = unsafe { libc::setuid(user) };
+    Errno::result(changed).map_err(Error::call("setuid"))?;
     Ok(())
 }

@@ -13,12 +13,16 @@ use crate::judge::baseline::{Baseline, Baselines, Expected};
 const LONG: &str = "_says_that_it_is_for_long";
 const SHORT: &str = "_does_not_say_that_it_is_for_long";
 /// How the other tests of the former end, and what a kernel does that passes them.
-const QUESTIONS: [(&str, &str); 6] = [
+const QUESTIONS: [(&str, &str); 7] = [
     ("_leaves_cma", "leaves CMA"),
     ("_leaves_zone_movable", "leaves ZONE_MOVABLE"),
     ("_refuses_a_file", "refuses a shared mapping of a file"),
     ("_is_limited", "RLIMIT_MEMLOCK bounds a process"),
     ("_is_limited_for_the_user", "and a user"),
+    (
+        "_leaves_other_users_their_limit",
+        "and leaves other users theirs",
+    ),
     ("_is_reported", "VmPin or VmLck shows it"),
 ];
 /// Who needs more than the kernels' ordinary configuration, the fragment pinners, and the kernel that a green run with it was on.

@@ -20,7 +20,8 @@ use crate::tests::test::{Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
 use pinbed_guest::harness::attempt::attempt;
-use pinbed_guest::harness::ctx::{Ctx, TestResult, premise};
+use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::limit_locked_memory;
 use pinbed_guest::memory::disk::Disk;
@@ -61,6 +62,10 @@ macro_rules! question {
         test(concat!("pinners::", stringify!($name), "_is_limited_for_the_user"), |t| is_limited_for_the_user(t, $pinner), MLOCK,
             concat!("Once a process has what RLIMIT_MEMLOCK lets it lock pinned by ", $who, ", a child of its gets no more."))
     };
+    (users, $name:ident, $pinner:expr, $who:literal, $by:literal) => {
+        test(concat!("pinners::", stringify!($name), "_leaves_other_users_their_limit"), |t| leaves_other_users_their_limit(t, $pinner), MLOCK,
+            concat!("What a user has pinned by ", $who, " does not count against another user's RLIMIT_MEMLOCK."))
+    };
     (report, $name:ident, $pinner:expr, $who:literal, $by:literal) => {
         test(concat!("pinners::", stringify!($name), "_is_reported"), |t| is_reported(t, $pinner), MLOCK,
             concat!("What ", $who, " pins is in VmPin or VmLck of the process's /proc/PID/status."))
@@ -75,12 +80,12 @@ macro_rules! questions {
 
 /// One that keeps pages for as long as user space likes.
 macro_rules! long {
-    ($($who:tt)*) => { questions!($($who)*, is_for_long cma movable file limit user report) };
+    ($($who:tt)*) => { questions!($($who)*, is_for_long cma movable file limit user users report) };
 }
 
 /// As `long`, of a memfd's pages only, which no other file's can be.
 macro_rules! long_of_memfds {
-    ($($who:tt)*) => { questions!($($who)*, is_for_long movable limit user report) };
+    ($($who:tt)*) => { questions!($($who)*, is_for_long movable limit user users report) };
 }
 
 /// As `long`, of one whose device only one process can have, so that the user is not asked for.
@@ -334,5 +339,52 @@ fn is_limited_for_the_user(t: &mut Ctx, pinner: Pinner) -> TestResult {
     })?;
     let again = again.returned("pinning in a child")?;
     t.refused("a second page pinned in a child", again, pinner.refusals());
+    Ok(())
+}
+
+/// A user without privileges who has nothing pinned. So are the users below, who show how much a user needs.
+const OTHER: libc::uid_t = 60_000;
+
+fn leaves_other_users_their_limit(t: &mut Ctx, pinner: Pinner) -> TestResult {
+    let memory = pinner.memory()?;
+    memory.write(0, &[1; PAGE]);
+    // A kernel without it is told here.
+    drop(pinner.ready(t, &memory)?);
+    let pin_as = |t: &mut Ctx, user, limit| -> Result<(), Errno> {
+        limit_locked_memory(limit).map_err(|_| Errno::EIO)?;
+        let taker = pinner.ready_as(user, t, &memory);
+        taker.map_err(|_| Errno::EIO)?.take(memory.address())
+    };
+    // A ring of io_uring counts, too, before 5.12.
+    let mut least = None;
+    for pages in 1..=ROOM / PAGE {
+        let limit = pages * PAGE;
+        let alone = attempt(|| pin_as(t, OTHER - pages as libc::uid_t, limit))?;
+        if alone.returned("pinning by a user")?.is_ok() {
+            least = Some(limit);
+            break;
+        }
+    }
+    let limit = least.ok_or_else(|| {
+        let text = format!("no page pinned by a user who may lock {ROOM} bytes");
+        Stop::finding(Eye::Cpu, text)
+    })?;
+    let other = Child::fork(|| {
+        let errno = pin_as(t, OTHER, limit)
+            .err()
+            .map_or(0, |errno| errno as i32);
+        errno.to_le_bytes().into()
+    })?;
+    limit_locked_memory(ROOM)?;
+    let mut first = pinner.ready_as_nobody(t, &memory)?;
+    first
+        .take(memory.address())
+        .map_err(Error::call("taking the page"))?;
+    let answer = other.go()?;
+    let errno = answer[..].try_into().map_or(libc::EIO, i32::from_le_bytes);
+    t.check(Eye::Cpu, errno == 0, || {
+        let errno = Errno::from_raw(errno);
+        format!("a page pinned by another user, within that user's limit of {limit} bytes: refused with {errno:?}")
+    });
     Ok(())
 }

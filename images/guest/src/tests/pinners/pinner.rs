@@ -14,7 +14,7 @@ use nix::fcntl::SealFlag;
 use pinbed_guest::dmabuf;
 use pinbed_guest::harness::ctx::{Ctx, TestResult};
 use pinbed_guest::harness::error::Error;
-use pinbed_guest::harness::privilege::become_nobody;
+use pinbed_guest::harness::privilege::{NOBODY, become_user};
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::userfault::Userfault;
 use pinbed_guest::observe::extent::PAGE;
@@ -157,12 +157,22 @@ impl Pinner {
 
     /// The same in a process that has no privileges any more: what needs them comes before, and what counts for its maker after.
     pub fn ready_as_nobody(self, t: &mut Ctx, page: &Page) -> TestResult<Box<dyn Taker>> {
+        self.ready_as(NOBODY, t, page)
+    }
+
+    /// As [`Pinner::ready_as_nobody`], for another user without privileges.
+    pub fn ready_as(
+        self,
+        user: libc::uid_t,
+        t: &mut Ctx,
+        page: &Page,
+    ) -> TestResult<Box<dyn Taker>> {
         if self.counts_for_its_maker() {
-            become_nobody()?;
+            become_user(user)?;
             return self.ready(t, page);
         }
         let taker = self.ready(t, page)?;
-        become_nobody()?;
+        become_user(user)?;
         Ok(taker)
     }
 }
