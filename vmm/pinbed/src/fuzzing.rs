@@ -419,19 +419,33 @@ fn rerun() -> Rerun {
     Rc::new(Again::recorded)
 }
 
-/// A file of the checkout that people write: the first byte says which.
+/// A file of the checkout that people write: the first byte says which, the rest is its text. Few inputs are entries; [`entries`] makes those.
 ///
 /// It is taken, or refused with an error that names the file; what a baseline says is of tests and kernels that there are.
 pub fn files(data: &[u8]) {
-    let Some((which, text)) = data.split_first() else {
-        return;
-    };
-    let text = String::from_utf8_lossy(text);
+    if let Some((which, text)) = data.split_first() {
+        check_file(*which, &String::from_utf8_lossy(text));
+    }
+}
+
+/// As [`files`], with a byte for each line: which of [`LINES`] it is.
+pub fn entries(data: &[u8]) {
+    if let Some((which, rest)) = data.split_first() {
+        let lines = LINES[usize::from(which % 3)];
+        let chosen = rest
+            .iter()
+            .map(|byte| lines[usize::from(*byte) % lines.len()]);
+        let text: String = chosen.flat_map(|line| [line, "\n"]).collect();
+        check_file(*which, &text);
+    }
+}
+
+fn check_file(which: u8, text: &str) {
     let path = Path::new("cma.toml");
     let error = match which % 3 {
         0 => {
             let mut baselines = Baselines::default();
-            let added = baselines.add(path, &text, &names());
+            let added = baselines.add(path, text, &names());
             if added.is_ok() {
                 for kernel in ["5.10", "6.12"] {
                     check_baseline(&baselines.of(kernel));
@@ -439,7 +453,7 @@ pub fn files(data: &[u8]) {
             }
             added.err().map(|error| error.to_string())
         }
-        1 => match Manifest::parse(path, &text) {
+        1 => match Manifest::parse(path, text) {
             Ok(manifest) => {
                 let default = manifest.default().expect("its default is there");
                 let named = manifest.named(&default.name).expect("it is there");
@@ -450,7 +464,7 @@ pub fn files(data: &[u8]) {
             Err(error) => Some(error.to_string()),
         },
         _ => {
-            let _ = environments::parse(&text);
+            let _ = environments::parse(text);
             None
         }
     };
@@ -458,6 +472,82 @@ pub fn files(data: &[u8]) {
         assert!(error.contains("cma.toml"), "{error}");
     }
 }
+
+/// Lines of a baseline, of kernels.toml and of environments.toml, right and wrong ones.
+const LINES: [&[&str]; 3] = [
+    &[
+        "[[known]]",
+        "tests = ['cma::page_leaves']",
+        "tests = ['cma::page_stays', 'cma::*']",
+        "tests = ['cma::*', 'cma::page_stays']",
+        "tests = ['heap::import_works']",
+        "tests = ['cma::\u{e4}[']",
+        "tests = []",
+        "kernels = ['6.12']",
+        "kernels = ['5.10', '6.12']",
+        "kernels = ['9.9']",
+        "kernels = []",
+        "verdict = 'xfail'",
+        "verdict = 'skip'",
+        "verdict = 'pass'",
+        "reason = 'it stays \u{e4}'",
+        "reason = ''",
+        "reason = ' \u{2003}\t'",
+        "reference = 'a commit'",
+        "reference = ' '",
+        "findings = []",
+        "findings = [{ eye = 'cpu', text = 'page * \u{e4}' }]",
+        "findings = [{ eye = 'cpu', text = '' }]",
+        "findings = [{ eye = 'device', text = '*', sometimes = true }]",
+        "findings = [{ eye = 'cpu', text = 'p', with = 'CMA' }, { eye = 'aftermath', text = '\u{e4}*', without = 'CMA' }]",
+        "fixed_by = ['one']",
+        "fixed_by = ['\u{e4}']",
+        "seen_with = ['CMA']",
+        "environments = ['swiotlb']",
+        "environments = ['\u{e4}']",
+        "defect = 'd'",
+    ],
+    &[
+        "default = '6.12'",
+        "default = '\u{e4}'",
+        "default = 'newest'",
+        "[[kernel]]",
+        "name = '6.12'",
+        "name = '5.10'",
+        "name = '6.\u{e4}'",
+        "name = '4294967296.1'",
+        "sources = []",
+        "sources = [{ package = 'linux-source-6.12', suites = ['trixie'] }]",
+        "sources = [{ package = '\u{e4}', suites = [] }, { directory = '/' }]",
+        "sources = [{ tarball = 'file:///\u{e4}', sha256 = 'f' }]",
+        "sources = [{ git = 'g', tag = 't', commit = '' }]",
+        "fragments = ['base']",
+        "lacks = ['CMA']",
+        "steps = 1",
+        "steps = -1",
+    ],
+    &[
+        "[[environment]]",
+        "name = 'swiotlb'",
+        "name = ''",
+        "what = '\u{e4}'",
+        "append = 'swiotlb=force'",
+        "memory = 0",
+        "memory = 512",
+        "cpus = 255",
+        "cpus = 256",
+        "parallel = true",
+        "fragments = []",
+        "slower = 2",
+        "qemu = ['']",
+        "lacks = ['\u{e4}*']",
+        "[[environment.known]]",
+        "kernels = ['6.12']",
+        "reason = ' '",
+        "reference = 'a commit'",
+        "texts = ['*']",
+    ],
+];
 
 /// A failure that is known is one that was described, and no other.
 fn check_baseline(baseline: &Baseline) {
@@ -475,8 +565,14 @@ fn check_baseline(baseline: &Baseline) {
             verdict.differs(),
             "{test} fails without a finding: {known:?}"
         );
-        if let Expected::Xfail { findings, .. } = &known.expected {
-            assert!(findings.iter().any(|look| !look.text.is_empty()));
+        if let Expected::Xfail {
+            findings,
+            reference,
+        } = &known.expected
+        {
+            assert!(!reference.trim().is_empty());
+            assert!(!findings.is_empty());
+            assert!(findings.iter().all(|look| !look.text.trim().is_empty()));
             continue;
         }
         let verdict = Verdict::of(test, Outcome::Fail(vec![foreign]), Some(baseline));
@@ -497,5 +593,10 @@ mod tests {
     #[test]
     fn the_corpus_of_files_breaks_nothing() {
         replay("files", files);
+    }
+
+    #[test]
+    fn the_corpus_of_entries_breaks_nothing() {
+        replay("entries", entries);
     }
 }

@@ -476,6 +476,9 @@ impl Entry {
 
 impl LookText {
     fn look(&self) -> Result<Look, String> {
+        if self.text.trim().is_empty() {
+            return Err("lists a finding without a text".to_owned());
+        }
         // Only * is special; what a kernel says is full of brackets.
         let parts: Vec<_> = self.text.split('*').map(Pattern::escape).collect();
         let pattern = Pattern::new(&parts.join("*")).map_err(|error| {
@@ -742,6 +745,10 @@ pub mod tests {
             (
                 whole.replace("findings = [{ eye = \"cpu\", text = \"t\" }]\n", ""),
                 "no finding that is seen in every run",
+            ),
+            (
+                whole.replace("\"t\" }", "\" \" }"),
+                "a finding without a text",
             ),
             (
                 whole.replace("\"t\" }", "\"a**b\" }"),
