@@ -81,6 +81,7 @@ struct pinbed_queue {
  * nodes begin with.
  * @max_segments: Segments in one ATTACH.
  * @max_length: Bytes in one ATTACH.
+ * @can_protect: The device protects memory.
  * @cookie: Of the last request.
  * @lock: Taken in interrupts.
  * @dead: The device is being reset, or has been, and takes no request any more.
@@ -106,6 +107,7 @@ struct pinbed_device {
 	char name[16];
 	u32 max_segments;
 	u64 max_length;
+	bool can_protect;
 	atomic64_t cookie;
 
 	/* Protects @dead, @queues, @holds, @events and @event_count. */

@@ -82,6 +82,7 @@ static int pinbed_read_config(struct pinbed_device *pdev)
 			version, PINBED_VERSION);
 		return -ENODEV;
 	}
+	pdev->can_protect = virtio_has_feature(vdev, PINBED_F_PROTECTED);
 	virtio_cread_le(vdev, struct pinbed_config, max_segments,
 			&pdev->max_segments);
 	virtio_cread_le(vdev, struct pinbed_config, max_length,

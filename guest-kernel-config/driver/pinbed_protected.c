@@ -127,7 +127,7 @@ struct dma_buf *pinbed_protected_export(struct pinbed_device *pdev,
 	struct pinbed_protected *protected;
 	struct dma_buf *dmabuf;
 
-	if (!virtio_has_feature(pdev->vdev, PINBED_F_PROTECTED))
+	if (!pdev->can_protect)
 		return ERR_PTR(-EOPNOTSUPP);
 	protected = pinbed_protected_new(pdev, pdev->dma, export->length);
 	if (IS_ERR(protected))

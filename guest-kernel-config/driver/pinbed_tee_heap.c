@@ -102,7 +102,7 @@ int pinbed_tee_heap_register(struct pinbed_tee *tee)
 {
 	int ret;
 
-	if (!virtio_has_feature(tee->pdev->vdev, PINBED_F_PROTECTED))
+	if (!tee->pdev->can_protect)
 		return 0;
 	tee->heap.ops = &pinbed_heap_ops;
 	xa_init(&tee->protected);
