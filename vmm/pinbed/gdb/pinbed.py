@@ -351,7 +351,7 @@ class HoldsCommand(gdb.Command):
                 extra = ", protected" if protected else ""
                 print(f"handle {handle}: {length} bytes, the device may {direction}{extra}: {ranges(pieces)}")
                 if handle not in driver:
-                    print("  the driver does not know it: a DETACH is under way, or was lost")
+                    print("  the driver does not know it: an ATTACH or a DETACH is under way, or its answer was lost")
             else:
                 direction, pieces = driver[handle]
                 print(f"handle {handle}: held by the driver ({direction}): {ranges(pieces)}")
