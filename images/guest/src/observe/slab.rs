@@ -10,13 +10,17 @@ use std::os::unix::fs::FileExt;
 
 const INFO: &str = "/proc/slabinfo";
 
-/// Free objects that a CPU keeps for itself count as objects in use: up to a whole slab of them, which is 64 to 512 of a cache of small
-/// objects. Where that many fit in a slab, the CPUs give them up before the count.
-const MANY: i64 = 40;
+/// Free objects that a CPU keeps for itself count as objects in use: a whole slab, which is 64 to 512 of a cache of small objects, and 120
+/// more in other slabs where objects are smaller than this (slub_set_cpu_partial()). The CPUs give them up before the count.
+const SMALL: i64 = 256;
+
+/// A write has the kernel free what it can; among that are objects that kfree_rcu() would free some seconds later.
+const DROP: &str = "/proc/sys/vm/drop_caches";
 
 /// The counts of all caches. The files stay open: to open one allocates, and what closing it frees is counted for seconds after that.
 pub struct Caches {
     info: File,
+    drop: File,
     /// Where a write has the CPUs give up the free objects of a cache of small objects.
     shrink: Vec<File>,
 }
@@ -30,11 +34,17 @@ impl Caches {
         })?;
         let mut caches = Self {
             info,
+            drop: OpenOptions::new()
+                .write(true)
+                .open(DROP)
+                .map_err(Error::io(DROP))?,
             shrink: Vec::new(),
         };
+        // From now on without a line in the kernel's log.
+        caches.drop.write_at(b"4", 0).map_err(Error::io(DROP))?;
         let mut small: Vec<_> = parse(&caches.read()?)?
             .into_iter()
-            .filter(|cache| cache.in_a_slab >= MANY)
+            .filter(|cache| cache.size < SMALL)
             .collect();
         // A write allocates 8 bytes, in kmalloc-8: that is shrunk last.
         small.sort_by_key(|cache| Reverse((cache.size, cache.name.clone())));
@@ -45,8 +55,9 @@ impl Caches {
         Ok(caches)
     }
 
-    /// Objects in use, by cache.
+    /// Objects in use, by cache. What waits for RCU is among them: it is freed some milliseconds after this.
     pub fn objects(&mut self) -> Result<BTreeMap<String, i64>, Error> {
+        self.drop.write_at(b"2", 0).map_err(Error::io(DROP))?;
         for file in &self.shrink {
             // A cache that has gone stays as it is.
             let _ = file.write_at(b"1", 0);
@@ -75,8 +86,6 @@ struct Cache {
     objects: i64,
     /// Bytes of an object.
     size: i64,
-    /// Objects that fit in a slab.
-    in_a_slab: i64,
 }
 
 fn parse(text: &str) -> Result<Vec<Cache>, Error> {
@@ -84,12 +93,11 @@ fn parse(text: &str) -> Result<Vec<Cache>, Error> {
         let mut fields = line.split_whitespace();
         let name = fields.next()?.into();
         let mut number = || fields.next()?.parse().ok();
-        let (objects, _, size, in_a_slab) = (number()?, number()?, number()?, number()?);
+        let (objects, _, size) = (number()?, number()?, number()?);
         Some(Cache {
             name,
             objects,
             size,
-            in_a_slab,
         })
     };
     // Two lines of heading.
@@ -121,14 +129,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_objects_in_use_their_size_and_how_many_fit() {
+    fn a_line_has_objects_in_use_and_their_size() {
         let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs>\nkmalloc-64   512   640  64 64 1 : tunables 0\nfilp 3 16 256 16 1 : tunables 0\n";
         let caches = parse(text).unwrap();
         assert_eq!(
             (caches[0].name.as_str(), caches[0].objects),
             ("kmalloc-64", 512)
         );
-        assert_eq!((caches[1].size, caches[1].in_a_slab), (256, 16));
+        assert_eq!(caches[1].size, 256);
         assert!(parse("a\nb\nkmalloc-64 many\n").is_err());
     }
 }

@@ -24,6 +24,7 @@ use pinbed_guest::video::v4l2::Memop::{self, DmaContig, DmaSg, Vmalloc};
 use pinbed_guest::video::v4l2::Memory;
 use pinbed_guest::video::v4l2::Queue::{Capture, Output};
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 #[rustfmt::skip]
@@ -70,6 +71,9 @@ const PATIENCE: [Duration; 3] = [
     Duration::from_secs(2),
     Duration::from_secs(2),
 ];
+
+/// What RCU frees is free after this: some grace periods.
+const RCU: Duration = Duration::from_millis(50);
 
 /// Caches of what is freed in batches only: addresses of vmalloc, once 64 MiB of them wait. What is lost of vmalloc is lost pages, too.
 const IN_BATCHES: [&str; 1] = ["vmap_area"];
@@ -158,8 +162,9 @@ fn many_times(t: &mut Ctx, mut round: impl FnMut() -> TestResult) -> TestResult 
     for _ in 0..WARM_UP {
         round()?;
     }
-    // The first look maps pages of this program.
+    // The first look maps pages of this program, and begins to free what waits for RCU.
     Use::look(&mut caches)?;
+    thread::sleep(RCU);
     let mut before = Use::look(&mut caches)?;
     let mut leaks: Option<Vec<Growth>> = None;
     for patience in PATIENCE {
