@@ -351,8 +351,8 @@ fn calls_of_a_session_take_turns(t: &mut Ctx) -> TestResult {
         for _ in 0..expected.len() {
             heads.push(hand.ring(wire::QUEUE_TEE).wait_used()?.0);
         }
-        // CANCEL is answered at once, and the calls in their order.
-        heads.sort_by_key(|head| *head == 26);
+        // Answers may pass each other: a call that begins when another has ended can be answered before that.
+        heads.sort_unstable();
         t.equal(
             Eye::Device,
             &format!("chains that come back when CANCEL names {what}"),
