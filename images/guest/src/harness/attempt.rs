@@ -42,21 +42,37 @@ impl fmt::Display for Attempt {
 /// Makes the call in a process of its own, with this one's memory and descriptors. What it changes in memory that is not shared
 /// is lost, and so is what only the process holds.
 pub fn attempt(call: impl FnOnce() -> Result<(), Errno>) -> Result<Attempt, Error> {
-    let mut child = Child::fork(|| {
-        let errno = call().err().map_or(0, |errno| errno as i32);
-        errno.to_le_bytes().into()
-    })?;
-    match child.run_unless_it_hangs()? {
-        Some((answer, status)) => match answer[..].try_into().map(i32::from_le_bytes) {
-            Ok(0) => Ok(Attempt::Returned(Ok(()))),
-            Ok(errno) => Ok(Attempt::Returned(Err(Errno::from_raw(errno)))),
-            Err(_) => Err(Error::Format {
-                source_name: "the forked child".into(),
-                text: format!("{answer:?}, {status:?}"),
-            }),
-        },
-        None if child.kill()? => Ok(Attempt::Killed),
-        None => Ok(Attempt::Stuck(child)),
+    Prepared::new(call)?.make()
+}
+
+/// A call that a forked process is to make later, with the privileges, memory and descriptors of this moment.
+pub struct Prepared(Child);
+
+impl Prepared {
+    /// Forks the process.
+    pub fn new(call: impl FnOnce() -> Result<(), Errno>) -> Result<Self, Error> {
+        let child = Child::fork(|| {
+            let errno = call().err().map_or(0, |errno| errno as i32);
+            errno.to_le_bytes().into()
+        })?;
+        Ok(Self(child))
+    }
+
+    /// Has it make the call.
+    pub fn make(self) -> Result<Attempt, Error> {
+        let Self(mut child) = self;
+        match child.run_unless_it_hangs()? {
+            Some((answer, status)) => match answer[..].try_into().map(i32::from_le_bytes) {
+                Ok(0) => Ok(Attempt::Returned(Ok(()))),
+                Ok(errno) => Ok(Attempt::Returned(Err(Errno::from_raw(errno)))),
+                Err(_) => Err(Error::Format {
+                    source_name: "the forked child".into(),
+                    text: format!("{answer:?}, {status:?}"),
+                }),
+            },
+            None if child.kill()? => Ok(Attempt::Killed),
+            None => Ok(Attempt::Stuck(child)),
+        }
     }
 }
 

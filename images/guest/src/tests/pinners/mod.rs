@@ -19,8 +19,7 @@ use crate::tests::sources::{MLOCK, TEE_LONGTERM, WRITABLE_FILE};
 use crate::tests::test::{Test, test};
 use nix::errno::Errno;
 use pinbed_abi::report::Eye;
-use pinbed_guest::harness::attempt::attempt;
-use pinbed_guest::harness::child::Child;
+use pinbed_guest::harness::attempt::{Prepared, attempt};
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::harness::privilege::limit_locked_memory;
@@ -369,22 +368,15 @@ fn leaves_other_users_their_limit(t: &mut Ctx, pinner: Pinner) -> TestResult {
         let text = format!("no page pinned by a user who may lock {ROOM} bytes");
         Stop::finding(Eye::Cpu, text)
     })?;
-    let other = Child::fork(|| {
-        let errno = pin_as(t, OTHER, limit)
-            .err()
-            .map_or(0, |errno| errno as i32);
-        errno.to_le_bytes().into()
-    })?;
+    let other = Prepared::new(|| pin_as(t, OTHER, limit))?;
     limit_locked_memory(ROOM)?;
     let mut first = pinner.ready_as_nobody(t, &memory)?;
     first
         .take(memory.address())
         .map_err(Error::call("taking the page"))?;
-    let answer = other.go()?;
-    let errno = answer[..].try_into().map_or(libc::EIO, i32::from_le_bytes);
-    t.check(Eye::Cpu, errno == 0, || {
-        let errno = Errno::from_raw(errno);
-        format!("a page pinned by another user, within that user's limit of {limit} bytes: refused with {errno:?}")
-    });
+    let pinned = other.make()?.returned("pinning by another user")?;
+    if let Err(errno) = pinned {
+        t.find(Eye::Cpu, format!("a page pinned by another user, within that user's limit of {limit} bytes: refused with {errno:?}"));
+    }
     Ok(())
 }
