@@ -2,7 +2,7 @@
 //! The device as a vhost-user back end: virtqueues in, engine calls out.
 //!
 //! [`serve`] is all that a command needs. From the bottom up: `chain` checks a descriptor chain, once, before anything is done with
-//! it; `ring` takes chains off a ring and puts answers there; `events` posts events; `life` knows whether the device runs, and has work stop; `calls` has
+//! it; `vring` is a ring whose descriptors never block; `ring` takes chains off it and puts answers there; `events` posts events; `life` knows whether the device runs, and has work stop; `calls` has
 //! those calls of the TEE that may take long; `backend` asks the [`pinbed_engine::Engine`]; `socket` is the listening socket's life;
 //! `inspect` tells a debugger what is attached; `spans` tells a trace what is worked on; `confine` takes from the process what serving does not need.
 //! What a guest does is never an error of this crate: it is answered, and logged.
@@ -24,6 +24,7 @@ mod serve;
 mod socket;
 mod spans;
 mod sync;
+mod vring;
 
 use pinbed_engine::tee::{Call, MAX_CALLS};
 use pinbed_engine::{Answer, Delivery, Engine};

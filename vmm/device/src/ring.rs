@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use pinbed_abi::wire;
-use vhost_user_backend::{VringMutex, VringState, VringT};
+use vhost_user_backend::{VringState, VringT};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Error, QueueOwnedT, QueueT};
 use vm_memory::{
@@ -14,9 +14,9 @@ use vm_memory::{
 use zerocopy::IntoBytes;
 
 use crate::chain::Chain;
+pub(crate) use crate::vring::Ring;
 
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-pub(crate) type Ring = VringMutex<Memory>;
 pub(crate) type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;
 
 /// A ring runs between SET_VRING_KICK and GET_VRING_BASE, while it is enabled. Outside, its memory is not touched.

@@ -711,6 +711,23 @@ fn the_device_ends_when_told_to_even_in_a_delayed_job() {
 }
 
 #[test]
+fn descriptors_that_block_keep_nobody_waiting() {
+    let mut host = Host::connect(false);
+    host.take_descriptors_that_block();
+    host.begin_rings();
+    let (request, length) = (header(wire::OP_STATUS), size_of::<wire::RequestHeader>());
+    host.write(FREE, request.as_bytes());
+    for queue in [wire::QUEUE_CONTROL, wire::QUEUE_VIDEO].repeat(50) {
+        host.descriptor(queue, 0, FREE, length as u32, F_NEXT, 1);
+        host.descriptor(queue, 1, FREE + 0x1000, 0x800, F_WRITE, 0);
+        host.offer(queue, 0);
+        host.await_idle(queue);
+    }
+    host.device.stop();
+    host.device.ended().unwrap();
+}
+
+#[test]
 fn the_device_ends_when_told_to_before_anybody_came() {
     let mut device = Device::start();
     device.stop();
