@@ -46,6 +46,7 @@ const HEADER: usize = size_of::<wire::RequestHeader>();
 /// The device of one connection.
 pub(crate) struct Backend {
     engine: Arc<Engine>,
+    /// What was announced last and is whole: no worker touches other memory. Else rings that run would be served in a map before it is looked at.
     memory: Memory,
     life: Arc<Life>,
     calls: Arc<Calls>,
@@ -146,7 +147,7 @@ impl Backend {
             if let Err(error) = self.drain(desk) {
                 log::warn!("ring {}: {error}; it rests until the next kick", desk.queue);
                 // Which must not be forbidden. What cannot be read may not be written either.
-                let _ = ring::want_kicks(desk.own, true);
+                let _ = ring::want_kicks(desk.own, &self.memory, true);
             }
         });
     }
@@ -155,7 +156,7 @@ impl Backend {
         // A ring whose index says more than can be taken from it would be asked again and again.
         let mut vain = 0;
         while vain < 2 {
-            ring::want_kicks(desk.own, false)?;
+            ring::want_kicks(desk.own, &self.memory, false)?;
             vain += 1;
             while self.life.is_running(desk.control)
                 && let Some(chain) = ring::pop(desk.own, &self.memory.memory())?
@@ -166,7 +167,7 @@ impl Backend {
                 }
                 self.serve_chain(chain, desk)?;
             }
-            if !ring::want_kicks(desk.own, true)? {
+            if !ring::want_kicks(desk.own, &self.memory, true)? {
                 return Ok(());
             }
         }
@@ -335,12 +336,15 @@ impl VhostUserBackend for Backend {
 
     /// Returns when no access is under way to memory that is no more. Of a memory map that a file is too short for nothing is used: an
     /// access past the file's end would kill the process (SIGBUS).
-    fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        let whole = memory.memory().iter().all(is_whole);
-        if !whole {
-            let map = memory.lock().unwrap_or_else(PoisonError::into_inner);
-            map.replace(GuestMemoryMmap::new());
-        }
+    fn update_memory(&self, announced: Memory) -> io::Result<()> {
+        let map = announced.memory();
+        let whole = map.iter().all(is_whole);
+        let map = match whole {
+            true => GuestMemoryMmap::clone(&map),
+            false => GuestMemoryMmap::new(),
+        };
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.replace(map);
         self.engine.settle();
         match whole {
             true => Ok(()),

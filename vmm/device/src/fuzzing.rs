@@ -27,7 +27,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Options;
 use crate::backend::{Backend, Shared};
-use crate::ring::{Memory, Ring};
+use crate::ring::{Memory, Ring, no_memory};
 use crate::serve::serve_peer;
 
 /// Memory that the input fills from 0 on: three rings, and what their descriptors lead to.
@@ -92,10 +92,10 @@ pub fn rings(data: &[u8]) {
         allow_sabotage: features & 2 != 0,
         ..Options::default()
     };
-    let backend = Arc::new(Backend::new(memory.clone(), &options));
+    let backend = Arc::new(Backend::new(memory, &options));
     let rings: Vec<Ring> = RINGS
         .iter()
-        .map(|at| ring(&memory, *at, features & 1 != 0))
+        .map(|at| ring(*at, features & 1 != 0))
         .collect();
     let [control, video, event] = &rings[..] else {
         return;
@@ -127,8 +127,8 @@ pub fn rings(data: &[u8]) {
     }
 }
 
-fn ring(memory: &Memory, at: u64, event_idx: bool) -> Ring {
-    let ring = Ring::new(memory.clone(), wire::QUEUE_SIZE as u16).expect("a size that is fine");
+fn ring(at: u64, event_idx: bool) -> Ring {
+    let ring = Ring::new(no_memory(), wire::QUEUE_SIZE as u16).expect("a size that is fine");
     ring.set_queue_size(SIZE);
     let set = ring.set_queue_info(at, at + AVAILABLE, at + USED);
     set.expect("aligned addresses");
@@ -211,10 +211,9 @@ pub fn socket(data: &[u8]) {
 }
 
 fn serve_by_one(listener: &mut Listener) -> Result<(), vhost_user_backend::Error> {
-    let memory = Memory::new(GuestMemoryMmap::new());
-    let backend = Shared::new(Backend::new(memory.clone(), &Options::default()));
+    let backend = Shared::new(Backend::new(no_memory(), &Options::default()));
     let alone = Alone(Arc::clone(&backend));
-    let mut daemon = VhostUserDaemon::new("vhost-user".into(), alone, memory)?;
+    let mut daemon = VhostUserDaemon::new("vhost-user".into(), alone, no_memory())?;
     daemon.start(listener)?;
     let ended = daemon.wait();
     backend.stop();

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A virtqueue as the device sees it: chains come off it and go back to it, under its lock, while it runs.
+//!
+//! All of it is in memory that the caller names, not in that of the ring's own state, where the vhost crates put what a front end announces
+//! before the back end is asked.
 
 use std::sync::atomic::Ordering;
 
@@ -18,6 +21,10 @@ pub(crate) use crate::vring::Ring;
 
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 pub(crate) type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;
+
+pub(crate) fn no_memory() -> Memory {
+    Memory::new(GuestMemoryMmap::new())
+}
 
 /// A ring runs between SET_VRING_KICK and GET_VRING_BASE, while it is enabled. Outside, its memory is not touched.
 pub(crate) fn runs(ring: &Ring) -> bool {
@@ -47,15 +54,16 @@ fn pop_locked(
 }
 
 /// Asks the driver to kick, or not to; true if the ring has got more meanwhile.
-pub(crate) fn want_kicks(ring: &Ring, want: bool) -> Result<bool, Error> {
+pub(crate) fn want_kicks(ring: &Ring, memory: &Memory, want: bool) -> Result<bool, Error> {
     let mut ring = ring.get_mut();
     if !runs_locked(&ring) {
         return Ok(false);
     }
+    let (queue, memory) = (ring.get_queue_mut(), memory.memory());
     if want {
-        return ring.enable_notification();
+        return queue.enable_notification(&*memory);
     }
-    ring.disable_notification()?;
+    queue.disable_notification(&*memory)?;
     Ok(false)
 }
 
@@ -104,7 +112,7 @@ fn give_back_locked(
     head: u16,
     written: u32,
 ) -> Result<(), Error> {
-    ring.add_used(head, written)?;
+    ring.get_queue_mut().add_used(&**memory, head, written)?;
     if wants_interrupt(ring, memory)?
         && let Err(error) = ring.signal_used_queue()
     {
@@ -116,7 +124,7 @@ fn give_back_locked(
 /// Whether the driver wants to be told of what was used last. virtio-queue does not look at VRING_AVAIL_F_NO_INTERRUPT, which
 /// counts without EVENT_IDX (virtio 1.3, 2.7.7.2).
 fn wants_interrupt(ring: &mut VringState<Memory>, memory: &Snapshot) -> Result<bool, Error> {
-    if !ring.needs_notification()? {
+    if !ring.get_queue_mut().needs_notification(&**memory)? {
         return Ok(false);
     }
     let queue = ring.get_queue();
@@ -158,4 +166,33 @@ pub(crate) fn deliver(ring: &Ring, memory: &Memory, event: &wire::Event) -> bool
         log::warn!("event queue: buffer at descriptor {head} cannot take an event");
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AVAILABLE: u64 = 0x1000;
+    const USED: u64 = 0x2000;
+
+    #[test]
+    fn a_ring_is_in_the_memory_that_the_caller_names() {
+        let ranges = [(GuestAddress(0), 0x4000)];
+        let memory = Memory::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
+        let ring = Ring::new(no_memory(), 16).unwrap();
+        ring.set_queue_size(16);
+        ring.set_queue_info(0, AVAILABLE, USED).unwrap();
+        ring.set_queue_ready(true);
+        ring.set_enabled(true);
+        let guest = memory.memory();
+        let write = |value: u16, at: u64| guest.write_obj(value, GuestAddress(at)).unwrap();
+        write(1, AVAILABLE + 2);
+        assert!(!want_kicks(&ring, &memory, false).unwrap());
+        assert_eq!(pop(&ring, &guest).unwrap().unwrap().head_index(), 0);
+        give_back(&ring, &memory, 0).unwrap();
+        write(2, AVAILABLE + 2);
+        assert!(want_kicks(&ring, &memory, true).unwrap());
+        let used: u16 = guest.read_obj(GuestAddress(USED + 2)).unwrap();
+        assert_eq!(used, 1);
+    }
 }

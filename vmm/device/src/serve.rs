@@ -14,13 +14,12 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
-use vm_memory::GuestMemoryMmap;
 
 use crate::Options;
 use crate::backend::{Backend, Shared};
 use crate::confine::confine;
 use crate::inspect::{self, Inspector};
-use crate::ring::Memory;
+use crate::ring::no_memory;
 use crate::socket::{Bound, SocketError};
 
 /// Why the device could not be served.
@@ -109,12 +108,11 @@ pub(crate) fn serve_peer(
     inspector: Option<&Inspector>,
     stop: BorrowedFd,
 ) -> Result<bool, Error> {
-    let memory = Memory::new(GuestMemoryMmap::new());
-    let backend = Shared::new(Backend::new(memory.clone(), options));
+    let backend = Shared::new(Backend::new(no_memory(), options));
     if let Some(inspector) = inspector {
         inspector.watch(backend.engine());
     }
-    let mut daemon = VhostUserDaemon::new("vhost-user".into(), backend.clone(), memory)
+    let mut daemon = VhostUserDaemon::new("vhost-user".into(), backend.clone(), no_memory())
         .map_err(|error| Error::System(io::Error::other(error.to_string())))?;
     daemon.start(listener).map_err(protocol)?;
     let (ended, stopped) = finish(&mut daemon, stop)?;
