@@ -2,12 +2,12 @@
 //! A guest that attacks the device: rings and requests that no driver would send. Each is refused or leads to a device that needs a
 //! reset; nothing is written that is not attached, and who else uses the device notices nothing.
 
-use super::engines::{invoke_request, open_request};
 use super::frozen;
 use super::stage::{
     ANSWER, Driver, EVENT_IDX, Hand, Lanes, NO_ANSWER, OFFERED, QUEUES, REQUEST, Stage, attach,
     negotiate, region, reset, status_in,
 };
+use super::tee_requests::{invoke_request, open_request};
 use super::transport::{judge_empty, put_table};
 use crate::tests::test::{Test, test};
 use pinbed_abi::report::Eye;

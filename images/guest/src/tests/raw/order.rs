@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which requests wait for which: those of a queue, of two queues, of a session: docs/device.md, 2, 5.1 and 5.3.
 
-use super::engines::{
+use super::stage::{Driver, Hand, Lanes, OFFERED, Stage, attach, region, status_in};
+use super::tee_requests::{
     Calls, NONE, close, endless, invoke, invoke_request, memref, open, open_request, session, value,
 };
-use super::stage::{Driver, Hand, Lanes, OFFERED, Stage, attach, region, status_in};
 use crate::tests::test::{Test, test};
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::{pin, secure_storage};

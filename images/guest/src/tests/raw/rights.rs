@@ -2,8 +2,8 @@
 //! What an owner of protected memory allows, what becomes of it after the owner, and how much a guest may have of it and of the TEE's
 //! storage: docs/device.md, 4, 5.3 and 6.
 
-use super::engines::{NONE, close, invoke, memref, session, value};
 use super::stage::{Driver, Lanes, OFFERED, Stage, region};
+use super::tee_requests::{NONE, close, invoke, memref, session, value};
 use crate::tests::test::{Test, test};
 use pinbed_abi::report::Eye;
 use pinbed_abi::ta::{playback, secure_storage};

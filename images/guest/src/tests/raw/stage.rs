@@ -8,6 +8,7 @@ use pinbed_guest::harness::ctx::{Stop, TestResult};
 use pinbed_guest::memory::hugetlb::Pool;
 use pinbed_guest::memory::mapping::Mapping;
 use pinbed_guest::observe::device::{header, range};
+use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::pagemap;
 use pinbed_raw::dma::{self, Process};
 use pinbed_raw::function::Function;
@@ -19,6 +20,8 @@ use pinbed_raw::virtio_drivers::transport::{DeviceStatus, Transport};
 use std::ptr::NonNull;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Bytes of a page, as the device counts them.
+pub const PAGE64: u64 = PAGE as u64;
 /// VIRTIO_F_INDIRECT_DESC
 pub const INDIRECT: u64 = 1 << 28;
 /// VIRTIO_F_EVENT_IDX
@@ -400,6 +403,11 @@ impl Hand {
         let (transport, ring) = (&mut self.transport, &mut self.rings[queue as usize]);
         Ok(ring.serve(transport, head)?)
     }
+}
+
+/// An answer that has not all of its fixed part.
+pub fn short() -> Stop {
+    Stop::finding(Eye::Device, "the answer is too short")
 }
 
 impl Driver for Hand {

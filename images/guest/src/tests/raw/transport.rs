@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Features, configuration space, virtqueues, interrupts and reset: docs/device.md, 1 to 4 and 7.
 
-use super::engines::{invoke_request, open_request};
 use super::stage::{
     ANSWER, Driver, EVENT_IDX, Hand, INDIRECT, Lanes, OFFERED, OWN, REQUEST, Stage, VERSION_1,
     attach, inject, negotiate, region, reset, status_in,
 };
+use super::tee_requests::{invoke_request, open_request};
 use crate::tests::test::{Test, test};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pinbed_abi::report::Eye;
