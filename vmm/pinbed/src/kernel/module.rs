@@ -3,7 +3,7 @@
 //! kernels without it, of their own source.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
@@ -104,21 +104,21 @@ fn found(entry: &Entry, fingerprint: &str) -> bool {
     entry.record().is_some_and(right)
 }
 
+/// Whether a person wrote the file. modpost writes .mod.c, once, and a build that was interrupted after it needs that.
+fn is_source(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    (name.ends_with(".c") || name.ends_with(".h")) && !name.ends_with(".mod.c")
+}
+
 /// The driver's files by name, without what an editor or an earlier build left.
 fn sources(driver: &Path) -> Result<BTreeMap<OsString, Vec<u8>>, Error> {
     let mut sources = BTreeMap::new();
     for entry in fs::read_dir(driver).map_err(|e| Error::io("read", driver, e))? {
-        let path = entry.map_err(|e| Error::io("read", driver, e))?.path();
-        let (Some(name), extension) = (path.file_name(), path.extension().and_then(|e| e.to_str()))
-        else {
-            continue;
-        };
-        let wanted = matches!(extension, Some("c" | "h")) || name == "Kbuild";
-        if wanted && !name.to_string_lossy().ends_with(".mod.c") {
-            sources.insert(
-                name.to_owned(),
-                fs::read(&path).map_err(|e| Error::io("read", &path, e))?,
-            );
+        let entry = entry.map_err(|e| Error::io("read", driver, e))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if is_source(&name) || name == "Kbuild" {
+            let text = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+            sources.insert(name, text);
         }
     }
     if sources.contains_key(Path::new("Kbuild").as_os_str()) {
@@ -135,11 +135,10 @@ fn mirror(sources: &BTreeMap<OsString, Vec<u8>>, dir: &Path) -> Result<(), Error
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     for entry in fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))? {
         let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
-        let is_source = matches!(path.extension().and_then(|e| e.to_str()), Some("c" | "h"));
         let stale = path
             .file_name()
-            .is_some_and(|name| !sources.contains_key(name));
-        if is_source && stale {
+            .is_some_and(|name| is_source(name) && !sources.contains_key(name));
+        if stale {
             fs::remove_file(&path).map_err(|e| Error::io("delete", &path, e))?;
         }
     }
@@ -236,7 +235,9 @@ mod tests {
                 .collect()
         };
         mirror(&files(&[("a.c", "1"), ("b.h", "1")]), dir.path()).unwrap();
-        fs::write(dir.path().join("a.o"), "object").unwrap();
+        for made in ["a.o", "a.mod.c"] {
+            fs::write(dir.path().join(made), "made").unwrap();
+        }
         let time = |name: &str| {
             fs::metadata(dir.path().join(name))
                 .unwrap()
@@ -247,7 +248,9 @@ mod tests {
         mirror(&files(&[("a.c", "1"), ("c.h", "2")]), dir.path()).unwrap();
         assert_eq!(time("a.c"), before);
         assert!(!dir.path().join("b.h").exists());
-        assert!(dir.path().join("a.o").exists());
+        for made in ["a.o", "a.mod.c"] {
+            assert!(dir.path().join(made).exists(), "{made}");
+        }
         assert_eq!(fs::read(dir.path().join("c.h")).unwrap(), b"2");
     }
 }
