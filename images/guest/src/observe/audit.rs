@@ -5,6 +5,7 @@
 use crate::harness::error::Error;
 use crate::observe::extent::PAGE;
 use crate::observe::release::release;
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -124,6 +125,25 @@ pub struct Taking {
     pub flags: Option<u32>,
     /// When, in microseconds of the kernel's clock.
     pub at: u64,
+}
+
+impl fmt::Display for Taking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}() of {} pages", self.function, self.pages)?;
+        match self.flags {
+            Some(flags) => write!(f, ", flags {flags:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// For a message.
+pub fn list(takings: &[Taking]) -> String {
+    if takings.is_empty() {
+        return "nothing".into();
+    }
+    let each: Vec<_> = takings.iter().map(Taking::to_string).collect();
+    each.join("; ")
 }
 
 impl Taking {

@@ -26,7 +26,7 @@ use pinbed_guest::harness::privilege::limit_locked_memory;
 use pinbed_guest::memory::disk::Disk;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
 use pinbed_guest::memory::numa;
-use pinbed_guest::observe::audit::{Audit, Taking, Watched};
+use pinbed_guest::observe::audit::{Audit, Taking, Watched, list};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::{cma, mm, movable};
 
@@ -166,23 +166,21 @@ fn says(t: &mut Ctx, pinner: Pinner, by: &str) -> TestResult {
         .filter(|taking| taking.includes(memory.address()))
         .collect();
     for taking in &of_page {
-        t.note(format!(
-            "{}() of {} pages, flags {:#x}",
-            taking.function,
-            taking.pages,
-            taking.flags.unwrap_or(0)
-        ));
+        t.note(taking.to_string());
     }
     if pinner.is_long() {
         let pins = of_page
             .iter()
             .any(|taking| taking.function.contains("pin_"));
         t.check(Eye::Placement, pins, || {
-            format!("nothing pins the page; what takes pages is {takings:?}")
+            format!("nothing pins the page; taken meanwhile: {}", list(&takings))
         });
     } else {
         t.check(Eye::Placement, !of_page.is_empty(), || {
-            format!("nothing takes the page; what takes pages is {takings:?}")
+            format!(
+                "nothing takes the page; taken meanwhile: {}",
+                list(&takings)
+            )
         });
     }
     for taking in of_page {
@@ -212,7 +210,7 @@ fn copies(t: &mut Ctx) -> TestResult {
         .iter()
         .any(|taking| taking.includes(memory.address()));
     t.check(Eye::Placement, !takes, || {
-        format!("the page is taken: {takings:?}")
+        format!("the page is taken: {}", list(&takings))
     });
     let copy = taker.seen()?;
     t.equal(
