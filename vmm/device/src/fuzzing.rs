@@ -16,7 +16,6 @@ use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
-use pinbed_abi::wire;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringT};
@@ -27,7 +26,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Options;
 use crate::backend::{Backend, Shared};
-use crate::ring::{Memory, Ring, no_memory};
+use crate::ring::{Memory, Ring, no_memory, running};
 use crate::serve::serve_peer;
 
 /// Memory that the input fills from 0 on: three rings, and what their descriptors lead to.
@@ -128,13 +127,8 @@ pub fn rings(data: &[u8]) {
 }
 
 fn ring(at: u64, event_idx: bool) -> Ring {
-    let ring = Ring::new(no_memory(), wire::QUEUE_SIZE as u16).expect("a size that is fine");
-    ring.set_queue_size(SIZE);
-    let set = ring.set_queue_info(at, at + AVAILABLE, at + USED);
-    set.expect("aligned addresses");
+    let ring = running(SIZE, at, at + AVAILABLE, at + USED);
     ring.set_queue_event_idx(event_idx);
-    ring.set_queue_ready(true);
-    ring.set_enabled(true);
     ring
 }
 

@@ -26,6 +26,18 @@ pub(crate) fn no_memory() -> Memory {
     Memory::new(GuestMemoryMmap::new())
 }
 
+/// A ring that runs, with no memory of its own.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn running(size: u16, table: u64, available: u64, used: u64) -> Ring {
+    let ring = Ring::new(no_memory(), wire::QUEUE_SIZE as u16).expect("a size that is fine");
+    ring.set_queue_size(size);
+    let set = ring.set_queue_info(table, available, used);
+    set.expect("aligned addresses");
+    ring.set_queue_ready(true);
+    ring.set_enabled(true);
+    ring
+}
+
 /// A ring runs between SET_VRING_KICK and GET_VRING_BASE, while it is enabled. Outside, its memory is not touched.
 pub(crate) fn runs(ring: &Ring) -> bool {
     runs_locked(&ring.get_ref())
@@ -179,11 +191,7 @@ mod tests {
     fn a_ring_is_in_the_memory_that_the_caller_names() {
         let ranges = [(GuestAddress(0), 0x4000)];
         let memory = Memory::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
-        let ring = Ring::new(no_memory(), 16).unwrap();
-        ring.set_queue_size(16);
-        ring.set_queue_info(0, AVAILABLE, USED).unwrap();
-        ring.set_queue_ready(true);
-        ring.set_enabled(true);
+        let ring = running(16, 0, AVAILABLE, USED);
         let guest = memory.memory();
         let write = |value: u16, at: u64| guest.write_obj(value, GuestAddress(at)).unwrap();
         write(1, AVAILABLE + 2);

@@ -134,11 +134,9 @@ fn sources(driver: &Path) -> Result<BTreeMap<OsString, Vec<u8>>, Error> {
 fn mirror(sources: &BTreeMap<OsString, Vec<u8>>, dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
     for entry in fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))? {
-        let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
-        let stale = path
-            .file_name()
-            .is_some_and(|name| is_source(name) && !sources.contains_key(name));
-        if stale {
+        let entry = entry.map_err(|e| Error::io("read", dir, e))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if is_source(&name) && !sources.contains_key(&name) {
             fs::remove_file(&path).map_err(|e| Error::io("delete", &path, e))?;
         }
     }
