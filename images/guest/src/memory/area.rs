@@ -275,7 +275,8 @@ impl Area {
         Ok(entries.iter().filter_map(|entry| entry.frame()).collect())
     }
 
-    fn access<T>(&self, access: Access, work: impl FnOnce() -> T) -> Result<T, Error> {
+    /// Whatever uses the memory as the CPU does: the process, or a TEE that has it registered. A dma-buf is synced around it.
+    pub fn access<T>(&self, access: Access, work: impl FnOnce() -> T) -> Result<T, Error> {
         match &self.share {
             Share::Dmabuf(fd) if self.as_both => dmabuf::with_cpu_access(fd, Access::Both, work),
             Share::Dmabuf(fd) => dmabuf::with_cpu_access(fd, access, work),

@@ -13,6 +13,7 @@ use pinbed_abi::report::Eye;
 use pinbed_abi::ta::{pin, playback};
 use pinbed_abi::tee::{PARAM_MEMREF_OUTPUT, Param};
 use pinbed_abi::{uapi, wire};
+use pinbed_guest::dmabuf::Access;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, crc, premise};
 use pinbed_guest::harness::error::Error;
 use pinbed_guest::memory::area::Area;
@@ -284,7 +285,9 @@ fn video_and_tee(t: &mut Ctx, video: &M2m, tee: &Tee) -> TestResult {
     let mut bitstream = video.own(Output)?;
     let mut shared = video.with(Capture, shared)?;
     video.copy(t, &mut bitstream, &mut shared)?;
-    judge_checksum(t, tee, session, &shm, bitstream.written())?;
+    shared.access(Access::Both, || {
+        judge_checksum(t, tee, session, &shm, bitstream.written())
+    })??;
 
     // The TEE writes, the video engine reads.
     let fill: [Param; 4] = [
@@ -293,7 +296,9 @@ fn video_and_tee(t: &mut Ctx, video: &M2m, tee: &Tee) -> TestResult {
         NONE,
         NONE,
     ];
-    tee.invoke(session, pin::FILL, fill)?.ok("FILL")?;
+    shared.access(Access::Both, || {
+        tee.invoke(session, pin::FILL, fill)?.ok("FILL")
+    })??;
     shared.adopt()?;
     t.same_bytes(Eye::Cpu, "what the TEE wrote", shared.written(), &filled());
     video.stream_off()?;

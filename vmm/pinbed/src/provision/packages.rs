@@ -3,6 +3,7 @@
 //! is as good. What is missing is installed with apt by root; anyone else is told the exact line.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,7 @@ use super::{Context, Error};
 use crate::provision::progress::Unit;
 
 /// One thing a build uses.
+#[derive(Clone, Copy)]
 pub struct Need {
     what: &'static str,
     found_by: Mark,
@@ -35,12 +37,22 @@ pub const GENEXT2FS: Need = Need::program(
     "genext2fs, for `shell --rootfs debian`",
 );
 
+/// The commands of a guest that has a shell.
+pub const BUSYBOX: Need = Need {
+    what: "a statically linked busybox, for `pinbed shell`",
+    found_by: Mark::StaticProgram("busybox"),
+    package: "busybox-static",
+};
+
 /// What only some commands need. It is installed when the first of them runs.
-pub const EXTRAS: [Need; 4] = [GDB, PAHOLE, MMDEBSTRAP, GENEXT2FS];
+pub const EXTRAS: [Need; 5] = [GDB, PAHOLE, MMDEBSTRAP, GENEXT2FS, BUSYBOX];
 
 /// What shows that it is there.
+#[derive(Clone, Copy)]
 enum Mark {
     Program(&'static str),
+    /// A program that needs no libraries.
+    StaticProgram(&'static str),
     File(&'static str),
 }
 
@@ -56,6 +68,18 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .ok()
         .or_else(|| system.into_iter().find(|path| path.exists()))
 }
+
+/// A program in PATH that needs no libraries, so that it runs in a guest that has none.
+fn find_static(name: &str) -> Option<PathBuf> {
+    let is_static = |path: &PathBuf| {
+        fs::read(path)
+            .is_ok_and(|program| !program.windows(LOADER.len()).any(|bytes| bytes == LOADER))
+    };
+    which::which_all(name).ok()?.find(is_static)
+}
+
+/// A program that needs libraries names who loads them.
+const LOADER: &[u8] = b"/ld-linux-x86-64.so";
 
 impl Need {
     const fn program(name: &'static str, package: &'static str, what: &'static str) -> Self {
@@ -83,11 +107,17 @@ impl Need {
         })
     }
 
-    fn met(&self) -> bool {
+    /// Where it is; none if it is missing.
+    fn path(&self) -> Option<PathBuf> {
         match self.found_by {
-            Mark::Program(name) => find(name).is_some(),
-            Mark::File(path) => Path::new(path).exists(),
+            Mark::Program(name) => find(name),
+            Mark::StaticProgram(name) => find_static(name),
+            Mark::File(path) => Some(PathBuf::from(path)).filter(|path| path.exists()),
         }
+    }
+
+    fn met(&self) -> bool {
+        self.path().is_some()
     }
 }
 
@@ -100,9 +130,7 @@ impl fmt::Display for Need {
 /// What is missing of `needs`, for people, and the line that installs it; none when all are there.
 pub fn lacking(needs: impl IntoIterator<Item = Need>) -> Option<(String, String)> {
     let missing: Vec<Need> = needs.into_iter().filter(|need| !need.met()).collect();
-    let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
-    let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
-    (!missing.is_empty()).then(|| (names.join(", "), install_line(&packages)))
+    (!missing.is_empty()).then(|| (names(&missing), install_line(&packages(&missing))))
 }
 
 /// Makes sure of all of `needs`; does nothing, and takes no time, when all are there.
@@ -110,26 +138,31 @@ pub fn lacking(needs: impl IntoIterator<Item = Need>) -> Option<(String, String)
 /// # Errors
 /// When something is missing and cannot be installed here; the error has the line that installs it.
 pub fn ensure(context: &Context, needs: impl IntoIterator<Item = Need>) -> Result<(), Error> {
-    let missing: Vec<Need> = needs.into_iter().filter(|need| !need.met()).collect();
+    let mut missing: Vec<Need> = needs.into_iter().filter(|need| !need.met()).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     if which::which("apt-get").is_err() {
-        return Err(Error::NoApt { missing: names });
+        return Err(Error::NoApt {
+            missing: names(&missing),
+        });
     }
     if !Uid::effective().is_root() || super::is_offline() {
         return Err(Error::MissingPackages {
-            missing: names,
-            line: install_line(&packages),
+            missing: names(&missing),
+            line: install_line(&packages(&missing)),
         });
     }
-    install(context, &packages)?;
+    // apt-get does not wait for another that updates its lists.
+    let _alone = context
+        .cache
+        .entry("packages", "apt")
+        .lock(&context.progress)?;
+    missing.retain(|need| !need.met());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(context, &packages(&missing))?;
     match missing.iter().find(|need| !need.met()) {
         None => Ok(()),
         Some(need) => Err(Error::Command {
@@ -139,6 +172,24 @@ pub fn ensure(context: &Context, needs: impl IntoIterator<Item = Need>) -> Resul
             log: None,
         }),
     }
+}
+
+/// Makes sure of one thing; where it is.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn provide(context: &Context, need: Need) -> Result<PathBuf, Error> {
+    ensure(context, [need])?;
+    need.path().ok_or_else(|| missing(need.what, need.package))
+}
+
+fn names(needs: &[Need]) -> String {
+    let names: Vec<_> = needs.iter().map(|need| need.what).collect();
+    names.join(", ")
+}
+
+fn packages(needs: &[Need]) -> Vec<&'static str> {
+    needs.iter().map(|need| need.package).collect()
 }
 
 /// That one thing is missing, which not every run needs.

@@ -468,7 +468,9 @@ impl<'a> Setup<'a> {
             ),
         ];
         if matches!(plan, Plan::Shell(_)) {
-            entries.push(("bin/busybox", Content::Program(static_busybox()?)));
+            let context = provision::Context::of_user()?;
+            let busybox = packages::provide(&context, packages::BUSYBOX)?;
+            entries.push(("bin/busybox", Content::Program(busybox)));
         }
         let mut entries: Vec<_> = entries
             .into_iter()
@@ -620,22 +622,6 @@ fn compliance_for(plan: &Plan) -> Result<Vec<(String, Content)>> {
     }
     Ok(entries)
 }
-
-/// A busybox that needs no libraries.
-fn static_busybox() -> Result<PathBuf, provision::Error> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let is_static = |path: &PathBuf| {
-        std::fs::read(path)
-            .is_ok_and(|program| !program.windows(LOADER.len()).any(|bytes| bytes == LOADER))
-    };
-    std::env::split_paths(&paths)
-        .map(|directory| directory.join("busybox"))
-        .find(is_static)
-        .ok_or_else(|| packages::missing("a statically linked busybox", "busybox-static"))
-}
-
-/// A program that needs libraries names who loads them.
-const LOADER: &[u8] = b"/ld-linux-x86-64.so";
 
 /// A guest that is ready to be booted.
 #[derive(Debug)]
