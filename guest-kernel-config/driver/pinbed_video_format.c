@@ -15,8 +15,12 @@
 #define PINBED_MAX_SIDE 4096
 /* An RGB24 line of PINBED_MAX_SIDE pixels, and padding to a power of two. */
 #define PINBED_MAX_STRIDE 16384
-#define PINBED_DEFAULT_WIDTH 640
-#define PINBED_DEFAULT_HEIGHT 480
+/*
+ * Twice a default image, of which v4l2-compliance makes buffers, can be bounced
+ * (swiotlb takes 256 KiB at a time) whether its pages touch or not.
+ */
+#define PINBED_DEFAULT_WIDTH 320
+#define PINBED_DEFAULT_HEIGHT 240
 
 /* The first is the default of nodes with the single-planar interface. */
 static const struct pinbed_pixfmt pinbed_pixfmts[] = {
