@@ -13,7 +13,7 @@ use crate::judge::baseline::{Baseline, Baselines, Expected};
 const LONG: &str = "_says_that_it_is_for_long";
 const SHORT: &str = "_does_not_say_that_it_is_for_long";
 /// How the other tests of the former end, and what a kernel does that passes them.
-const QUESTIONS: [(&str, &str); 7] = [
+const QUESTIONS: [(&str, &str); 8] = [
     ("_leaves_cma", "leaves CMA"),
     ("_leaves_zone_movable", "leaves ZONE_MOVABLE"),
     ("_refuses_a_file", "refuses a shared mapping of a file"),
@@ -24,21 +24,23 @@ const QUESTIONS: [(&str, &str); 7] = [
         "and leaves other users theirs",
     ),
     ("_is_reported", "VmPin or VmLck shows it"),
+    ("_marks_pages_dirty", "marks what was written dirty"),
+];
+/// Questions that tests of other groups answer: these test names begin so.
+const ANSWERS: [(&str, &str); 6] = [
+    ("pinners::udmabuf_leaves_cma", "udmabuf::leaves_cma"),
+    ("pinners::vb2_sg_marks_pages_dirty", "dirty::sg_"),
+    ("pinners::vb2_contig_marks_pages_dirty", "dirty::contig_"),
+    ("pinners::vb2_vmalloc_marks_pages_dirty", "dirty::vmalloc_"),
+    ("pinners::tee_marks_pages_dirty", "tee_dirty::"),
+    (
+        "pinners::udmabuf_marks_pages_dirty",
+        "dirty::writes_to_a_udmabuf",
+    ),
 ];
 /// Who needs more than the kernels' ordinary configuration, the fragment pinners, and the kernel that a green run with it was on.
 const ELSEWHERE: [&str; 4] = ["xdp", "rdma", "iommufd", "vfio"];
 const WITH_FRAGMENT: &str = "7.3";
-/// The tests that written pages are marked dirty, by who takes pages.
-const DIRTY: [(&str, &str); 5] = [
-    ("vb2_sg", "dirty::sg_"),
-    ("vb2_contig", "dirty::contig_"),
-    ("vb2_vmalloc", "dirty::vmalloc_"),
-    ("tee", "tee_dirty::"),
-    ("udmabuf", "dirty::writes_to_a_udmabuf"),
-];
-/// A question that tests of another group answer.
-const UDMABUF_CMA: (&str, &str) = ("pinners::udmabuf_leaves_cma", "udmabuf::leaves_cma");
-
 /// The page, in Markdown.
 pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> String {
     let named = |end: &'static str| {
@@ -87,16 +89,13 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
         };
         let mut cells = vec![passes(on, &|name| name == test.name)];
         for (end, _) in QUESTIONS {
-            let mut other = format!("pinners::{who}{end}");
-            if other == UDMABUF_CMA.0 {
-                other = UDMABUF_CMA.1.to_owned();
-            }
-            cells.push(passes(on, &|name| name == other));
+            let asked = format!("pinners::{who}{end}");
+            let answer = ANSWERS.iter().find(|(question, _)| *question == asked);
+            cells.push(passes(on, &|name| match answer {
+                Some((_, tests)) => name.starts_with(tests),
+                None => name == asked,
+            }));
         }
-        let dirty = DIRTY.iter().find(|(name, _)| *name == who);
-        cells.push(passes(on, &|name| {
-            dirty.is_some_and(|(_, prefix)| name.starts_with(prefix))
-        }));
         let subject = subject(test, " pins the page");
         let _ = writeln!(
             table,
@@ -121,11 +120,11 @@ pub fn page(tests: &[TestInfo], kernels: &[String], baselines: &Baselines) -> St
          ## For as long as user space likes\n\n\
          A cell names the kernels on which it is so. A pin of this kind has to say FOLL_LONGTERM, so that pages leave CMA and ZONE_MOVABLE \
          first, and has to count against RLIMIT_MEMLOCK: of the user, since a process can fork, or pass the descriptor on and exit.\n\n\
-         | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{long}\n\
+         | | takes pages by | says FOLL_LONGTERM | {} |\n|---|---|---|{}\n{long}\n\
          Four more on {WITH_FRAGMENT} with the fragment pinners, `pinbed run --kernel {WITH_FRAGMENT} --env iommu pinners`, which puts an IOMMU, a PCI device for VFIO, and a \
          CPU that virtual machines can run on into the machine. Debian's kernels have all but iommufd as modules, and no CMA: \
          `--kernel deb:trixie`.\n\n\
-         | | takes pages by | says FOLL_LONGTERM | {} | marks what was written dirty |\n|---|---|---|{}---|\n{elsewhere}\n\
+         | | takes pages by | says FOLL_LONGTERM | {} |\n|---|---|---|{}\n{elsewhere}\n\
          VmPin and VmLck are of /proc/PID/status: mm->pinned_vm and mm->locked_vm. gup_test is the kernel's own test of pins, which only root can use. \
          udmabuf takes pages of memfds only.\n\n\
          ## Beside each other\n\n\
