@@ -168,7 +168,7 @@ pub struct RunArgs {
     /// Only the i-th of n shares of the tests, such as 1/4
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
-    /// Run the tests in an order that this seed decides, or a new one
+    /// Run the tests in an order that this seed decides, or a new one. A fresh guest goes on after a test that leaves something
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
     pub shuffle: Option<Option<u64>>,
     /// Run the tests this many times over

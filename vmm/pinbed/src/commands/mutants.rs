@@ -143,6 +143,7 @@ fn on_all(args: &MutantsArgs, mutants: &[Mutant], reporters: &mut Reporters) -> 
         retries: 0,
         isolate: false,
         until_fail: args.first,
+        shuffled: false,
     };
     let timeout = setup.timeout(&vm, TIMEOUT);
     let mut session = |number: usize, append: String| {

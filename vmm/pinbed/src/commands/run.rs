@@ -238,6 +238,7 @@ fn on_all(
             retries: args.retries,
             isolate: args.isolate,
             until_fail: args.until_fail,
+            shuffled: selection.shuffle.is_some(),
         };
         // What is shown counts to what is known to come.
         let shown = (0..if repetitions == u32::MAX {

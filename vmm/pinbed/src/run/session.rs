@@ -39,6 +39,8 @@ pub struct Options {
     pub isolate: bool,
     /// Whether the first verdict that differs ends the session.
     pub until_fail: bool,
+    /// Whether the tests come in another order than their own, in which those that may leave something come after those that mind.
+    pub shuffled: bool,
 }
 
 /// Makes guests that run tests with these names; from a saved state, if there is one and that is allowed.
@@ -337,6 +339,7 @@ impl<'a> Session<'a> {
                 running.results += 1;
                 let hang = running.hang.take();
                 let name = entry.test.name.clone();
+                let leaves = leaves_something(&outcome);
                 let known = self.judge(
                     entry,
                     outcome,
@@ -350,8 +353,15 @@ impl<'a> Session<'a> {
                         hang,
                     },
                 );
-                if let (true, Some(running)) = (known, self.running.get_mut(&boot)) {
+                let Some(running) = self.running.get_mut(&boot) else {
+                    return;
+                };
+                if known {
                     running.known.insert(name);
+                }
+                if leaves && self.options.shuffled && !running.part.is_empty() {
+                    // Verdicts do not depend on what ran before: a fresh guest goes on.
+                    let _ = running.stop.send(Happening::Stop);
                 }
             }
             Message::Ready
@@ -574,6 +584,14 @@ struct Ran {
     dmesg: Vec<String>,
     memory: Option<Box<Memory>>,
     hang: Option<Box<Evidence>>,
+}
+
+/// Whether something of a test is still in the guest after it: memory, a reference, or a kernel that has complained.
+fn leaves_something(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Fail(findings) => findings.iter().any(|it| it.eye == Eye::Aftermath),
+        _ => false,
+    }
 }
 
 /// Whether a boot ended because we wanted it to.
