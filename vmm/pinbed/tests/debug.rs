@@ -11,6 +11,19 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const TEST: &str = "userptr::malloc_is_decoder_input";
+/// The kernel that ci/test builds for environments, which has what `debug` adds.
+const KERNEL: [&str; 10] = [
+    "--kernel",
+    "7.3",
+    "--fragment",
+    "faultinject",
+    "--fragment",
+    "memcg",
+    "--fragment",
+    "pinners",
+    "--fragment",
+    "dwarf",
+];
 
 /// Whether this machine has no gdb: then there is nothing to test.
 fn lacks_gdb() -> bool {
@@ -22,8 +35,8 @@ fn lacks_gdb() -> bool {
 }
 
 fn debug(options: &[&str]) -> Command {
-    let mut command = pinbed(&["debug", TEST, "--kernel", "6.12", "--accel", "tcg"]);
-    command.args(options);
+    let mut command = pinbed(&["debug", TEST, "--accel", "tcg"]);
+    command.args(KERNEL).args(options);
     command
 }
 
@@ -75,7 +88,7 @@ fn a_test_stops_at_its_first_qbuf_and_its_pages_are_known_from_both_sides() {
             "1 pin (FOLL_PIN), mapped 1 time",
             "  mapped by pinbed-guest[",
             "  held by the device: handle 2, 19200 bytes, may read",
-            "Linux version 6.12",
+            "Linux version 7.3",
             &format!("{TEST} passed"),
         ],
     );
@@ -144,9 +157,10 @@ fn a_report_on_standard_output_is_alone_there() {
     if lacks_gdb() {
         return;
     }
-    let mut command = pinbed(&["run", TEST, "--kernel", "6.12", "--accel", "tcg"]);
+    let mut command = pinbed(&["run", TEST, "--accel", "tcg"]);
     // gdb ends at the end of its standard input.
     let output = command
+        .args(KERNEL)
         .args(["--fault", "status", "--on-fail", "debug", "--json", "-"])
         .output()
         .unwrap();

@@ -15,7 +15,7 @@ use pinbed_guest::harness::patience;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::module;
 use pinbed_guest::observe::cma;
-use pinbed_guest::observe::device::Device;
+use pinbed_guest::observe::device::{Device, copy};
 use pinbed_guest::observe::extent::PAGE;
 use pinbed_guest::observe::swiotlb;
 use pinbed_guest::observe::vmstat;
@@ -319,11 +319,23 @@ fn lost_call(t: &mut Ctx) -> TestResult {
     works(t)
 }
 
+/// While this lives an answer may be held back; then a job brings it along, whatever the job comes to. Without it a test that ends early
+/// would wait for the driver to give the device up.
+struct HeldBack<'a>(&'a Device);
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.inject(wire::INJECT_NONE, 0, 0);
+        let _ = self.0.job(&copy(0, 0, 0));
+    }
+}
+
 fn reordered(t: &mut Ctx) -> TestResult {
     let (first, mut first_src, mut first_dst) = stage(Memop::DmaSg)?;
     let (second, mut second_src, mut second_dst) = stage(Memop::Vmalloc)?;
     for _ in 0..3 {
         first.device.inject(wire::INJECT_REORDER, 1, 0)?;
+        let _held_back = HeldBack(&first.device);
         start(t, &first, &mut first_src, &mut first_dst)?;
         // The answer to this lets the one to the first go.
         start(t, &second, &mut second_src, &mut second_dst)?;

@@ -164,6 +164,8 @@ impl Stage {
         };
         let (result, jobs) = thread::scope(|scope| {
             let worker = scope.spawn(|| -> Result<(u64, Vec<String>, Option<String>), Error> {
+                // Goes when the worker ends.
+                let tell = tell;
                 let (mut jobs, mut wrong, mut elsewhere) = (0_u64, Vec::new(), None);
                 while jobs < 2 || !stop.load(Ordering::Acquire) {
                     let bytes = vec![jobs as u8; self.src.len()];
