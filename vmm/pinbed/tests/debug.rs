@@ -12,15 +12,13 @@ use nix::unistd::Pid;
 
 const TEST: &str = "userptr::malloc_is_decoder_input";
 /// The kernel that ci/test builds for environments, which has what `debug` adds.
-const KERNEL: [&str; 10] = [
+const KERNEL: [&str; 8] = [
     "--kernel",
     "7.3",
     "--fragment",
     "faultinject",
     "--fragment",
     "memcg",
-    "--fragment",
-    "pinners",
     "--fragment",
     "dwarf",
 ];

@@ -64,7 +64,7 @@ pub fn provide(
     // What is made in one place, and what is kept together.
     let mut variant = request.variant();
     let family = match source.entry {
-        Some(_) => format!("{}{variant}", request.name()),
+        Some(_) => short(format!("{}{variant}", request.name())),
         None => tree_name(&source, &variant),
     };
     // Debug information has the paths of sources in it, which are to be those of the tree.
@@ -117,6 +117,16 @@ pub fn provide(
         },
         fingerprint,
     })
+}
+
+/// A name that fits into a file's with a fingerprint and more behind it, however many patches a kernel has.
+fn short(name: String) -> String {
+    const LONGEST: usize = 160;
+    let Some(start) = name.get(..LONGEST) else {
+        return name;
+    };
+    let all = Fingerprint::default().add("name", &name).finish();
+    format!("{start}~{all}")
 }
 
 /// What is made of a user's own tree is called so.
@@ -397,6 +407,14 @@ fn configure(source: &Source, wish: &Wish, work: &Work<'_>) -> Result<(), Error>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_with_many_patches_has_a_place_of_its_own() {
+        let many = |last| format!("6.12{}{last}", "+tee-mmap-offset".repeat(20));
+        assert_eq!(short("6.12+tee-dirty".into()), "6.12+tee-dirty");
+        assert!(short(many("+a")).len() < 200);
+        assert_ne!(short(many("+a")), short(many("+b")));
+    }
 
     #[test]
     fn a_build_is_announced_with_its_fragments_and_its_length() {
