@@ -38,7 +38,10 @@ const IMAGE: Image = Image::grey(1024, 1024);
 fn leave_pages_dirty() -> TestResult {
     cpu::stay()?;
     let used = Mapping::anon(USED)?;
-    used.write(0, &vec![0xa5; USED]);
+    let piece = vec![0xa5; IMAGE.size()];
+    for start in (0..USED).step_by(piece.len()) {
+        used.write(start, &piece);
+    }
     Ok(())
 }
 
