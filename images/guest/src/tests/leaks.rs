@@ -11,6 +11,7 @@ use pinbed_guest::dmabuf;
 use pinbed_guest::harness::cpu;
 use pinbed_guest::harness::ctx::{Ctx, Stop, TestResult, premise};
 use pinbed_guest::harness::error::Error;
+use pinbed_guest::harness::kconfig;
 use pinbed_guest::harness::patience::until;
 use pinbed_guest::memory::area::Area;
 use pinbed_guest::memory::mapping::{Mapping, READ_WRITE};
@@ -75,8 +76,12 @@ const PATIENCE: [Duration; 3] = [
 /// What RCU frees is free after this: some grace periods.
 const RCU: Duration = Duration::from_millis(50);
 
-/// Caches of what is freed in batches only: addresses of vmalloc, once 64 MiB of them wait. What is lost of vmalloc is lost pages, too.
-const IN_BATCHES: [&str; 1] = ["vmap_area"];
+/// Addresses of vmalloc are freed in batches only, once 64 MiB of them wait. What is lost of vmalloc is lost pages, too.
+const ADDRESSES: &str = "vmap_area";
+/// Caches of what is freed with them: kmemleak has an object for each.
+const IN_BATCHES: [&str; 2] = [ADDRESSES, "kmemleak_scan_area"];
+/// Pages of KASAN's shadow of such addresses, which wait with them: that of the addresses, and of its page table.
+const SHADOW: i64 = 2;
 
 /// More of something.
 struct Growth {
@@ -136,9 +141,15 @@ impl Use {
                 })
             })
             .collect();
+        let objects = |of: &Self| of.slab.get(ADDRESSES).copied().unwrap_or(0);
+        let waiting = match kconfig::reason("without CONFIG_KASAN_VMALLOC") {
+            Some(_) => SHADOW * (objects(self) - objects(before)).max(0),
+            None => 0,
+        };
+        let lost = before.pages - self.pages - waiting;
         let (now, then) = (&self.charges, &before.charges);
         let counted = [
-            ("pages that are lost", before.pages - self.pages, 2 * least),
+            ("pages that are lost", lost, 2 * least),
             ("VmLck in KiB", now.locked - then.locked, 1),
             ("VmPin in KiB", now.pinned - then.pinned, 1),
             ("VmRSS in KiB", now.resident - then.resident, 4 * least),
