@@ -40,22 +40,30 @@ pub fn page(sessions: &[&Session]) -> String {
             page,
             "\n## {kernel}{release}\n\n| environment | passed | known failures among them | failed | skipped | not run |\n|---|---|---|---|---|---|\n",
         );
-        for session in &sessions {
-            let counts = &session.summary.counts;
+        for (environment, [passed, known, failed, skipped, not_run]) in rows(&sessions) {
             let _ = writeln!(
                 page,
-                "| {} | {} | {} | {} | {} | {} |",
-                environment(session),
-                counts.passed,
-                counts.known,
-                counts.failed,
-                counts.skipped,
-                counts.not_run
+                "| {environment} | {passed} | {known} | {failed} | {skipped} | {not_run} |"
             );
         }
         count(&mut page, &sessions);
     }
     page
+}
+
+/// What each environment came to, in the order of the results: one row for all shards of a run.
+fn rows<'a>(sessions: &[&'a Session]) -> Vec<(&'a str, [usize; 5])> {
+    let mut rows: Vec<(&str, [usize; 5])> = Vec::new();
+    for session in sessions {
+        let name = environment(session);
+        let of = &session.summary.counts;
+        let counts = [of.passed, of.known, of.failed, of.skipped, of.not_run];
+        match rows.iter_mut().find(|row| row.0 == name) {
+            Some((_, sums)) => sums.iter_mut().zip(counts).for_each(|(sum, it)| *sum += it),
+            None => rows.push((name, counts)),
+        }
+    }
+    rows
 }
 
 fn environment(session: &Session) -> &str {
@@ -168,5 +176,7 @@ mod tests {
         );
         assert!(page.contains("| 6 | 1 |\n| 5 | 1 |"), "{page}");
         assert!(page.contains("| `b::c` | nocma | no CMA |"), "{page}");
+        // And has no row of its own: these are its shards.
+        assert_eq!(page.matches("\n| nocma | ").count(), 1, "{page}");
     }
 }
