@@ -12,6 +12,7 @@ use nix::unistd::read;
 use pinbed_abi::{uapi, wire};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The driver's node.
@@ -30,6 +31,20 @@ mod ioctls {
 /// An open /dev/pinbed. While it is open the driver cannot be unloaded.
 pub struct Device {
     file: OwnedFd,
+    /// What was attached behind the driver's back: nobody else ends that.
+    attached: Mutex<Vec<u64>>,
+}
+
+impl Drop for Device {
+    /// Also where a test cannot go on.
+    fn drop(&mut self) {
+        // The lock ends with this line: detach() takes it, too.
+        let left = std::mem::take(&mut *self.attached());
+        for handle in left {
+            // Refused where the device is gone, and what it held with it.
+            let _ = self.detach(handle);
+        }
+    }
 }
 
 /// A buffer that the device holds.
@@ -109,7 +124,14 @@ impl Device {
             Mode::empty(),
         )
         .map_err(Error::call(format!("opening {path}")))?;
-        Ok(Self { file })
+        Ok(Self {
+            file,
+            attached: Mutex::default(),
+        })
+    }
+
+    fn attached(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a request and returns the answer's fixed part and what follows it, at most `more` bytes.
@@ -295,7 +317,8 @@ impl Device {
         Ok(import.handle)
     }
 
-    /// OP_ATTACH of physical memory behind the driver's back, which nothing keeps in place. Returns the handle.
+    /// OP_ATTACH of physical memory behind the driver's back, which nothing keeps in place, until [`Device::detach`] or the end of this.
+    /// Returns the handle.
     pub fn attach_frames(&self, direction: u32, at: Extent) -> Result<u64, Error> {
         #[derive(IntoBytes, Immutable)]
         #[repr(C)]
@@ -318,11 +341,13 @@ impl Device {
         };
         let (answer, _): (wire::AttachResponse, _) = self.ask(wire::QUEUE_CONTROL, &request, 0)?;
         ok("ATTACH", &answer.header)?;
+        self.attached().push(answer.handle.get());
         Ok(answer.handle.get())
     }
 
     /// OP_DETACH behind the driver's back.
     pub fn detach(&self, handle: u64) -> Result<(), Error> {
+        self.attached().retain(|it| *it != handle);
         let request = wire::DetachRequest {
             header: header(wire::OP_DETACH),
             handle: handle.into(),
